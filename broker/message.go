@@ -1,0 +1,98 @@
+package broker
+
+import (
+	"time"
+)
+
+// A Class says which spool log holds a message that someone durable is owed.
+type Class uint8
+
+const (
+	Telemetry Class = iota
+	Critical        // command results, audit, gaps
+	NumClasses
+)
+
+func (c Class) String() string { return [...]string{"telemetry", "critical"}[c] }
+
+// A Message is one application message. Whoever receives one may use its
+// slices only during the call, unless a method says otherwise.
+type Message struct {
+	Topic   string
+	Payload []byte
+	QoS     byte
+	Retain  bool
+	Class   Class
+	Props   *Properties // nil: none
+
+	// Stamp is CLOCK_BOOTTIME in nanoseconds at which what it tells happened:
+	// for readings when their bytes arrived, for external messages when the
+	// broker got them.
+	Stamp int64
+	// Slots are the places in Payload that depend on wall time, in rising
+	// order of At. Only the gateway's own messages have any.
+	Slots []Slot
+
+	// From is the user that published it, "" for the gateway itself and
+	// "bridge:NAME" for what a bridge received.
+	From string
+}
+
+// Properties are the MQTT 5 properties that travel with a message end to end.
+// A nil pointer or zero field means that the property is absent.
+type Properties struct {
+	PayloadUTF8   bool    // Payload Format Indicator 1
+	Expiry        *uint32 // Message Expiry Interval, seconds, counted from Stamp
+	ContentType   string
+	ResponseTopic string
+	Correlation   []byte
+	User          []UserProperty // order kept
+}
+
+// A UserProperty is one name and value pair; names may repeat.
+type UserProperty struct{ Key, Value string }
+
+// A SlotKind says what stands at a place in a payload.
+type SlotKind uint8
+
+const (
+	// SlotTime holds the wall time of Stamp as RFC 3339 in UTC with
+	// milliseconds, always 24 bytes: 2026-11-20T23:06:00.123Z.
+	SlotTime SlotKind = iota + 1
+	// SlotClock is empty while the clock is exact and holds
+	// `,"clock":"unsynced"` (or another quality) when it is not.
+	SlotClock
+	// SlotUnixNano, SlotUnixMilli and SlotUnixSec hold decimal digits, as
+	// InfluxDB lines (ns) and SenML (s with three decimals) want them.
+	SlotUnixNano
+	SlotUnixMilli
+	SlotUnixSec
+)
+
+// A Slot is a place in a payload that depends on wall time.
+type Slot struct {
+	Kind SlotKind
+	At   int // offset in Payload
+	Len  int // present length there
+}
+
+// A Clock relates CLOCK_BOOTTIME to wall time at one moment. It is a value:
+// mapping and sending take it as an argument and stay free of clocks.
+type Clock struct {
+	Offset  int64 // wall time in Unix nanoseconds = stamp + Offset
+	Quality Quality
+}
+
+// Quality says how far wall time can be trusted.
+type Quality uint8
+
+const (
+	Unsynced Quality = iota // never set since boot: may be off by months
+	Bounded                 // between two known times
+	Exact                   // synchronised
+)
+
+func (q Quality) String() string { return [...]string{"unsynced", "bounded", "exact"}[q] }
+
+// Wall returns the wall time of a boot-time stamp, in UTC.
+func (c Clock) Wall(stamp int64) time.Time { return time.Unix(0, stamp+c.Offset).UTC() }

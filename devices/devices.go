@@ -1,0 +1,153 @@
+// Package devices talks to field devices: it asks, proves that an answer
+// belongs to its question, and hands raw readings on. It knows no topics, no
+// engineering units and no MQTT.
+//
+// # Vocabulary
+//
+// A bus is one serial line or one network endpoint. A device is one unit on a
+// bus. A point is one thing to read on a device: some registers, a coil, a
+// field of a sentence; where it is found is its Source, whose type belongs to
+// the protocol. A Query is one exchange on the bus. A Reading is what a query
+// found for one point: raw bytes with the time they arrived, or an error,
+// never both. A Batch is all that one device yielded in one cycle.
+//
+// # Concurrency
+//
+// Each bus has one goroutine, its Poller's, and nobody else calls its Line.
+// Others hand queries to Poller.Do, which runs them between two scheduled
+// ones. A Batch is owned by whoever holds it; its receiver calls Release.
+package devices
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix" // CLOCK_BOOTTIME, which package time does not offer
+)
+
+// A Stamp is a moment on CLOCK_BOOTTIME in nanoseconds: it never steps and
+// counts through suspend. It means nothing in another boot.
+type Stamp int64
+
+// Now returns the present moment.
+func Now() Stamp {
+	var ts unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts) != nil {
+		return 0
+	}
+	return Stamp(ts.Nano())
+}
+
+// Sub returns s − t.
+func (s Stamp) Sub(t Stamp) time.Duration { return time.Duration(s - t) }
+
+// A Source says where on its device a point is found. Each protocol has its
+// own type; String is what an electrician would say: "holding 100".
+type Source interface{ String() string }
+
+// A Point is one thing to read on a device. It is immutable once a Poller
+// runs with it, and its address is its identity within a running plan.
+type Point struct {
+	Name   string        // within its device, as in the configuration
+	Source Source        // where it is found
+	Every  time.Duration // wanted interval; 0 on a bus that speaks by itself: each time it is heard
+}
+
+// A Device is one unit on a bus with its points. It is immutable.
+type Device struct {
+	ID     string       // the table key: its identity in metrics and learned facts
+	Name   string       // its place in topics
+	Bus    string       // the table key of its bus
+	Unit   fmt.Stringer // how the protocol reaches it (modbus.Unit); nil where a line has one talker
+	Points []*Point
+	Stale  time.Duration // without a good reading for this long it is stale; 0: three times its longest interval
+}
+
+// A State says how a device does.
+type State uint8
+
+const (
+	Unknown State = iota // not asked yet
+	Online               // answered its last query
+	Stale                // late: no good reading for Device.Stale
+	Offline              // silent, probed now and then
+)
+
+func (s State) String() string {
+	return [...]string{"unknown", "online", "stale", "offline"}[s]
+}
+
+// A Reading is what one query found for one point. Raw is nil exactly when
+// Err is not. For registers Raw holds them as on the wire (big endian, two
+// bytes each); for coils and discrete inputs one byte, 0 or 1, each; for a
+// field of a line its text.
+type Reading struct {
+	Point *Point
+	Raw   []byte
+	At    Stamp // when the last byte of the answer arrived, or the error was known
+	Err   error
+}
+
+// A Batch is what one device yielded in one cycle: all points that were due
+// at the same moment, whether one query read them or ten. Raw slices of its
+// readings live as long as the batch.
+type Batch struct {
+	Device   *Device
+	State    State // of the device after this cycle
+	Readings []Reading
+	arena    []byte
+}
+
+var batches = sync.Pool{New: func() any { return new(Batch) }}
+
+// NewBatch returns an empty batch for dev.
+func NewBatch(dev *Device) *Batch {
+	b := batches.Get().(*Batch)
+	b.Device = dev
+	return b
+}
+
+// Add appends a good reading; raw is copied.
+func (b *Batch) Add(p *Point, raw []byte, at Stamp) {
+	n := len(b.arena)
+	b.arena = append(b.arena, raw...)
+	b.Readings = append(b.Readings, Reading{Point: p, Raw: b.arena[n:len(b.arena):len(b.arena)], At: at})
+}
+
+// Fail appends an error in the place of a reading.
+func (b *Batch) Fail(p *Point, err error, at Stamp) {
+	b.Readings = append(b.Readings, Reading{Point: p, Err: err, At: at})
+}
+
+// Release gives the batch back; nothing of it may be used afterwards.
+func (b *Batch) Release() {
+	clear(b.Readings)
+	*b = Batch{Readings: b.Readings[:0], arena: b.arena[:0]}
+	batches.Put(b)
+}
+
+// The causes that a reading without a value can have, besides what a device
+// itself answers (modbus.Exception). Errors wrap them; Cause finds them.
+var (
+	ErrTimeout = errors.New("timeout")          // no answer in time
+	ErrReply   = errors.New("bad reply")        // bytes came that do not answer the question
+	ErrPort    = errors.New("port unavailable") // the port or connection is not there
+	ErrOffline = errors.New("offline")          // not asked: its device is silent and waits for its next probe
+)
+
+// Cause returns the few words that a payload says in place of a value:
+// "timeout", "illegal data address", "bad reply".
+func Cause(err error) string {
+	var c interface{ Cause() string }
+	if errors.As(err, &c) {
+		return c.Cause()
+	}
+	for _, e := range []error{ErrTimeout, ErrReply, ErrPort, ErrOffline} {
+		if errors.Is(err, e) {
+			return e.Error()
+		}
+	}
+	return "failed"
+}

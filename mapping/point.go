@@ -1,0 +1,99 @@
+// Package mapping knows what raw registers mean and what the world calls
+// them: it turns batches of readings into messages, and commands into writes.
+// It is pure, both ways: no I/O, no clock, no goroutine. What it must know of
+// time and state comes in and goes out as values.
+package mapping
+
+import (
+	"edgegateway/devices"
+)
+
+// A Type is how the bytes of a point are to be read.
+type Type uint8
+
+const (
+	Bool Type = iota + 1 // a coil, a discrete input, or a register that is not 0
+	U16                  // one register, unsigned
+	I16                  // one register, two's complement
+	U32                  // two registers
+	I32
+	U64 // four registers
+	I64
+	F16 // IEEE 754 half, single and double precision
+	F32
+	F64
+	BCD16 // four decimal digits in one register; a nibble above 9 is an error
+	BCD32
+	String // Length bytes of text, two in each register, high byte first, NUL and space trimmed
+	Bytes  // Length bytes, hexadecimal in JSON
+	Text   // the text of a field of a line, as it came
+)
+
+// An Order says in which order the bytes of a value travel; A is the most
+// significant byte. It holds for values of more than one register; in
+// one-register values only BADC and DCBA matter, which swap its two bytes.
+type Order uint8
+
+const (
+	ABCD Order = iota // big endian (the Modbus standard); ABCDEFGH
+	CDAB              // low register first; GHEFCDAB
+	BADC              // bytes swapped in each register; BADCFEHG
+	DCBA              // little endian; HGFEDCBA
+)
+
+// A Decimal is an exact number: Mant × 10^Exp.
+type Decimal struct {
+	Mant int64
+	Exp  int8
+}
+
+// A PointKind says how a value behaves over time.
+type PointKind uint8
+
+const (
+	Measurement PointKind = iota
+	Counter               // only rises, but for wraps and resets
+)
+
+// A Point is what a value is called and how it is read from raw bytes. It is
+// immutable.
+type Point struct {
+	*devices.Point
+	Type   Type
+	Length int     // bytes, of String and Bytes
+	Order  Order   // of registers and bytes
+	Scale  Decimal // value = raw × Scale + Offset; the zero Decimal means 1
+	Offset Decimal
+	Unit   string // engineering unit, "" for none
+
+	Enum    map[int64]string // value to name: the value is its name
+	Bits    map[int]string   // bit to name: each becomes a bool in an object of its own
+	Invalid []int64          // raw values that mean "no value" (sentinels), after Order, before Scale
+	Kind    PointKind
+
+	Deadband Deadband
+	Group    string
+	Write    *Write // nil: read only
+}
+
+// A Deadband is the least change worth publishing; the zero Deadband
+// publishes every reading.
+type Deadband struct {
+	Abs     float64 // in the point's unit, after scaling
+	Percent float64 // of the value last published
+}
+
+// Write says what may be written to a point.
+type Write struct {
+	Min, Max *Decimal // nil: what the type can hold
+	Step     *Decimal // counted from Min, or from 0 without Min; nil: any
+	NoVerify bool     // do not read back (a register that cannot be read)
+}
+
+// A Device is a device with what its points mean. It is immutable.
+type Device struct {
+	*devices.Device
+	Points  []*Point          // in the order of the embedded device's points: Points[i].Point == Device.Points[i]
+	Tags    map[string]string // for topic templates
+	Profile string
+}
