@@ -62,7 +62,7 @@ type Device struct {
 	Bus    string       // the table key of its bus
 	Unit   fmt.Stringer // how the protocol reaches it (modbus.Unit); nil where a line has one talker
 	Points []*Point
-	Stale  time.Duration // without a good reading for this long it is stale; 0: three times its longest interval
+	Stale  time.Duration // without a good reading for this long it is stale; 0: three times its longest interval, and at least 10 s on a bus that speaks by itself
 }
 
 // A State says how a device does.
@@ -70,9 +70,9 @@ type State uint8
 
 const (
 	Unknown State = iota // not asked yet
-	Online               // answered its last query
+	Online               // answers; up to two queries in a row may have gone without
 	Stale                // late: no good reading for Device.Stale
-	Offline              // silent, probed now and then
+	Offline              // silent, probed now and then; or its port is missing
 )
 
 func (s State) String() string {
@@ -91,7 +91,8 @@ type Reading struct {
 }
 
 // A Batch is what one device yielded in one cycle: all points that were due
-// at the same moment, whether one query read them or ten. Raw slices of its
+// at the same moment, whether one query read them or ten. It is without
+// readings when only the state of its device changed. Raw slices of its
 // readings live as long as the batch.
 type Batch struct {
 	Device   *Device

@@ -1,0 +1,123 @@
+package devices
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+)
+
+// A Tally is what a Listener may count besides the batches it emits: lines
+// that were good, and lines thrown away because they did not prove
+// themselves. Anyone may call Heard at any time.
+type Tally interface {
+	Heard() (good, bad uint64)
+}
+
+// Devices that speak by themselves are stale when nothing good was heard for
+// Device.Stale, by default three times the longest interval wanted but at
+// least this; and offline after three times as long.
+const (
+	leastQuiet   = 10 * time.Second
+	offlineAfter = 3
+)
+
+// listen passes on what the listener hears and notes which devices fell
+// silent. A listener tells that its port is missing by a batch that fails
+// with ErrPort for each device.
+func (p *Poller) listen(ctx context.Context) error {
+	for _, h := range p.health {
+		if h.Stale == 0 {
+			h.stale = max(h.stale, leastQuiet)
+		}
+	}
+	heard, ended := make(chan *Batch), make(chan error, 1)
+	ctx, cancel := context.WithCancel(ctx)
+	var listener sync.WaitGroup
+	defer listener.Wait()
+	defer cancel()
+	listener.Go(func() { ended <- p.cfg.Listener.Listen(ctx, emitTo(ctx, heard)) })
+
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		now := p.now()
+		timer.Reset(min(p.age(now), p.quiet(now)))
+		select {
+		case b := <-heard:
+			p.hear(b)
+		case err := <-ended:
+			return p.listenerEnded(ctx, err)
+		case <-timer.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func emitTo(ctx context.Context, heard chan<- *Batch) func(*Batch) {
+	return func(b *Batch) {
+		select {
+		case heard <- b:
+		case <-ctx.Done():
+			b.Release()
+		}
+	}
+}
+
+func (p *Poller) listenerEnded(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return fmt.Errorf("listen on bus %s: %w", p.cfg.Bus, err)
+}
+
+// hear takes over one batch of the listener.
+func (p *Poller) hear(b *Batch) {
+	h := p.byDev[b.Device]
+	if h == nil {
+		b.Release()
+		return
+	}
+	if err := portError(b); err != nil {
+		p.portDown(err)
+		if h.state != Offline {
+			h.muted = true
+			p.setState(h, Offline)
+		}
+	} else {
+		p.portUp()
+		p.answered(h, b)
+	}
+	p.ledger.heard(h.index, b)
+	p.put(h, b)
+}
+
+func portError(b *Batch) error {
+	i := slices.IndexFunc(b.Readings, func(r Reading) bool { return errors.Is(r.Err, ErrPort) })
+	if i < 0 {
+		return nil
+	}
+	return b.Readings[i].Err
+}
+
+// quiet finds devices of which nothing was heard for so long that they count
+// as offline, and returns how long that is away for the others at least.
+func (p *Poller) quiet(now Stamp) time.Duration {
+	soonest := time.Hour
+	for _, h := range p.health {
+		if h.state == Offline {
+			continue
+		}
+		silence := now.Sub(h.fresh)
+		if left := offlineAfter*h.stale - silence; left > 0 {
+			soonest = min(soonest, left)
+			continue
+		}
+		p.log.Warn("nothing heard from device", append(h.attrs(), "dur", silence)...)
+		p.setOffline(h, fmt.Errorf("%w: nothing good heard for %v", ErrTimeout, silence))
+	}
+	return soonest
+}
