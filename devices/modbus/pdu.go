@@ -1,0 +1,199 @@
+package modbus
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+)
+
+// Limits of one request (Modbus application protocol V1.1b3, chapter 6).
+const (
+	maxReadBits       = 2000
+	maxReadRegisters  = 125
+	maxWriteBits      = 1968
+	maxWriteRegisters = 123
+	maxPDU            = 253
+)
+
+// Function codes.
+const (
+	fnReadCoils     = 1
+	fnReadDiscrete  = 2
+	fnReadHolding   = 3
+	fnReadInput     = 4
+	fnWriteCoil     = 5
+	fnWriteRegister = 6
+	fnDiagnostics   = 8
+	fnWriteCoils    = 15
+	fnWriteHoldings = 16
+
+	exceptionBit = 0x80
+)
+
+// A PDU is a function code with its data, without unit id and checksum.
+type PDU []byte
+
+func (p PDU) function() byte { return p[0] }
+
+// readFunctions are the codes that read each table.
+var readFunctions = [...]byte{Coil: fnReadCoils, Discrete: fnReadDiscrete, Input: fnReadInput, Holding: fnReadHolding}
+
+// A request is one question to one unit, and what its answer must look like.
+// It is immutable.
+type request struct {
+	unit  byte
+	pdu   PDU
+	reg   Register // what it reads or writes
+	write bool
+}
+
+// readRequest asks for reg.
+func readRequest(unit byte, reg Register) *request {
+	pdu := PDU{readFunctions[reg.Table], 0, 0, 0, 0}
+	binary.BigEndian.PutUint16(pdu[1:], reg.Address)
+	binary.BigEndian.PutUint16(pdu[3:], uint16(reg.count()))
+	return &request{unit: unit, pdu: pdu, reg: reg}
+}
+
+// writeRequest asks to set reg to raw, which has the form of a reading.
+func writeRequest(unit byte, reg Register, raw []byte) (*request, error) {
+	if err := reg.check(); err != nil {
+		return nil, err
+	}
+	n := reg.count()
+	if len(raw) != reg.Table.size(n) {
+		return nil, fmt.Errorf("%v: %d bytes are not its size, %d", reg, len(raw), reg.Table.size(n))
+	}
+	r := &request{unit: unit, reg: reg, write: true}
+	addr := binary.BigEndian.AppendUint16(nil, reg.Address)
+	switch {
+	case reg.Table == Coil && n == 1:
+		r.pdu = append(append(PDU{fnWriteCoil}, addr...), 0, 0)
+		if raw[0] != 0 {
+			r.pdu[3] = 0xFF
+		}
+	case reg.Table == Holding && n == 1:
+		r.pdu = append(append(PDU{fnWriteRegister}, addr...), raw...)
+	case reg.Table == Coil && n <= maxWriteBits:
+		r.pdu = appendMany(append(PDU{fnWriteCoils}, addr...), n, packBits(nil, raw))
+	case reg.Table == Holding && n <= maxWriteRegisters:
+		r.pdu = appendMany(append(PDU{fnWriteHoldings}, addr...), n, raw)
+	case reg.Table == Coil || reg.Table == Holding:
+		return nil, fmt.Errorf("%v: one request writes at most %d coils or %d registers", reg, maxWriteBits, maxWriteRegisters)
+	default:
+		return nil, fmt.Errorf("%v: %v registers can only be read; coils and holding registers can be written", reg, reg.Table)
+	}
+	return r, nil
+}
+
+func appendMany(dst PDU, n int, data []byte) PDU {
+	dst = binary.BigEndian.AppendUint16(dst, uint16(n))
+	return append(append(dst, byte(len(data))), data...)
+}
+
+// dataLen is how many bytes of values the answer to a read carries.
+func (r *request) dataLen() int {
+	if r.reg.Table.Bits() {
+		return (r.reg.count() + 7) / 8
+	}
+	return 2 * r.reg.count()
+}
+
+// replyLen is the length of the answer's PDU if it is no exception.
+func (r *request) replyLen() int {
+	if r.write || r.pdu.function() == fnDiagnostics {
+		return 5
+	}
+	return 2 + r.dataLen()
+}
+
+// same reports whether r and o are one question.
+func (r *request) same(o *request) bool { return r.unit == o.unit && bytes.Equal(r.pdu, o.pdu) }
+
+// String names r for people: "unit 1: input 0-79".
+func (r *request) String() string {
+	switch {
+	case r.pdu.function() == fnDiagnostics:
+		return fmt.Sprintf("unit %d: diagnostics", r.unit)
+	case r.write:
+		return fmt.Sprintf("unit %d: write %v", r.unit, r.reg)
+	}
+	return fmt.Sprintf("unit %d: %v", r.unit, r.reg)
+}
+
+var (
+	errFunction = errors.New("another function code")
+	errLength   = errors.New("another length than asked for")
+	errEcho     = errors.New("another address or value than written")
+)
+
+// shape says whether the beginning of an answer's PDU can belong to r and how
+// long that answer then is. It needs the first one to five bytes and judges
+// those there are.
+func (r *request) shape(begin PDU) (length int, err error) {
+	fn := r.pdu.function()
+	switch {
+	case begin[0] == fn|exceptionBit:
+		return 2, nil
+	case begin[0] != fn:
+		return 0, errFunction
+	case r.write || fn == fnDiagnostics:
+		n := min(len(begin), 5)
+		if !bytes.Equal(begin[:n], r.pdu[:n]) {
+			return 0, errEcho
+		}
+	case len(begin) > 1 && int(begin[1]) != r.dataLen():
+		return 0, errLength
+	}
+	return r.replyLen(), nil
+}
+
+// check proves that reply, a whole PDU, answers r. An exception is returned
+// as *Exception.
+func (r *request) check(reply PDU) error {
+	if len(reply) == 0 {
+		return errLength
+	}
+	n, err := r.shape(reply)
+	switch {
+	case err != nil:
+		return err
+	case n != len(reply):
+		return errLength
+	case reply[0]&exceptionBit != 0:
+		return &Exception{Function: reply[0] &^ exceptionBit, Code: reply[1]}
+	}
+	return nil
+}
+
+// appendRaw appends the values that reply holds, which check has proven, in
+// the form of a reading.
+func (r *request) appendRaw(dst []byte, reply PDU) []byte {
+	data := reply[2:]
+	if !r.reg.Table.Bits() {
+		return append(dst, data...)
+	}
+	return unpackBits(dst, data, r.reg.count())
+}
+
+// unpackBits appends n bits, lowest first, as one byte each.
+func unpackBits(dst, packed []byte, n int) []byte {
+	for i := range n {
+		dst = append(dst, packed[i/8]>>(i%8)&1)
+	}
+	return dst
+}
+
+// packBits appends bits, one byte each, eight to a byte, lowest first.
+func packBits(dst, bits []byte) []byte {
+	for i, b := range bits {
+		if i%8 == 0 {
+			dst = append(dst, 0)
+		}
+		if b != 0 {
+			dst[len(dst)-1] |= 1 << (i % 8)
+		}
+	}
+	return dst
+}

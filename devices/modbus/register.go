@@ -1,0 +1,117 @@
+package modbus
+
+import (
+	"fmt"
+	"strconv"
+	"time"
+)
+
+// A Table is one of the four address spaces of a device.
+type Table uint8
+
+const (
+	Coil     Table = iota + 1 // bits that can be written
+	Discrete                  // bits that can only be read
+	Input                     // registers that can only be read
+	Holding                   // registers that can be written
+)
+
+var tableNames = [...]string{Coil: "coil", Discrete: "discrete", Input: "input", Holding: "holding"}
+
+func (t Table) String() string {
+	if t.valid() {
+		return tableNames[t]
+	}
+	return "table " + strconv.Itoa(int(t))
+}
+
+func (t Table) valid() bool { return t >= Coil && t <= Holding }
+
+// Bits reports whether the table holds bits rather than registers.
+func (t Table) Bits() bool { return t == Coil || t == Discrete }
+
+// size returns how many bytes n raw entries of the table have in a
+// devices.Reading: two for a register, one for a bit.
+func (t Table) size(n int) int {
+	if t.Bits() {
+		return n
+	}
+	return 2 * n
+}
+
+// A Register is where a point is found: Count registers, or bits, from
+// Address on. Address is what travels on the wire, from 0.
+type Register struct {
+	Table   Table
+	Address uint16
+	Count   uint16 // 0 means 1
+}
+
+// String says it as an electrician would: "holding 100", "input 0-1".
+func (r Register) String() string {
+	if r.count() == 1 {
+		return fmt.Sprintf("%v %d", r.Table, r.Address)
+	}
+	return fmt.Sprintf("%v %d-%d", r.Table, r.Address, r.end()-1)
+}
+
+func (r Register) count() int { return max(1, int(r.Count)) }
+
+// end is the address after the last.
+func (r Register) end() int { return int(r.Address) + r.count() }
+
+// check says what no device can have.
+func (r Register) check() error {
+	switch {
+	case !r.Table.valid():
+		return fmt.Errorf("%v: the tables are coil, discrete, input and holding", r.Table)
+	case r.end() > 1<<16:
+		return fmt.Errorf("%v: addresses end at 65535", r)
+	}
+	return nil
+}
+
+// ParseRef reads a reference number as manuals print it, with five digits
+// (40001 is holding 0, up to 49999) or six (400001 is holding 0, up to
+// 465536). The first digit is the table: 0 coil, 1 discrete, 3 input,
+// 4 holding; the rest counts from 1.
+func ParseRef(ref string) (Register, error) {
+	tables := map[byte]Table{'0': Coil, '1': Discrete, '3': Input, '4': Holding}
+	if len(ref) != 5 && len(ref) != 6 {
+		return Register{}, fmt.Errorf("reference number %q: it has five digits, such as 40103, or six, such as 400103", ref)
+	}
+	n, err := strconv.ParseUint(ref[1:], 10, 32)
+	table, ok := tables[ref[0]]
+	switch {
+	case err != nil:
+		return Register{}, fmt.Errorf("reference number %q: it has only digits", ref)
+	case !ok:
+		return Register{}, fmt.Errorf("reference number %q: the first digit is 0 for coils, 1 for discrete inputs, 3 for input and 4 for holding registers", ref)
+	case n == 0 || n > 1<<16:
+		return Register{}, fmt.Errorf("reference number %q: the digits after the first count from 1 to 65536", ref)
+	}
+	return Register{Table: table, Address: uint16(n - 1), Count: 1}, nil
+}
+
+// A Unit is how a device is reached on its bus, and what it bears.
+type Unit struct {
+	ID      byte
+	MaxRead uint16        // registers in one request; 0 means 125. Bits: sixteen times as many, at most 2000
+	Gaps    bool          // registers between those wanted may be read along, where that is quicker
+	Timeout time.Duration // 0: the line's
+	Pause   time.Duration // least silence before each request to it
+}
+
+func (u Unit) String() string { return "unit " + strconv.Itoa(int(u.ID)) }
+
+// limit returns how many entries of t one request may ask u for.
+func (u Unit) limit(t Table) int {
+	n := int(u.MaxRead)
+	if n == 0 || n > maxReadRegisters {
+		n = maxReadRegisters
+	}
+	if t.Bits() {
+		return min(16*n, maxReadBits)
+	}
+	return n
+}

@@ -1,0 +1,190 @@
+package modbus
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"edgegateway/devices/serial"
+)
+
+// A Port is what a line or a server needs of a tty or a socket. After
+// SetReadDeadline, also from another goroutine, Read returns within 25 ms of
+// the deadline with os.ErrDeadlineExceeded.
+type Port interface {
+	io.ReadWriteCloser
+	SetReadDeadline(t time.Time) error
+}
+
+const (
+	maxClients = 64                    // of one server; more are turned away
+	frameGap   = 50 * time.Millisecond // silence that ends a frame whose length the server does not know
+)
+
+// ServeTCP answers Modbus TCP clients on ln from s until ctx is done, then
+// closes ln and all connections and returns nil.
+func ServeTCP(ctx context.Context, ln net.Listener, s Store) error {
+	var clients sync.WaitGroup
+	defer clients.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { ln.Close() })()
+	slots := make(chan struct{}, maxClients)
+	for {
+		conn, err := ln.Accept()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("accept Modbus clients on %v: %w", ln.Addr(), err)
+		}
+		select {
+		case slots <- struct{}{}:
+			clients.Go(func() {
+				serveConn(ctx, conn, s)
+				<-slots
+			})
+		default:
+			conn.Close()
+		}
+	}
+}
+
+// serveConn answers one client until it goes, breaks the framing, or ctx is
+// done.
+func serveConn(ctx context.Context, conn net.Conn, s Store) {
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	buf := make([]byte, maxTCP)
+	for {
+		n, err := readTCPFrame(conn, buf)
+		if err != nil {
+			return
+		}
+		reply := Serve(buf[6], PDU(buf[7:n]), s)
+		if reply == nil {
+			continue
+		}
+		frame := append([]byte(nil), buf[:tcpHeader]...)
+		binary.BigEndian.PutUint16(frame[4:], uint16(1+len(reply)))
+		if _, err := conn.Write(append(frame, reply...)); err != nil {
+			return
+		}
+	}
+}
+
+// ServeRTU answers requests that arrive on port, a line set as cfg says (its
+// path is not used), from s. It returns nil when ctx is done and the port's
+// error when that is gone; the caller closes the port. Noise, bad checksums
+// and what other units say are passed over. Requests to unit 0 are carried
+// out without a reply.
+func ServeRTU(ctx context.Context, port Port, cfg serial.Config, s Store) error {
+	defer context.AfterFunc(ctx, func() { port.SetReadDeadline(time.Unix(1, 0)) })()
+	var in []byte
+	chunk := make([]byte, 256)
+	for {
+		port.SetReadDeadline(time.Now().Add(frameGap))
+		if ctx.Err() != nil {
+			return nil
+		}
+		n, err := port.Read(chunk)
+		silent := errors.Is(err, os.ErrDeadlineExceeded)
+		if err != nil && !silent {
+			return err
+		}
+		in = append(in, chunk[:n]...)
+		var unit byte
+		var req PDU
+		for {
+			if unit, req, in = nextRequest(in, silent); req == nil {
+				break
+			}
+			if err := answerRTU(ctx, port, cfg, unit, Serve(unit, req, s)); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// answerRTU sends reply after the silence that ends the request. nil is no
+// reply, and to a broadcast there is none.
+func answerRTU(ctx context.Context, port Port, cfg serial.Config, unit byte, reply PDU) error {
+	if reply == nil || unit == 0 {
+		return nil
+	}
+	frame, err := encodeRTU(unit, reply)
+	if err != nil {
+		return nil // a Store cannot make a reply that long
+	}
+	if !sleep(ctx, cfg.Silence35()) {
+		return nil
+	}
+	_, err = port.Write(frame)
+	return err
+}
+
+// nextRequest finds the first whole request in what has arrived and returns
+// the rest. A request that may be going on hides what follows it, unless the
+// line is silent: then everything is over, and what is left over is nothing.
+func nextRequest(in []byte, silent bool) (unit byte, req PDU, rest []byte) {
+	for i := range in {
+		n, known := requestLen(in[i:])
+		switch {
+		case !known:
+			continue
+		case n > len(in)-i && !silent:
+			return 0, nil, in[i:]
+		case n > len(in)-i:
+			continue
+		}
+		if pdu, ok := decodeRTU(in[i : i+n]); ok {
+			return in[i], pdu, in[i+n:]
+		}
+	}
+	if !silent {
+		return 0, nil, in[max(0, len(in)-maxRTU):]
+	}
+	if pdu, ok := decodeRTU(in); ok { // a function unknown here, in one piece
+		return in[0], pdu, nil
+	}
+	return 0, nil, nil
+}
+
+// requestLen returns the length of the RTU frame that begins with in, or the
+// least that tells it, and whether its function is known here.
+func requestLen(in []byte) (n int, known bool) {
+	if len(in) < 2 {
+		return 2, true
+	}
+	switch fn := in[1]; {
+	case fn >= fnReadCoils && fn <= fnWriteRegister, fn == fnDiagnostics:
+		return 8, true
+	case fn == fnWriteCoils || fn == fnWriteHoldings:
+		if len(in) < 7 {
+			return 7, true
+		}
+		return 9 + int(in[6]), true
+	}
+	return 0, false
+}
+
+// sleep waits for d and reports whether ctx is still alive.
+func sleep(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}

@@ -1,0 +1,259 @@
+// Package serial opens serial ports for the gateway and reads sensors that
+// speak by themselves over them.
+//
+// # Ports
+//
+// A Port is a tty opened by go.bug.st/serial, which knows how to set odd baud
+// rates and to wake a reader on Close. What that package does not do, or does
+// in a way a gateway cannot live with, is done here:
+//
+//   - A second descriptor, the control descriptor, is opened before the port.
+//     It carries a lock (flock) that keeps two programs off one line even for
+//     root, whom TIOCEXCL does not stop, and it is non-blocking: bytes are
+//     written through it, because the package's Write blocks for ever when a
+//     driver takes no more, and it does not go on after a short write.
+//   - The package's Read answers a timeout with (0, nil), on which io.ReadFull
+//     spins. Port.Read answers it with os.ErrDeadlineExceeded, as a net.Conn
+//     does, and a deadline set from another goroutine takes effect at once (25
+//     ms at most), so that a context can interrupt a read.
+//   - A hang-up, however the driver words it, is devices.ErrPort: the owner
+//     closes the port and opens it again later.
+//   - The package uses select(2) and panics on a descriptor of 1024 or more.
+//     Reserve keeps low descriptors free for ports opened late; Open checks
+//     that it got one, and Read turns a panic into an error all the same.
+//
+// Not done: modem lines are left as the driver sets them (opening a port
+// pulses DTR, which resets an Arduino), and parity errors are not visible: the
+// driver replaces the character by NUL and the frame's checksum fails.
+package serial
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	bugst "go.bug.st/serial" // termios, any baud rate, a Close that wakes Read
+	"golang.org/x/sys/unix"  // flock, poll and tcflush on the control descriptor
+
+	"edgegateway/devices"
+)
+
+// Config names a port and how its line is set.
+type Config struct {
+	Path   string // /dev/serial/by-id/…, /dev/ttyAMA0
+	Baud   int
+	Format string // "8N1" (the default), "8E1", "7E1", "8O1", "8N2"
+}
+
+func (c Config) String() string {
+	f := c.Format
+	if f == "" {
+		f = DefaultFormat
+	}
+	return fmt.Sprintf("%s %d %s", c.Path, c.Baud, f)
+}
+
+// A Port is an open serial port. One goroutine owns it; only SetReadDeadline
+// may be called by others meanwhile.
+type Port struct {
+	cfg      Config
+	tty      bugst.Port
+	control  int          // descriptor: lock, writing, flushing
+	deadline atomic.Int64 // Unix nanoseconds; 0: none
+	closed   bool
+}
+
+// slice is how long a read is deaf to a new deadline.
+const slice = 25 * time.Millisecond
+
+// Open opens the port of cfg and throws away what had arrived on it before.
+// Errors that another attempt may cure wrap devices.ErrPort.
+func Open(cfg Config) (*Port, error) {
+	mode, err := cfg.mode()
+	if err != nil {
+		return nil, err
+	}
+	control, err := openControl(cfg.Path)
+	if err != nil {
+		return nil, err
+	}
+	p := &Port{cfg: cfg, control: control}
+	if err := p.openTTY(mode); err != nil {
+		unix.Close(control)
+		return nil, err
+	}
+	unix.IoctlSetInt(control, unix.TCFLSH, unix.TCIOFLUSH)
+	return p, nil
+}
+
+// openControl opens the descriptor that carries the lock.
+func openControl(path string) (int, error) {
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, openError(path, err)
+	}
+	if _, err := unix.IoctlGetTermios(fd, unix.TCGETS); err != nil {
+		unix.Close(fd)
+		return -1, fmt.Errorf("open serial port %s: it is no serial port: %w", path, portError{err})
+	}
+	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		holder := holderOf(fd)
+		unix.Close(fd)
+		return -1, fmt.Errorf("open serial port %s: %s holds it; stop that program, or take the port out of one of the two: %w",
+			path, holder, portError{err})
+	}
+	return fd, nil
+}
+
+// openTTY opens the port proper on a descriptor that select(2) can take.
+func (p *Port) openTTY(mode *bugst.Mode) (err error) {
+	reserve.lend()
+	defer func() {
+		if err != nil {
+			reserve.restore()
+		}
+	}()
+	for range 3 { // a goroutine may take a low descriptor in between
+		if p.tty, err = bugst.Open(p.cfg.Path, mode); err != nil {
+			return openError(p.cfg.Path, err)
+		}
+		if err = p.guard(func() error { return probe(p.tty) }); err == nil {
+			return nil
+		}
+		p.tty.Close()
+	}
+	return err
+}
+
+// Close closes the port and gives up the lock. It may be called twice.
+func (p *Port) Close() error {
+	if p.closed {
+		return nil
+	}
+	p.closed = true
+	err := errors.Join(p.tty.Close(), unix.Close(p.control))
+	reserve.restore()
+	return err
+}
+
+// SetReadDeadline sets until when Read waits; the zero time means for ever.
+func (p *Port) SetReadDeadline(t time.Time) error {
+	if t.IsZero() {
+		p.deadline.Store(0)
+	} else {
+		p.deadline.Store(t.UnixNano())
+	}
+	return nil
+}
+
+// Read reads what has arrived, at least one byte. Past the deadline the error
+// is os.ErrDeadlineExceeded; after a hang-up it wraps devices.ErrPort.
+func (p *Port) Read(b []byte) (int, error) {
+	if len(b) == 0 {
+		return 0, nil
+	}
+	for first := true; ; first = false {
+		wait := slice
+		if d := p.deadline.Load(); d != 0 {
+			wait = min(slice, max(0, time.Until(time.Unix(0, d))))
+		}
+		if wait == 0 && !first {
+			return 0, os.ErrDeadlineExceeded
+		}
+		if err := p.tty.SetReadTimeout(wait); err != nil {
+			return 0, p.gone("read", err)
+		}
+		if n, err := p.read(b); n > 0 || err != nil {
+			return n, err
+		}
+		if wait == 0 {
+			return 0, os.ErrDeadlineExceeded
+		}
+	}
+}
+
+// read is one read of the package; (0, nil) is a timeout.
+func (p *Port) read(b []byte) (n int, err error) {
+	err = p.guard(func() (err error) {
+		n, err = p.tty.Read(b)
+		return err
+	})
+	if err != nil {
+		return 0, p.gone("read", err)
+	}
+	return n, nil
+}
+
+// errHigh is what select(2) in the package makes of a descriptor above 1023.
+var errHigh = errors.New("its descriptor is above 1023, because the program has many connections open")
+
+// guard turns the panic of a high descriptor into an error.
+func (p *Port) guard(call func() error) (err error) {
+	defer func() {
+		if recover() != nil {
+			err = fmt.Errorf("serial port %s: %w", p.cfg.Path, portError{errHigh})
+		}
+	}()
+	return call()
+}
+
+// Write writes all of b. It waits no longer than twice the time that b takes
+// on the line and a second, for instance when a driver is dead.
+func (p *Port) Write(b []byte) (int, error) {
+	limit := time.Now().Add(time.Second + 2*time.Duration(len(b))*p.cfg.CharTime())
+	for n := 0; ; {
+		m, err := unix.Write(p.control, b[n:])
+		n += max(m, 0)
+		switch {
+		case n == len(b):
+			return n, nil
+		case err == nil, err == unix.EINTR:
+		case err == unix.EAGAIN:
+			if time.Now().After(limit) {
+				return n, fmt.Errorf("write to serial port %s: it takes no more bytes; the adapter hangs or waits for hardware flow control: %w",
+					p.cfg.Path, devices.ErrPort)
+			}
+			unix.Poll([]unix.PollFd{{Fd: int32(p.control), Events: unix.POLLOUT}}, int(slice/time.Millisecond))
+		default:
+			return n, p.gone("write to", err)
+		}
+	}
+}
+
+// gone words the loss of the port.
+func (p *Port) gone(doing string, err error) error {
+	if errors.Is(err, errHigh) {
+		return err
+	}
+	return fmt.Errorf("%s serial port %s: it was unplugged or its driver gave up: %w", doing, p.cfg.Path, portError{err})
+}
+
+// A portError is a cause that also is devices.ErrPort.
+type portError struct{ error }
+
+func (e portError) Unwrap() []error { return []error{e.error, devices.ErrPort} }
+
+// openError says what to do about err.
+func openError(path string, err error) error {
+	var pe *bugst.PortError
+	var code bugst.PortErrorCode = -1
+	if errors.As(err, &pe) {
+		code = pe.Code()
+	}
+	remedy := ""
+	switch {
+	case errors.Is(err, fs.ErrNotExist), code == bugst.PortNotFound:
+		remedy = ": no such port; is the adapter plugged in? `ls -l /dev/serial/by-id/ /dev/serial/by-path/` shows which are there"
+	case errors.Is(err, fs.ErrPermission), code == bugst.PermissionDenied:
+		remedy = ": the user of this program may not open it; add it to the group that owns the port (`ls -l " + path + "`), mostly dialout"
+	case errors.Is(err, syscall.EBUSY), code == bugst.PortBusy:
+		remedy = ": another program holds it; `fuser -v " + path + "` names it"
+	case errors.Is(err, syscall.ENXIO), errors.Is(err, syscall.EIO), errors.Is(err, syscall.ENODEV):
+		remedy = ": its hardware does not answer; replug the adapter, or choose a port that exists on this board"
+	}
+	return fmt.Errorf("open serial port %s%s: %w", path, remedy, portError{err})
+}
