@@ -9,11 +9,14 @@ import (
 	"time"
 )
 
-// A Tally is what a Listener may count besides the batches it emits: lines
-// that were good, and lines thrown away because they did not prove
-// themselves. Anyone may call Heard at any time.
-type Tally interface {
-	Heard() (good, bad uint64)
+// A LineCounter is a Listener that counts its lines. Anyone may call it at
+// any time.
+type LineCounter interface{ LineStats() LineStats }
+
+// LineStats are the lines that a Listener heard.
+type LineStats struct {
+	Good, Bad uint64 // Bad ones did not prove themselves and were thrown away
+	LastBad   string // why the last bad one was
 }
 
 // Devices that speak by themselves are stale when nothing good was heard for
@@ -26,7 +29,8 @@ const (
 
 // listen passes on what the listener hears and notes which devices fell
 // silent. A listener tells that its port is missing by a batch that fails
-// with ErrPort for each device.
+// with ErrPort for each device, and that it is there again, before anything
+// was heard, by one without readings.
 func (p *Poller) listen(ctx context.Context) error {
 	for _, h := range p.health {
 		if h.Stale == 0 {
@@ -87,9 +91,11 @@ func (p *Poller) hear(b *Batch) {
 			h.muted = true
 			p.setState(h, Offline)
 		}
-	} else {
-		p.portUp()
+	} else if p.portUp(); len(b.Readings) > 0 {
 		p.answered(h, b)
+	} else {
+		b.Release()
+		return
 	}
 	p.ledger.heard(h.index, b)
 	p.put(h, b)

@@ -372,9 +372,10 @@ func (p *Poller) logLosing() {
 func (p *Poller) Stats() BusStats {
 	s := p.ledger.read(p.now())
 	s.Waiting = len(p.asks)
-	if t, ok := p.cfg.Listener.(Tally); ok {
-		s.OK, s.Errors = t.Heard()
-		s.Requests = s.OK + s.Errors
+	if c, ok := p.cfg.Listener.(LineCounter); ok {
+		lines := c.LineStats()
+		s.Requests, s.OK, s.Errors = lines.Good+lines.Bad, lines.Good, lines.Bad
+		s.LastBad = lines.LastBad
 	}
 	return s
 }

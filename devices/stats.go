@@ -20,6 +20,8 @@ type BusStats struct {
 	Dropped  uint64  `json:"dropped"`  // batches thrown away because their receiver was late
 	Waiting  int     `json:"waiting"`  // queries of Poller.Do not begun yet
 
+	LastBad string `json:"last_bad,omitempty"` // why the last line heard was thrown away
+
 	PortDown  bool   `json:"port_down"`
 	PortSince Stamp  `json:"port_since"` // when PortDown last changed
 	PortError string `json:"port_error,omitempty"`
