@@ -27,6 +27,7 @@ const (
 	String // Length bytes of text, two in each register, high byte first, NUL and space trimmed
 	Bytes  // Length bytes, hexadecimal in JSON
 	Text   // the text of a field of a line, as it came
+	Mod10  // two to four registers of four decimal digits each, the first least significant (Schneider)
 )
 
 // An Order says in which order the bytes of a value travel; A is the most
@@ -59,16 +60,27 @@ const (
 // immutable.
 type Point struct {
 	*devices.Point
-	Type   Type
-	Length int     // bytes, of String and Bytes
-	Order  Order   // of registers and bytes
-	Scale  Decimal // value = raw × Scale + Offset; the zero Decimal means 1
-	Offset Decimal
-	Unit   string // engineering unit, "" for none
+	Type     Type
+	Length   int     // bytes, of String, Bytes and Mod10; of Bool 2 where it lies in a register, else it is one bit
+	FromText bool    // raw is the text of a field of a line and Type says how to read it: "012.5" as f64 is 12.5
+	Order    Order   // of registers and bytes
+	Scale    Decimal // value = raw × Scale + Offset; the zero Decimal means 1
+	Offset   Decimal
+	Unit     string // engineering unit, "" for none
 
-	Enum    map[int64]string // value to name: the value is its name
-	Bits    map[int]string   // bit to name: each becomes a bool in an object of its own
-	Invalid []int64          // raw values that mean "no value" (sentinels), after Order, before Scale
+	// Enum gives raw numbers names, and the value is its name; a number that
+	// has none stays a number. EnumText does the same for FromText fields:
+	// "A" is "valid".
+	Enum     map[int64]string
+	EnumText map[string]string
+	// Bits gives bits names, 0 the least significant: the value is an object
+	// of bools. Bits without a name are left out.
+	Bits map[int]string
+	// Invalid lists raw values that mean "no value", after Order and before
+	// Scale. Integers are compared as bit patterns of the type's width, so
+	// that both 0x8000 and -32768 name the i16, and -1 all ones of any width;
+	// floats are compared as numbers, and NaN never is a value.
+	Invalid []int64
 	Kind    PointKind
 
 	Deadband Deadband

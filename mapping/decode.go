@@ -1,0 +1,387 @@
+package mapping
+
+import (
+	"bytes"
+	"encoding/hex"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+)
+
+// An Invalid says why bytes that came are no value. It is a quality of the
+// reading, not a fault of the line.
+type Invalid struct{ Reason string }
+
+func (e *Invalid) Error() string { return e.Reason }
+
+// Cause makes devices.Cause say the reason.
+func (e *Invalid) Cause() string { return e.Reason }
+
+var (
+	errNoValue   = &Invalid{"no value"} // the device says so: a sentinel, or nothing in a field
+	errNaN       = &Invalid{"not a number"}
+	errRange     = &Invalid{"out of range"}
+	errBCD       = &Invalid{"not a decimal digit"}
+	errScale     = &Invalid{"scaled value out of range"}
+	errNotBool   = &Invalid{"neither true nor false"}
+	errTextBytes = &Invalid{"not hexadecimal"}
+)
+
+// Decode reads the value of p from raw, which has the form that
+// devices.Reading.Raw has. The error is a quality: an *Invalid. Only strings
+// and bytes allocate.
+func Decode(p *Point, raw []byte) (Value, error) {
+	if p.FromText || p.Type == Text {
+		return decodeText(p, raw)
+	}
+	if err := checkLength(p, raw); err != nil {
+		return Value{}, err
+	}
+	switch {
+	case p.Type == Bool:
+		return p.named(number{mant: truth(raw)}), nil
+	case p.Type == String || p.Type == Bytes:
+		return decodeBytes(p, raw), nil
+	case p.Type.float():
+		return decodeFloat(p, raw)
+	default:
+		return decodeInteger(p, raw)
+	}
+}
+
+func checkLength(p *Point, raw []byte) error {
+	want := p.RawLen()
+	if len(raw) == want && want > 0 || p.Type == Bool && len(raw) == 2 {
+		return nil
+	}
+	if want == 0 {
+		return &Invalid{"cannot decode " + p.Type.String()}
+	}
+	return &Invalid{fmt.Sprintf("%d bytes for %s, which has %d", len(raw), p.Type, want)}
+}
+
+func truth(raw []byte) uint64 {
+	if slices.ContainsFunc(raw, func(b byte) bool { return b != 0 }) {
+		return 1
+	}
+	return 0
+}
+
+// named returns a raw number that needs no scaling: a bool or a name.
+func (p *Point) named(n number) Value {
+	if len(p.Enum) > 0 {
+		if d, err := n.decimal(); err == nil && d.Exp == 0 {
+			if name, ok := p.Enum[d.Mant]; ok {
+				return Value{kind: KindName, num: n, text: name}
+			}
+		}
+		return numberValue(n)
+	}
+	return BoolValue(n.mant != 0)
+}
+
+// place returns where the i-th most significant of n bytes travels.
+func (o Order) place(i, n int) int {
+	if o.swapsRegisters() {
+		i = n - 2 - i&^1 + i&1
+	}
+	if o.swapsBytes() {
+		i ^= 1
+	}
+	return i
+}
+
+// pattern gathers the bits of up to eight bytes.
+func (o Order) pattern(raw []byte) (bits uint64) {
+	for i := range raw {
+		bits = bits<<8 | uint64(raw[o.place(i, len(raw))])
+	}
+	return bits
+}
+
+// appendPattern is the inverse of pattern for n bytes.
+func (o Order) appendPattern(dst []byte, bits uint64, n int) []byte {
+	var raw [8]byte
+	for i := n - 1; i >= 0; i-- {
+		raw[o.place(i, n)] = byte(bits)
+		bits >>= 8
+	}
+	return append(dst, raw[:n]...)
+}
+
+// decodeBytes reads String and Bytes. Only the order of the two bytes in each
+// register matters to them: text has no low register.
+func decodeBytes(p *Point, raw []byte) Value {
+	if p.Order.swapsBytes() {
+		raw = slices.Clone(raw)
+		swapPairs(raw)
+	}
+	raw = raw[:p.Length]
+	if p.Type == Bytes {
+		return BytesValue(raw)
+	}
+	return StringValue(string(bytes.Trim(raw, "\x00 ")))
+}
+
+func swapPairs(b []byte) {
+	for i := 0; i+1 < len(b); i += 2 {
+		b[i], b[i+1] = b[i+1], b[i]
+	}
+}
+
+func decodeInteger(p *Point, raw []byte) (Value, error) {
+	n, err := rawInteger(p, raw)
+	if err != nil {
+		return Value{}, err
+	}
+	return p.fromRaw(n)
+}
+
+// fromRaw turns a raw whole number into what it means.
+func (p *Point) fromRaw(n number) (Value, error) {
+	switch {
+	case len(p.Bits) > 0:
+		return Value{kind: KindBits, num: number{mant: p.bitsOf(n)}, names: p.Bits}, nil
+	case len(p.Enum) > 0:
+		return p.named(n), nil
+	}
+	scaled, ok := n.affine(p.Scale, p.Offset)
+	if !ok {
+		return Value{}, errScale
+	}
+	return numberValue(scaled), nil
+}
+
+// bitsOf returns the bits of a raw number, in two's complement if it is
+// negative.
+func (p *Point) bitsOf(n number) uint64 {
+	if n.neg {
+		return -n.mant & p.mask()
+	}
+	return n.mant
+}
+
+func (p *Point) mask() uint64 {
+	if w := p.Type.info().bits; w > 0 && w < 64 {
+		return 1<<w - 1
+	}
+	return math.MaxUint64
+}
+
+// rawInteger reads the whole number in raw. Sentinels are looked for in the
+// bits, before they are taken for digits.
+func rawInteger(p *Point, raw []byte) (number, error) {
+	if p.Type == Mod10 {
+		return p.mod10(raw)
+	}
+	bits := p.Order.pattern(raw)
+	for _, s := range p.Invalid {
+		if uint64(s)&p.mask() == bits {
+			return number{}, errNoValue
+		}
+	}
+	switch {
+	case p.Type == BCD16 || p.Type == BCD32:
+		return bcd(bits)
+	case p.Type.signed():
+		shift := 64 - p.Type.info().bits
+		return Decimal{Mant: int64(bits<<shift) >> shift}.number(), nil
+	}
+	return number{mant: bits}, nil
+}
+
+func bcd(bits uint64) (number, error) {
+	var n number
+	for shift := 28; shift >= 0; shift -= 4 {
+		digit := bits >> shift & 15
+		if digit > 9 {
+			return number{}, errBCD
+		}
+		n.mant = n.mant*10 + digit
+	}
+	return n, nil
+}
+
+// mod10 reads registers of four decimal digits each. The first is the least
+// significant, whatever Order says of registers.
+func (p *Point) mod10(raw []byte) (number, error) {
+	var n number
+	for i := len(raw) - 2; i >= 0; i -= 2 {
+		digits := p.Order.pattern(raw[i : i+2])
+		if slices.Contains(p.Invalid, int64(digits)) {
+			return number{}, errNoValue
+		}
+		if digits > 9999 {
+			return number{}, errBCD
+		}
+		n.mant = n.mant*10000 + digits
+	}
+	return n, nil
+}
+
+func decodeFloat(p *Point, raw []byte) (Value, error) {
+	v := rawFloat(p.Type, p.Order.pattern(raw))
+	if v.IsNull() {
+		return Value{}, errNaN
+	}
+	f := v.float()
+	if slices.ContainsFunc(p.Invalid, func(s int64) bool { return float64(s) == f }) {
+		return Value{}, errNoValue
+	}
+	return p.scaleFloat(v)
+}
+
+// rawFloat returns the float with these bits, null for NaN and infinity.
+func rawFloat(t Type, bits uint64) Value {
+	switch t {
+	case F16:
+		return halfValue(uint16(bits))
+	case F32:
+		return Float32Value(math.Float32frombits(uint32(bits)))
+	}
+	return FloatValue(math.Float64frombits(bits))
+}
+
+// scaleFloat goes through the shortest decimal form, so that the float 2301
+// times 0.1 is 230.1. What has too many digits for that is computed as float.
+func (p *Point) scaleFloat(v Value) (Value, error) {
+	if p.Scale.orOne() == (Decimal{Mant: 1}) && p.Offset.Mant == 0 {
+		return v, nil
+	}
+	if n, ok := v.decimal(); ok {
+		if scaled, ok := n.affine(p.Scale, p.Offset); ok {
+			return numberValue(scaled), nil
+		}
+	}
+	f := FloatValue(v.float()*p.Scale.orOne().number().float() + p.Offset.number().float())
+	if f.IsNull() {
+		return Value{}, errScale
+	}
+	return f, nil
+}
+
+// halfValue returns an IEEE 754 half with the fewest digits that name it: the
+// half nearest to 0.1 is 0.1, not 0.099975586.
+func halfValue(h uint16) Value {
+	f := halfToFloat(h)
+	if math.IsNaN(float64(f)) || math.IsInf(float64(f), 0) {
+		return Value{}
+	}
+	var buf [24]byte
+	for digits := range 5 {
+		text := strconv.AppendFloat(buf[:0], float64(f), 'e', digits, 32)
+		if short, err := strconv.ParseFloat(string(text), 32); err == nil && floatToHalf(short) == h {
+			return Float32Value(float32(short))
+		}
+	}
+	return Float32Value(f)
+}
+
+// halfToFloat is exact: sign, five bits of exponent, ten of fraction.
+func halfToFloat(h uint16) float32 {
+	fraction, exp := float64(h&0x3ff), int(h>>10&0x1f)
+	var f float64
+	switch exp {
+	case 0:
+		f = math.Ldexp(fraction, -24)
+	case 31:
+		f = math.Inf(1)
+		if fraction != 0 {
+			f = math.NaN()
+		}
+	default:
+		f = math.Ldexp(fraction+1024, exp-25)
+	}
+	if h>>15 != 0 {
+		f = -f
+	}
+	return float32(f)
+}
+
+// floatToHalf rounds to the nearest half, ties to even; what is too large
+// becomes infinite.
+func floatToHalf(f float64) uint16 {
+	sign := uint16(0)
+	if f < 0 {
+		sign, f = 0x8000, -f
+	}
+	if f >= 65520 {
+		return sign | 0x7c00
+	}
+	_, exp := math.Frexp(f)
+	exp = max(exp, -13) // below, halves are subnormal and keep this step
+	step := exp - 11
+	units := uint16(math.RoundToEven(math.Ldexp(f, -step)))
+	return sign | uint16(exp+13)<<10 + units // a carry out of units rightly raises the exponent
+}
+
+// decodeText reads a field of a line.
+func decodeText(p *Point, raw []byte) (Value, error) {
+	text := bytes.TrimSpace(raw)
+	if name, ok := p.EnumText[string(text)]; ok {
+		return StringValue(name), nil
+	}
+	switch {
+	case p.Type == Text:
+		return StringValue(string(raw)), nil
+	case p.Type == String:
+		return StringValue(string(text)), nil
+	case len(text) == 0:
+		return Value{}, errNoValue
+	case p.Type == Bytes:
+		return decodeHex(text)
+	case p.Type == Bool:
+		return p.boolFromText(text)
+	}
+	return p.numberFromText(text)
+}
+
+func decodeHex(text []byte) (Value, error) {
+	b := make([]byte, hex.DecodedLen(len(text)))
+	if _, err := hex.Decode(b, text); err != nil {
+		return Value{}, errTextBytes
+	}
+	return BytesValue(b), nil
+}
+
+func (p *Point) boolFromText(text []byte) (Value, error) {
+	b, ok := parseBool(text)
+	if !ok {
+		return Value{}, errNotBool
+	}
+	v, _ := BoolValue(b).decimal()
+	return p.named(v), nil
+}
+
+func (p *Point) numberFromText(text []byte) (Value, error) {
+	n, err := parseNumber(text)
+	if err != nil {
+		return Value{}, &Invalid{err.Error()}
+	}
+	if slices.ContainsFunc(p.Invalid, func(s int64) bool { return Decimal{Mant: s}.number() == n }) {
+		return Value{}, errNoValue
+	}
+	if p.Type.Integer() {
+		if !p.holds(n) {
+			return Value{}, errRange
+		}
+		return p.fromRaw(n)
+	}
+	scaled, ok := n.affine(p.Scale, p.Offset)
+	if !ok {
+		return Value{}, errScale
+	}
+	return numberValue(scaled), nil
+}
+
+// parseBool knows the words that people and devices use.
+func parseBool(text []byte) (b, ok bool) {
+	switch string(bytes.ToLower(text)) {
+	case "true", "on", "yes", "1":
+		return true, true
+	case "false", "off", "no", "0":
+		return false, true
+	}
+	return false, false
+}

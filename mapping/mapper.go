@@ -1,0 +1,356 @@
+package mapping
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+
+	"edgegateway/broker"
+	"edgegateway/devices"
+)
+
+// A Config says what a Mapper knows.
+type Config struct {
+	Gateway string    // {name} of topics
+	Devices []*Device // all, or those of one bus
+	Publish []Publish // none: DefaultPublish
+}
+
+// A Mapper turns batches into messages and commands into writes. It keeps
+// the last value of each point, for deadbands and Snapshot, and the buffers
+// its messages lie in. One goroutine owns it; only Command, Write and what
+// they return may be used by others at the same time, since they read nothing
+// that changes.
+type Mapper struct {
+	gateway string
+	publish []Publish
+	devices []*deviceState
+	bySeam  map[*devices.Device]*deviceState
+	byName  map[string]*deviceState
+	out     composer
+	cycle   uint64 // counts batches; what was read in one carries its number
+}
+
+type deviceState struct {
+	*Device
+	points  []*pointState
+	bySeam  map[*devices.Point]*pointState
+	byName  map[string]*pointState
+	topics  []string // one per publish table; "" if it publishes no objects of this device
+	status  string   // topic
+	state   devices.State
+	stated  bool          // state was published
+	latest  devices.Stamp // of the readings so far; 0: none
+	publish bool          // something of this cycle is to be published
+}
+
+type pointState struct {
+	*Point
+	topics []string // one per publish table; "" if it does not publish this point
+	key    string   // `"name":`
+	unit   string   // `,"unit":"V"`, "" for none
+
+	current   Current
+	sent      Value  // last published
+	sentCause string // likewise, "" for a good value
+	everSent  bool
+	cycle     uint64 // in which it was read last
+	due       bool   // and that it is to be published
+}
+
+// A Current is the last thing known of a point.
+type Current struct {
+	Point *Point
+	Value Value         // null when Cause is given
+	Cause string        // why there is no value: "timeout"; "" for a good one
+	At    devices.Stamp // 0: not read yet
+}
+
+// Good reports whether c has a value.
+func (c *Current) Good() bool { return c.Cause == "" && c.At != 0 }
+
+// reserved are the members of a device object that are no points.
+var reserved = []string{"time", "clock", "id", "replayed", "errors"}
+
+// New returns a Mapper. Its error joins all that is wrong with names and
+// templates, each with the place.
+func New(cfg Config) (*Mapper, error) {
+	m := &Mapper{
+		gateway: cfg.Gateway,
+		publish: cfg.Publish,
+		bySeam:  map[*devices.Device]*deviceState{},
+		byName:  map[string]*deviceState{},
+	}
+	if len(m.publish) == 0 {
+		m.publish = DefaultPublish()
+	}
+	err := checkName("gateway", cfg.Gateway)
+	for i := range m.publish {
+		err = errors.Join(err, m.publish[i].check())
+	}
+	if err != nil {
+		return nil, err
+	}
+	taken := map[string]string{}
+	for _, dev := range cfg.Devices {
+		err = errors.Join(err, m.add(dev, taken))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// add takes in a device. taken says who has which topic.
+func (m *Mapper) add(dev *Device, taken map[string]string) error {
+	if err := checkName("device "+dev.ID, dev.Name); err != nil {
+		return err
+	}
+	if other := m.byName[dev.Name]; other != nil {
+		return fmt.Errorf("devices %s and %s both have the name %q: topics need different ones", other.ID, dev.ID, dev.Name)
+	}
+	d := &deviceState{
+		Device: dev,
+		bySeam: map[*devices.Point]*pointState{},
+		byName: map[string]*pointState{},
+		status: m.gateway + "/" + dev.Name + "/_status",
+	}
+	m.devices = append(m.devices, d)
+	m.bySeam[dev.Device], m.byName[dev.Name] = d, d
+	var errs []error
+	for _, p := range dev.Points {
+		errs = append(errs, m.addPoint(d, p, taken))
+	}
+	d.topics = make([]string, len(m.publish))
+	for i := range m.publish {
+		if t := &m.publish[i]; t.Per == "device" && t.wants(dev) {
+			errs = append(errs, claim(&d.topics[i], t, m.gateway, dev, nil, taken))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (m *Mapper) addPoint(d *deviceState, p *Point, taken map[string]string) error {
+	if err := m.checkPoint(d, p); err != nil {
+		return err
+	}
+	ps := &pointState{Point: p, topics: make([]string, len(m.publish)), current: Current{Point: p}}
+	ps.key = string(appendString(nil, p.Name)) + ":"
+	if p.Unit != "" {
+		ps.unit = `,"unit":` + string(appendString(nil, p.Unit))
+	}
+	d.points = append(d.points, ps)
+	d.bySeam[p.Point], d.byName[p.Name] = ps, ps
+	var errs []error
+	for i := range m.publish {
+		if t := &m.publish[i]; t.Per == "point" && t.wants(d.Device) {
+			errs = append(errs, claim(&ps.topics[i], t, m.gateway, d.Device, p, taken))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (m *Mapper) checkPoint(d *deviceState, p *Point) error {
+	if err := checkName(place(d.Device, p), p.Name); err != nil {
+		return err
+	}
+	if d.byName[p.Name] != nil {
+		return fmt.Errorf("%s: the name is given twice", place(d.Device, p))
+	}
+	objects := slices.ContainsFunc(m.publish, func(t Publish) bool { return t.Per == "device" && t.wants(d.Device) })
+	if objects && slices.Contains(reserved, p.Name) {
+		return fmt.Errorf("%s: the device's object has a member %q of its own: rename the point", place(d.Device, p), p.Name)
+	}
+	if p.Write != nil && slices.Contains(envelope, p.Name) {
+		return fmt.Errorf("%s: %q has a meaning of its own in commands: rename the point", place(d.Device, p), p.Name)
+	}
+	return nil
+}
+
+// claim fills *topic and makes sure that nobody else publishes there.
+func claim(topic *string, t *Publish, gateway string, dev *Device, p *Point, taken map[string]string) error {
+	filled, err := t.topic(gateway, dev, p)
+	if err != nil {
+		return err
+	}
+	who := place(dev, p)
+	if other, ok := taken[filled]; ok {
+		return fmt.Errorf("publish %s: topic %q is both for %s and for %s", t.Name, filled, other, who)
+	}
+	taken[filled], *topic = who, filled
+	return nil
+}
+
+// AppendMessages appends what b is to the world, its times as c has them: the
+// device's status if it changed, the points that are worth it, and objects of
+// them. The messages are valid until the next call of AppendMessages or
+// Republish. A batch of a device that m does not know, after a reload, is
+// nothing.
+func (m *Mapper) AppendMessages(dst []broker.Message, b *devices.Batch, c broker.Clock) []broker.Message {
+	d := m.bySeam[b.Device]
+	if d == nil {
+		return dst
+	}
+	m.out.reset(c)
+	m.cycle++
+	at := d.take(b, m.cycle)
+	if !d.stated || d.state != b.State {
+		d.state, d.stated = b.State, true
+		dst = append(dst, m.statusMessage(d))
+	}
+	if !d.publish {
+		return dst
+	}
+	for i := range m.publish {
+		dst = m.appendTable(dst, d, i, at)
+	}
+	return dst
+}
+
+// take keeps the readings of b, marks which points are due, and returns the
+// latest time.
+func (d *deviceState) take(b *devices.Batch, cycle uint64) (latest devices.Stamp) {
+	d.publish = false
+	for i := range b.Readings {
+		r := &b.Readings[i]
+		latest = max(latest, r.At)
+		if p := d.bySeam[r.Point]; p != nil {
+			p.take(r, cycle)
+			d.publish = d.publish || p.due
+		}
+	}
+	d.latest = max(d.latest, latest)
+	return latest
+}
+
+func (p *pointState) take(r *devices.Reading, cycle uint64) {
+	p.current = current(p.Point, r)
+	p.cycle = cycle
+	p.due = p.worth()
+	if p.due {
+		p.markSent()
+	}
+}
+
+func (p *pointState) markSent() {
+	p.sent, p.sentCause, p.everSent = p.current.Value, p.current.Cause, true
+}
+
+// current decodes a reading.
+func current(p *Point, r *devices.Reading) Current {
+	c := Current{Point: p, At: r.At}
+	err := r.Err
+	if err == nil {
+		c.Value, err = Decode(p, r.Raw)
+	}
+	if err != nil {
+		c.Value, c.Cause = Value{}, devices.Cause(err)
+	}
+	return c
+}
+
+// worth tells whether the current value is to be published: the first, each
+// change of quality, and what has moved by the deadband since the last.
+func (p *pointState) worth() bool {
+	switch {
+	case !p.everSent || p.current.Cause != p.sentCause:
+		return true
+	case p.current.Cause != "":
+		return false
+	}
+	return p.Deadband.passes(p.sent, p.current.Value)
+}
+
+// passes compares the change with the greater of the two thresholds, so that
+// an absolute one is a floor for a percentage near zero.
+func (d Deadband) passes(last, now Value) bool {
+	if d == (Deadband{}) {
+		return true
+	}
+	a, aok := last.Float64()
+	b, bok := now.Float64()
+	if !aok || !bok {
+		return !last.Equal(now)
+	}
+	const slack = 1 + 1e-9 // so that 230.1 to 230.6 is a change of 0.5
+	change := math.Abs(b - a)
+	return change > 0 && change*slack >= max(d.Abs, math.Abs(a)*d.Percent/100)
+}
+
+// Republish appends all retained values again, with times as c has them: when
+// the clock has become exact, those that were stamped before tell it now.
+// They are the last values read, which a deadband may have held back. The
+// messages are valid until the next call.
+func (m *Mapper) Republish(dst []broker.Message, c broker.Clock) []broker.Message {
+	m.out.reset(c)
+	m.cycle++
+	for _, d := range m.devices {
+		if d.stated {
+			dst = append(dst, m.statusMessage(d))
+		}
+		d.recall(m.cycle)
+		for i := range m.publish {
+			if m.publish[i].Retain && d.latest != 0 {
+				dst = m.appendTable(dst, d, i, d.latest)
+			}
+		}
+	}
+	return dst
+}
+
+// recall marks all that was ever read as read and due in this cycle.
+func (d *deviceState) recall(cycle uint64) {
+	for _, p := range d.points {
+		if p.current.At != 0 {
+			p.cycle, p.due = cycle, true
+			p.markSent()
+		}
+	}
+}
+
+// Snapshot returns the last known of each point of a device, in the order of
+// the configuration; nil if there is no such device. id is its ID.
+func (m *Mapper) Snapshot(id string) []Current {
+	d := m.byID(id)
+	if d == nil {
+		return nil
+	}
+	all := make([]Current, len(d.points))
+	for i, p := range d.points {
+		all[i] = p.current
+	}
+	return all
+}
+
+// State returns the state that the last batch of a device brought.
+func (m *Mapper) State(id string) devices.State {
+	if d := m.byID(id); d != nil {
+		return d.state
+	}
+	return devices.Unknown
+}
+
+func (m *Mapper) byID(id string) *deviceState {
+	for _, d := range m.devices {
+		if d.ID == id {
+			return d
+		}
+	}
+	return nil
+}
+
+// AppendCurrent appends what the readings of b mean, without keeping or
+// publishing any: for those who asked for a reading of their own.
+func (m *Mapper) AppendCurrent(dst []Current, b *devices.Batch) []Current {
+	d := m.bySeam[b.Device]
+	if d == nil {
+		return dst
+	}
+	for i := range b.Readings {
+		if p := d.bySeam[b.Readings[i].Point]; p != nil {
+			dst = append(dst, current(p.Point, &b.Readings[i]))
+		}
+	}
+	return dst
+}
