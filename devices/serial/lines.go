@@ -86,12 +86,13 @@ type Lines struct {
 	nmea  bool
 	now   func() devices.Stamp
 	slots []*slot
-	good  atomic.Uint64
-	bad   atomic.Uint64
 
-	lastBad atomic.Pointer[string]
+	good, bad atomic.Uint64
+	lastBad   atomic.Pointer[string]
 
-	fields [][]byte // room for those of one line
+	// These belong to Listen's goroutine.
+	missing bool     // the port, and everyone was told
+	fields  [][]byte // room for those of one line
 }
 
 // A slot is one point with the time from which it is wanted again.
@@ -153,18 +154,19 @@ func (l *Lines) LineStats() devices.LineStats {
 // batch that fails with devices.ErrPort, and once it is there again one of
 // them a batch without readings.
 func (l *Lines) Listen(ctx context.Context, emit func(*devices.Batch)) error {
-	told, backoff := false, firstReopen
+	backoff := firstReopen
 	for {
-		heard, err := l.session(ctx, told, emit)
+		good := l.good.Load()
+		err := l.session(ctx, emit)
 		if ctx.Err() != nil {
 			return nil
 		}
-		if heard {
-			told, backoff = false, firstReopen
-		}
-		if !told {
+		if !l.missing {
+			l.missing = true
 			l.tellPort(err, emit)
-			told = true
+		}
+		if l.good.Load() > good {
+			backoff = firstReopen
 		}
 		select {
 		case <-time.After(backoff):
@@ -193,20 +195,22 @@ func (l *Lines) tellPort(err error, emit func(*devices.Batch)) {
 	}
 }
 
-// session opens the port and reads it until it fails or ctx is done. heard is
-// whether a good line came.
-func (l *Lines) session(ctx context.Context, told bool, emit func(*devices.Batch)) (heard bool, err error) {
+// session opens the port and reads it until it fails or ctx is done.
+func (l *Lines) session(ctx context.Context, emit func(*devices.Batch)) error {
 	stream, err := l.cfg.Open()
 	if err != nil {
-		return false, err
+		return err
 	}
 	defer stream.Close()
-	if told && len(l.cfg.Devices) > 0 {
-		emit(devices.NewBatch(l.cfg.Devices[0])) // the port is there
+	return l.read(ctx, stream, emit)
+}
+
+// works notes that the port can be read.
+func (l *Lines) works(emit func(*devices.Batch)) {
+	if l.missing && len(l.cfg.Devices) > 0 {
+		emit(devices.NewBatch(l.cfg.Devices[0]))
 	}
-	before := l.good.Load()
-	err = l.read(ctx, stream, emit)
-	return l.good.Load() > before, err
+	l.missing = false
 }
 
 // read takes lines from stream until it fails or ctx is done, which it
@@ -220,6 +224,9 @@ func (l *Lines) read(ctx context.Context, stream Stream, emit func(*devices.Batc
 		}
 		n, err := stream.Read(chunk)
 		at := l.now()
+		if n > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+			l.works(emit)
+		}
 		for line := range cut.lines(chunk[:n]) {
 			l.take(line, at, emit)
 		}

@@ -1,0 +1,123 @@
+package devices
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A fakeListener emits what the test says.
+type fakeListener chan func(emit func(*Batch)) error
+
+func (l fakeListener) Listen(ctx context.Context, emit func(*Batch)) error {
+	for {
+		select {
+		case f := <-l:
+			if err := f(emit); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (l fakeListener) LineStats() LineStats { return LineStats{Good: 7, Bad: 2, LastBad: "cut off"} }
+
+func (l fakeListener) hear(dev *Device, err error) {
+	l <- func(emit func(*Batch)) error {
+		b := NewBatch(dev)
+		for _, p := range dev.Points {
+			if err != nil {
+				b.Fail(p, err, testNow())
+			} else {
+				b.Add(p, []byte(dev.ID+"."+p.Name), testNow())
+			}
+		}
+		emit(b)
+		return nil
+	}
+}
+
+func TestListeningPollerNotesSilence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mast, gps := testDevice("mast", 0, "speed", "angle"), testDevice("gps", 0, "lat")
+		l := make(fakeListener)
+		b := startBench(t, PollerConfig{Listener: l, Devices: []*Device{mast, gps}}, newFakeLine())
+		for range 20 {
+			l.hear(mast, nil)
+			b.run(time.Second)
+		}
+		b.wantState("mast", Online)
+		b.wantState("gps", Unknown)
+		if len(b.of("mast")) != 20 {
+			t.Errorf("%d of 20 batches", len(b.of("mast")))
+		}
+		b.run(9500 * ms)
+		b.wantState("mast", Stale)
+		b.run(21 * time.Second)
+		b.wantState("mast", Offline)
+		b.wantState("gps", Offline)
+		gs := b.of("mast")
+		if last := gs[len(gs)-1]; len(gs) != 22 || last.state != Offline || len(last.bad) != 2 || !errors.Is(last.bad[0], ErrTimeout) {
+			t.Errorf("after silence: %+v", gs[20:])
+		}
+		b.run(time.Hour)
+		if len(b.of("mast")) != 22 {
+			t.Error("silence is told again and again")
+		}
+		l.hear(mast, nil)
+		b.run(time.Second)
+		b.wantState("mast", Online)
+		if s := b.p.Stats(); s.Requests != 9 || s.Errors != 2 || s.LastBad != "cut off" {
+			t.Errorf("stats %+v", s)
+		}
+		b.wantLogs("nothing heard", 2)
+		b.wantLogs("answers again", 1)
+		if err := b.p.Do(t.Context(), &fakeQuery{nil, mast, mast.Points}, nil); err == nil {
+			t.Error("a bus that speaks by itself can be asked")
+		}
+	})
+}
+
+func TestListeningPollerTellsPort(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mast := testDevice("mast", 0, "speed")
+		l := make(fakeListener)
+		b := startBench(t, PollerConfig{Listener: l, Devices: []*Device{mast}}, newFakeLine())
+		l.hear(mast, fmt.Errorf("open /dev/serial0: %w", ErrPort))
+		b.run(time.Minute)
+		if s := b.p.Stats(); !s.PortDown || s.Devices[0].State != Offline || len(b.got) != 1 {
+			t.Errorf("%+v, %d batches", s, len(b.got))
+		}
+		l <- func(emit func(*Batch)) error { emit(NewBatch(mast)); return nil } // open again
+		b.run(time.Second)
+		if b.p.Stats().PortDown || len(b.got) != 1 {
+			t.Errorf("port down: %v, %d batches", b.p.Stats().PortDown, len(b.got))
+		}
+		b.wantState("mast", Offline)
+		l.hear(mast, nil)
+		b.run(time.Second)
+		b.wantState("mast", Online)
+		b.wantLogs("port unavailable; retrying", 1)
+		b.wantLogs("port is back", 1)
+		b.wantLogs("device=", 0)
+	})
+}
+
+func TestListeningPollerEndsWithItsListener(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := make(fakeListener)
+		b := startBench(t, PollerConfig{Listener: l}, newFakeLine())
+		gone := errors.New("gone")
+		l <- func(func(*Batch)) error { return gone }
+		synctest.Wait()
+		b.stop()
+		if !errors.Is(b.err, gone) {
+			t.Errorf("Run = %v", b.err)
+		}
+	})
+}

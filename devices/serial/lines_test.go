@@ -1,0 +1,349 @@
+package serial
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"edgegateway/devices"
+)
+
+func lineDevice(id string, points ...*devices.Point) *devices.Device {
+	return &devices.Device{ID: id, Name: id, Bus: "mast", Points: points}
+}
+
+func linePoint(name string, f Field, every time.Duration) *devices.Point {
+	return &devices.Point{Name: name, Source: f, Every: every}
+}
+
+// A talker plays the port of a Lines in a synctest bubble and notes what it
+// makes of what is sent: "speed=12.6", "angle!no value".
+type talker struct {
+	t     *testing.T
+	lines *Lines
+	far   net.Conn // our end while it is open
+
+	mu    sync.Mutex
+	fail  func(opens int) error // what the n-th Open says; nil: it works
+	opens int
+	heard []string
+}
+
+func startTalker(t *testing.T, cfg LinesConfig) *talker {
+	return startFailingTalker(t, cfg, nil)
+}
+
+func startFailingTalker(t *testing.T, cfg LinesConfig, fail func(opens int) error) *talker {
+	k := &talker{t: t, fail: fail}
+	cfg.Bus = "mast"
+	if cfg.Open == nil {
+		cfg.Open = k.open
+	}
+	cfg.Now = func() devices.Stamp { return devices.Stamp(time.Now().UnixNano()) }
+	l, err := NewLines(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.lines = l
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := l.Listen(ctx, k.emit); err != nil {
+			t.Errorf("Listen = %v", err)
+		}
+	})
+	t.Cleanup(func() { cancel(); wg.Wait() })
+	synctest.Wait()
+	return k
+}
+
+func (k *talker) open() (Stream, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.opens++
+	if k.fail != nil {
+		if err := k.fail(k.opens); err != nil {
+			return nil, err
+		}
+	}
+	near, far := net.Pipe()
+	k.far = far
+	return near, nil
+}
+
+func (k *talker) emit(b *devices.Batch) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(b.Readings) == 0 {
+		k.heard = append(k.heard, "open")
+	}
+	for _, r := range b.Readings {
+		if r.Err != nil {
+			k.heard = append(k.heard, r.Point.Name+"!"+devices.Cause(r.Err))
+		} else {
+			k.heard = append(k.heard, r.Point.Name+"="+string(r.Raw))
+		}
+	}
+	b.Release()
+}
+
+func (k *talker) say(parts ...string) {
+	k.t.Helper()
+	for _, s := range parts {
+		if _, err := io.WriteString(k.far, s); err != nil {
+			k.t.Fatal(err)
+		}
+	}
+	synctest.Wait()
+}
+
+func (k *talker) want(words string) {
+	k.t.Helper()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if got := strings.Join(k.heard, " "); got != words {
+		k.t.Errorf("heard %q, want %q", got, words)
+	}
+	k.heard = nil
+}
+
+func wind() LinesConfig {
+	return LinesConfig{Checksum: "nmea", Devices: []*devices.Device{lineDevice("mast",
+		linePoint("angle", Field{Sentence: "MWV", Index: 1}, 0),
+		linePoint("speed", Field{Sentence: "MWV", Index: 3}, 0),
+		linePoint("gust", Field{Sentence: "WIXDR", Index: 2}, 0),
+	)}}
+}
+
+func TestLinesReadSentences(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := startTalker(t, wind())
+		mwv := nmea("WIMWV,214.8,R,12.6,N,A")
+		k.say(mwv + "\r\n")
+		k.want("angle=214.8 speed=12.6")
+		k.say(mwv[:9], mwv[9:], "\n") // in pieces, LF alone
+		k.want("angle=214.8 speed=12.6")
+		k.say(mwv+"\r\n"+nmea("WIXDR,A,20.1")+"\r\n", nmea("GPGLL,,")+"\r\n")
+		k.want("angle=214.8 speed=12.6 gust=20.1")
+		k.say(nmea("IIMWV,,R,1.0,N,A")+"\r\n", nmea("WIMWV,7")+"\r\n")
+		k.want("angle!no value speed=1.0 angle=7 speed!no value")
+		k.say(nmea("WIMWV,214.8,R,12.6,N,V") + "\r\n")
+		k.want("angle!marked invalid speed!marked invalid")
+		if s := k.lines.LineStats(); s.Good != 8 || s.Bad != 0 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+func TestLinesDropWhatIsNotProven(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := startTalker(t, wind())
+		good := nmea("WIMWV,214.8,R,12.6,N,A") + "\r\n"
+		k.say("$WIMWV,999.9,R,99.9,N,A*25\r\n", "garbage\r\n")
+		k.want("")
+		k.say(strings.Repeat("$WIMWV,", 1000))
+		k.say("\r\n", good)
+		k.want("angle=214.8 speed=12.6")
+		k.say("$WIMWV,99") // falls silent in the middle
+		time.Sleep(2 * time.Second)
+		k.say(good)
+		k.want("angle=214.8 speed=12.6")
+		if s := k.lines.LineStats(); s.Good != 2 || s.Bad != 4 || s.LastBad == "" {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+func TestLinesWithoutChecksumTrustWholeLinesOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := startTalker(t, LinesConfig{MaxLine: 20, Devices: []*devices.Device{
+			lineDevice("tank", linePoint("level", Field{Index: 1}, 0), linePoint("temp", Field{Index: 2}, 0)),
+			lineDevice("pump", linePoint("flow", Field{Sentence: "P1", Index: 1}, 0), linePoint("rpm", Field{Key: "rpm"}, 0)),
+		}})
+		k.say("4,20.5\n") // the end of a line that began before we listened
+		k.want("")
+		k.say("123.4, 20.5 \r\n\r\n")
+		k.want("level=123.4 temp=20.5 rpm!no value")
+		k.say("P1,7.5,rpm=1450\n")
+		k.want("level=P1 temp=7.5 flow=7.5 rpm=1450")
+		k.say("12")
+		time.Sleep(5 * time.Second)
+		k.say("3.4,20.5\n") // one line, but who knows
+		k.want("")
+		k.say("12345678901234567890,1\n", "\x00,1\n", "\xff,1\n")
+		k.want("")
+		k.say("1,2\n")
+		k.want("level=1 temp=2 rpm!no value")
+	})
+}
+
+func TestLinesLimitHowOftenAPointIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := startTalker(t, LinesConfig{Checksum: "nmea", Devices: []*devices.Device{lineDevice("mast",
+			linePoint("each", Field{Sentence: "MWV", Index: 3}, 0),
+			linePoint("second", Field{Sentence: "MWV", Index: 3}, time.Second),
+			linePoint("ten", Field{Sentence: "MWV", Index: 3}, 10*time.Second),
+		)}})
+		last := ""
+		for i := range 600 {
+			jitter := time.Duration(i%7-3) * 10 * time.Millisecond
+			k.say(nmea(fmt.Sprintf("WIMWV,1,R,%d,N,A", i)) + "\r\n")
+			time.Sleep(time.Second + jitter)
+			last = fmt.Sprint("=", i)
+		}
+		n := map[string]int{}
+		for _, h := range k.heard {
+			name, _, _ := strings.Cut(h, "=")
+			n[name]++
+		}
+		if n["each"] != 600 || n["second"] < 595 || n["ten"] < 59 || n["ten"] > 61 {
+			t.Errorf("told %v of 600 sentences", n)
+		}
+		if !slices.Contains(k.heard, "each"+last) {
+			t.Error("the last one is missing")
+		}
+	})
+}
+
+func TestLinesReopenTheirPort(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := startFailingTalker(t, wind(), func(opens int) error {
+			if opens > 1 && opens <= 10 { // after 1, 3, 7, 15, 25 … 65 s
+				return errors.New("no such file or directory")
+			}
+			return nil
+		})
+		good := nmea("WIMWV,214.8,R,12.6,N,A") + "\r\n"
+		k.say(good)
+		k.want("angle=214.8 speed=12.6")
+		k.far.Close()
+		time.Sleep(74 * time.Second)
+		k.want("angle!port unavailable speed!port unavailable gust!port unavailable")
+		time.Sleep(2 * time.Second)
+		k.want("open")
+		k.say(good)
+		k.want("angle=214.8 speed=12.6")
+	})
+}
+
+func TestLinesWaitForAPortMissingAtStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := startFailingTalker(t, wind(), func(opens int) error {
+			if opens < 4 {
+				return errors.New("no such file or directory")
+			}
+			return nil
+		})
+		time.Sleep(8 * time.Second)
+		k.want("angle!port unavailable speed!port unavailable gust!port unavailable open")
+	})
+}
+
+// A port that answers reads with nothing, as serial libraries do on hang-up,
+// is given up rather than spun on.
+func TestLinesGiveUpAPortThatReadsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var opens atomic.Int64
+		cfg := wind()
+		cfg.Open = func() (Stream, error) { opens.Add(1); return emptyStream{}, nil }
+		k := startTalker(t, cfg)
+		time.Sleep(16 * time.Second)
+		k.want("angle!port unavailable speed!port unavailable gust!port unavailable")
+		if n := opens.Load(); n != 5 { // at 0, 1, 3, 7, 15 s
+			t.Errorf("opened %d times", n)
+		}
+	})
+}
+
+type emptyStream struct{ io.Writer }
+
+func (emptyStream) Read([]byte) (int, error)        { return 0, nil }
+func (emptyStream) Close() error                    { return nil }
+func (emptyStream) SetReadDeadline(time.Time) error { return nil }
+
+func TestNewLinesChecksPoints(t *testing.T) {
+	dev := lineDevice("mast", linePoint("a", Field{Sentence: "MWV"}, 0), linePoint("b", Field{Index: 1, Key: "x"}, 0),
+		&devices.Point{Name: "c", Source: otherSource{}})
+	_, err := NewLines(LinesConfig{Bus: "mast", Devices: []*devices.Device{dev}})
+	for _, want := range []string{"point a: field 0", "point b: has both", "point c: holding 1 is not a field"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v lacks %q", err, want)
+		}
+	}
+	if _, err := NewLines(LinesConfig{Checksum: "crc"}); err == nil {
+		t.Error("an unknown checksum")
+	}
+	if s := (Field{Sentence: "MWV", Index: 3}).String(); s != "MWV field 3" {
+		t.Errorf("a field is called %q", s)
+	}
+}
+
+type otherSource struct{}
+
+func (otherSource) String() string { return "holding 1" }
+
+// However a stream is split into reads, the same lines come out of it, none
+// longer than allowed.
+func FuzzCutter(f *testing.F) {
+	f.Add([]byte("abc\r\ndef\n\nlonger than ten bytes\nok\n"), uint8(3))
+	f.Add([]byte("\r\n\r\r\n\n"), uint8(1))
+	f.Add([]byte("0123456789\r\n01234567890\n"), uint8(7))
+	f.Fuzz(func(t *testing.T, data []byte, size uint8) {
+		whole, lost := cutAll(data, len(data)+1)
+		split, lostToo := cutAll(data, int(size)+1)
+		if !slices.Equal(whole, split) || lost != lostToo {
+			t.Errorf("%q (%d lost) at once, %q (%d lost) in pieces of %d", whole, lost, split, lostToo, size+1)
+		}
+		for _, line := range whole {
+			if len(line) > 11 || strings.Contains(line, "\n") || !bytes.Contains(data, []byte(line+"\n")) && !bytes.Contains(data, []byte(line+"\r\n")) {
+				t.Errorf("%q from %q", line, data)
+			}
+		}
+	})
+}
+
+func cutAll(data []byte, size int) (lines []string, lost uint64) {
+	c := cutter{max: 10}
+	for chunk := range slices.Chunk(data, size) {
+		for line := range c.lines(chunk) {
+			lines = append(lines, string(line))
+		}
+	}
+	return lines, c.lost
+}
+
+// No line, with or without checksum, makes a panic or a reading from nothing.
+func FuzzLines(f *testing.F) {
+	f.Add([]byte(nmea("WIMWV,214.8,R,12.6,N,A")))
+	f.Add([]byte("MWV,214.8,rpm=7,,"))
+	f.Add([]byte(",:,=,rpm:"))
+	f.Fuzz(func(t *testing.T, line []byte) {
+		for _, checksum := range []string{"nmea", ""} {
+			cfg := wind()
+			cfg.Checksum = checksum
+			cfg.Devices[0].Points = append(cfg.Devices[0].Points, linePoint("rpm", Field{Key: "rpm"}, 0), linePoint("any", Field{Index: 2}, 0))
+			l, err := NewLines(cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.take(line, 1, func(b *devices.Batch) {
+				for _, r := range b.Readings {
+					if (r.Err == nil) == (len(r.Raw) == 0) || r.Err == nil && !bytes.Contains(line, r.Raw) {
+						t.Errorf("%q yields %+v", line, r)
+					}
+				}
+				b.Release()
+			})
+		}
+	})
+}
