@@ -1,0 +1,294 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/url"
+	"sync"
+	"time"
+
+	"edgegateway/broker"
+	"edgegateway/broker/spool"
+)
+
+// A Bridge carries messages to and from one upstream broker.
+type Bridge struct {
+	cfg     Config
+	urls    []*url.URL
+	user    string // as which it publishes locally
+	local   local
+	clock   func() broker.Clock
+	log     *slog.Logger
+	send    *table
+	recv    *table
+	sources []*source
+	decode  func(*spool.Record, *broker.Message) error
+	dial    func(context.Context, *url.URL) (net.Conn, error)
+	random  func() float64
+	count   counters
+	gaps    sync.Mutex // held while OnGap is called
+
+	// The rest belongs to the goroutine of Run.
+
+	willQoS    byte // what the far broker supports, as far as known
+	willRetain bool
+	accepted   uint64          // messages acknowledged since the start
+	careful    int             // so many messages go one at a time
+	suspect    suspect         // the message that went alone when the server ended the connection
+	told       map[string]bool // reasons logged in this outage
+	refused    map[string]byte // topics refused, with the reason, as logged
+}
+
+// local is what a bridge needs of a broker.Broker.
+type local interface {
+	PublishFrom(ctx context.Context, msg *broker.Message, done func(error)) error
+}
+
+// New returns a bridge that is subscribed at the local broker, so that from
+// now on the spool keeps what its send rules match. clock relates the present
+// boot to wall time; it and br may be called from several goroutines.
+func New(cfg Config, br *broker.Broker, clock func() broker.Clock, log *slog.Logger) (*Bridge, error) {
+	b, err := newBridge(cfg, br, clock, log)
+	if err != nil || len(cfg.Send) == 0 {
+		return b, err
+	}
+	d, err := br.Durable(b.user, b.send.filters, b.cfg.QoS)
+	if err != nil {
+		return nil, fmt.Errorf("bridge %s: subscribe at the local broker: %w", cfg.Name, err)
+	}
+	for c := range broker.NumClasses {
+		if l := d.Log(c); l != nil {
+			b.sources = append(b.sources, &source{class: c, id: l.ID(), last: l.Last, consumer: spoolConsumer{d.Consumer(c)}})
+		}
+	}
+	return b, nil
+}
+
+func newBridge(cfg Config, br local, clock func() broker.Clock, log *slog.Logger) (*Bridge, error) {
+	cfg, urls, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	b := &Bridge{
+		cfg:        cfg,
+		urls:       urls,
+		user:       "bridge:" + cfg.Name,
+		local:      br,
+		clock:      clock,
+		log:        log.With("bridge", cfg.Name),
+		send:       newTable(cfg.Send, false),
+		recv:       newTable(cfg.Receive, true),
+		decode:     broker.DecodeRecord,
+		random:     rand.Float64,
+		willQoS:    1,
+		willRetain: true,
+		told:       make(map[string]bool),
+		refused:    make(map[string]byte),
+	}
+	b.dial = func(ctx context.Context, u *url.URL) (net.Conn, error) {
+		return dial(ctx, u, cfg.TLS, cfg.WriteTimeout)
+	}
+	now := cfg.Now()
+	b.count.Stats = Stats{Name: cfg.Name, State: Connecting, Refused: make(map[string]uint64), Skipped: make(map[string]uint64)}
+	b.count.changed, b.count.outage, b.count.rateFrom = now, now, now
+	return b, nil
+}
+
+// settled is how long a connection must last for the next failure to count as
+// the first: two gateways with one client id would else throw each other out
+// once a second for ever.
+const settled = 30 * time.Second
+
+// Run keeps the bridge connected until ctx is done. Then it sends what is left
+// for at most DrainTime, publishes the offline status and disconnects. It
+// returns nil.
+func (b *Bridge) Run(ctx context.Context) error {
+	for failed := 0; ; failed++ {
+		u := b.urls[failed%len(b.urls)]
+		b.count.trying(u.Host)
+		l, err := b.connect(ctx, u)
+		if err == nil {
+			start := time.Now()
+			err = b.serve(ctx, l)
+			if time.Since(start) >= settled {
+				failed = -1
+			}
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		b.lost(err, u.Host)
+		select {
+		case <-time.After(b.backoff(failed + 1)):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// backoff returns how long to wait after so many failures in a row: at random
+// between the least and a bound that doubles each time all URLs were tried, so
+// that a thousand gateways do not come back at one moment.
+func (b *Bridge) backoff(failed int) time.Duration {
+	least, most := b.cfg.MinBackoff, b.cfg.MaxBackoff
+	round := failed / len(b.urls)
+	bound := most
+	if round < 16 {
+		bound = min(most, least<<round)
+	}
+	return least + time.Duration(b.random()*float64(max(0, bound-least)))
+}
+
+// serve uses a link until it is lost, which is an error, or ctx is done.
+func (b *Bridge) serve(ctx context.Context, l *link) error {
+	b.restored(l)
+	streams := b.newStreams()
+	s := b.newSender(l, streams)
+	if b.cfg.Status != nil {
+		s.announce(b.cfg.Status.Online)
+	}
+	if err := l.subscribe(ctx, b.recv.filters); err != nil && l.conn.Err() == nil && ctx.Err() == nil {
+		b.log.Error("uplink works, but commands will not arrive", "err", err)
+	}
+
+	// Streams outlive ctx, for draining.
+	reading, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var readers sync.WaitGroup
+	for _, st := range streams {
+		readers.Go(func() {
+			if err := st.run(reading); err != nil {
+				s.broken <- err // has room for one of each
+			}
+		})
+	}
+	err := s.run(ctx)
+	stop()
+	readers.Wait()
+	if err == nil {
+		s.farewell()
+		b.log.Info("uplink closed", "n", b.backlogRecords())
+		return nil
+	}
+	b.suspectContent(s, err)
+	l.abort()
+	return err
+}
+
+// A suspect is a message after which the far broker ended the connection.
+type suspect struct {
+	source *source
+	seq    spool.Seq
+	times  int
+}
+
+// strikes is how often the far broker must end the connection upon the same
+// message, sent alone, for it to be given up.
+const strikes = 3
+
+// suspectContent looks for the message because of which the far broker ended
+// the connection instead of refusing it: for a while messages go one at a
+// time, and the one that ends three connections is given up.
+func (b *Bridge) suspectContent(s *sender, err error) {
+	r, ok := errors.AsType[*refusal](err)
+	if !ok || !r.content() || s.inFlight == 0 {
+		return
+	}
+	if f := s.lastSent; b.careful > 0 && s.inFlight == 1 && f.source != nil {
+		if b.suspect.source != f.source || b.suspect.seq != f.seq {
+			b.suspect = suspect{f.source, f.seq, 0}
+		}
+		if b.suspect.times++; b.suspect.times == strikes {
+			b.refuse(f, r.code)
+		}
+	}
+	b.careful = 10 * b.cfg.Window // more than what was in flight, with live ones in between
+}
+
+// accept takes f out of the spool: the far broker has it.
+func (b *Bridge) accept(f *flight) {
+	if f.source != nil {
+		f.consumer.Ack(f.seq)
+		b.accepted++
+		b.count.ackedOne(b.cfg.Now())
+		if _, ok := b.refused[f.to]; ok {
+			delete(b.refused, f.to)
+			b.log.Info("messages are accepted upstream again", "topic", f.to)
+		}
+	}
+	f.release()
+}
+
+// maxRefused bounds how many topics are followed in the log.
+const maxRefused = 64
+
+// refuse gives f up, counted, and logged when it begins for a topic.
+func (b *Bridge) refuse(f *flight, code byte) {
+	words := reasonWords(code)
+	if old, ok := b.refused[f.to]; old != code && (ok || len(b.refused) < maxRefused) {
+		b.refused[f.to] = code
+		b.log.Error("message refused upstream and given up", "topic", f.to, "seq", uint64(f.seq), "err", words)
+	}
+	if f.source != nil {
+		f.consumer.Ack(f.seq)
+		b.count.mu.Lock()
+		b.count.Refused[words]++
+		b.count.mu.Unlock()
+	}
+	f.release()
+}
+
+// reportGap counts a hole and tells the gateway.
+func (b *Bridge) reportGap(s *source, g spool.Gap) {
+	b.count.mu.Lock()
+	b.count.Gaps++
+	b.count.Lost += g.Count
+	b.count.mu.Unlock()
+	if b.cfg.OnGap != nil {
+		b.gaps.Lock()
+		defer b.gaps.Unlock()
+		b.cfg.OnGap(Gap{Bridge: b.cfg.Name, Class: s.class, Gap: g})
+	}
+}
+
+// backlogRecords returns how many records the far broker has not acknowledged.
+func (b *Bridge) backlogRecords() (n uint64) {
+	for _, s := range b.sources {
+		n += s.consumer.Backlog().Records
+	}
+	return n
+}
+
+// restored logs a new connection.
+func (b *Bridge) restored(l *link) {
+	outage, first := b.count.up(b.cfg.Now())
+	if first && len(b.told) == 0 {
+		b.log.Info("uplink connected", "url", l.host, "n", b.backlogRecords())
+	} else {
+		b.log.Info("uplink restored", "url", l.host, "dur", outage, "n", b.backlogRecords())
+	}
+	clear(b.told)
+}
+
+// lost logs the end or the lack of a connection: once in an outage, and once
+// more for each reason that waits for a person.
+func (b *Bridge) lost(err error, host string) {
+	words, person := explain(err, host, time.Now())
+	b.count.down(b.cfg.Now(), words)
+	switch {
+	case person && !b.told[words] && len(b.told) < 8:
+		b.log.Error("no uplink, and it will not come by itself", "url", host, "err", words)
+	case len(b.told) == 0:
+		b.log.Warn("no uplink, trying again", "url", host, "err", words)
+	default:
+		b.log.Debug("no uplink, trying again", "url", host, "err", words)
+		return
+	}
+	b.told[words] = true
+}

@@ -1,0 +1,142 @@
+package bridge
+
+import (
+	"cmp"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"time"
+)
+
+// A Config describes one bridge. Zero values mean the default named.
+type Config struct {
+	Name     string   // table key: identity of its cursors and of its user "bridge:NAME"
+	URLs     []string // tcp://host[:1883] or tls://host[:8883], tried in turn; the first is preferred
+	ClientID string
+	Username string
+	Password string      // sent if either it or Username is set
+	TLS      *tls.Config // for tls URLs; nil: the system's authorities. ServerName "": the URL's host
+
+	QoS     byte // 0 or 1, upstream; the package doc says what 0 means
+	Send    []Rule
+	Receive []Rule
+	Replay  Replay
+	MaxAge  time.Duration // older records are skipped and become a gap; 0: kept for ever
+
+	Status     *Status       // nil: none
+	KeepAlive  time.Duration // 60 s; whole seconds
+	Window     int           // messages in flight, at most 1024: 20; the far broker may lower it
+	Session    time.Duration // how long the far broker keeps our subscriptions: 24 h
+	MinBackoff time.Duration // 1 s
+	MaxBackoff time.Duration // 60 s
+
+	ConnectTimeout time.Duration // for name, connection, TLS and CONNACK together: 30 s
+	WriteTimeout   time.Duration // for one packet, and for unacknowledged bytes in the kernel: 20 s
+	AckTimeout     time.Duration // with messages in flight and none acknowledged for so long: reconnect: 30 s
+	DrainTime      time.Duration // for the backlog once Run is to end: 5 s; negative: none
+
+	BootID [16]byte     // of this boot, as given to the spool
+	Now    func() int64 // CLOCK_BOOTTIME in ns; nil: the kernel's
+
+	// OnGap, if not nil, is told of each hole in what is sent, so that the
+	// gateway can publish it. It is called from the bridge's goroutines, one
+	// call at a time for each class, and must not block.
+	OnGap func(Gap)
+}
+
+// Replay says in which order a bridge sends after an outage.
+type Replay uint8
+
+const (
+	// LiveFirst sends what is new at once, and what piled up beside it, with
+	// the user property replayed=1 and not retained.
+	LiveFirst Replay = iota
+	// Strict sends everything in one stream in its order.
+	Strict
+)
+
+func (r Replay) String() string { return [...]string{"live-first", "strict"}[r] }
+
+// A Status is a retained message upstream that says whether the gateway is
+// connected. Offline is its Will and is published at a polite end.
+type Status struct {
+	Topic           string // upstream, not mapped
+	Online, Offline []byte
+}
+
+// withDefaults returns c with defaults in place of zero values, and all that
+// is wrong with it.
+func (c Config) withDefaults() (Config, []*url.URL, error) {
+	c.KeepAlive = cmp.Or(c.KeepAlive, 60*time.Second)
+	c.Window = cmp.Or(c.Window, 20)
+	c.Session = cmp.Or(c.Session, 24*time.Hour)
+	c.MinBackoff = cmp.Or(c.MinBackoff, time.Second)
+	c.MaxBackoff = max(cmp.Or(c.MaxBackoff, time.Minute), c.MinBackoff)
+	c.ConnectTimeout = cmp.Or(c.ConnectTimeout, 30*time.Second)
+	c.WriteTimeout = cmp.Or(c.WriteTimeout, 20*time.Second)
+	c.AckTimeout = cmp.Or(c.AckTimeout, 30*time.Second)
+	c.DrainTime = cmp.Or(c.DrainTime, 5*time.Second)
+	if c.Now == nil {
+		c.Now = boottime
+	}
+	urls, err := c.check()
+	if err != nil {
+		return c, nil, fmt.Errorf("bridge %s: %w", c.Name, err)
+	}
+	return c, urls, nil
+}
+
+func (c *Config) check() ([]*url.URL, error) {
+	var errs []error
+	refuse := func(wrong bool, format string, args ...any) {
+		if wrong {
+			errs = append(errs, fmt.Errorf(format, args...))
+		}
+	}
+	refuse(c.Name == "", "it has no name")
+	refuse(c.ClientID == "", "client_id is missing: the far broker knows the gateway by it")
+	refuse(c.QoS > 1, "qos is %d, but bridges send with 0 or 1 and recognise repetitions by the mid property: use 1", c.QoS)
+	refuse(c.Window < 1 || c.Window > 1024, "window is %d, must be 1 to 1024", c.Window)
+	refuse(c.KeepAlive < time.Second || c.KeepAlive > 65535*time.Second, "keep-alive is %v, must be 1 s to 65535 s", c.KeepAlive)
+	refuse(len(c.URLs) == 0, "url is missing")
+	for _, e := range Validate(c.Send) {
+		errs = append(errs, fmt.Errorf("send: %w", e))
+	}
+	for _, e := range ValidateReceive(c.Receive) {
+		errs = append(errs, fmt.Errorf("receive: %w", e))
+	}
+	var urls []*url.URL
+	for _, s := range c.URLs {
+		u, err := ParseURL(s)
+		if err != nil {
+			errs = append(errs, err)
+		}
+		urls = append(urls, u)
+	}
+	return urls, errors.Join(errs...)
+}
+
+// ParseURL returns the parsed URL of an upstream broker, with its port filled
+// in and its scheme reduced to tcp or tls.
+func ParseURL(s string) (*url.URL, error) {
+	u, err := url.Parse(s)
+	if err != nil {
+		return nil, fmt.Errorf("upstream %w", err)
+	}
+	port := ""
+	switch u.Scheme {
+	case "tcp", "mqtt":
+		u.Scheme, port = "tcp", "1883"
+	case "tls", "ssl", "mqtts":
+		u.Scheme, port = "tls", "8883"
+	default:
+		return nil, fmt.Errorf("upstream %q: write tls://host:8883 or tcp://host:1883", s)
+	}
+	if u.Hostname() == "" || u.Path != "" || u.User != nil {
+		return nil, fmt.Errorf("upstream %s://%s: it must hold a host and a port only; user and password have keys of their own", u.Scheme, u.Host)
+	}
+	u.Host = net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), port))
+	return u, nil
+}

@@ -1,0 +1,178 @@
+package bridge
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix" // TCP_USER_TIMEOUT and CLOCK_BOOTTIME, which the standard library lacks
+)
+
+// maxInbound is the largest packet taken from upstream, in bytes; CONNECT
+// announces it. Commands are small.
+const maxInbound = 256 << 10
+
+// boottime returns CLOCK_BOOTTIME in nanoseconds.
+func boottime() int64 {
+	var ts unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts) != nil {
+		return 0
+	}
+	return ts.Nano()
+}
+
+// dial connects to u and, for tls, proves the server's name. Unacknowledged
+// bytes end the connection after timeout, so that a half-open link does not
+// keep the sender waiting for the many minutes that TCP would.
+func dial(ctx context.Context, u *url.URL, conf *tls.Config, timeout time.Duration) (net.Conn, error) {
+	d := net.Dialer{
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: timeout, Interval: timeout / 4, Count: 3},
+		ControlContext: func(_ context.Context, network, _ string, raw syscall.RawConn) error {
+			return raw.Control(func(fd uintptr) {
+				// An old kernel without it is no reason not to connect.
+				_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(timeout.Milliseconds()))
+			})
+		},
+	}
+	c, err := d.DialContext(ctx, "tcp", u.Host)
+	if err != nil || u.Scheme != "tls" {
+		return c, err
+	}
+	if conf == nil {
+		conf = new(tls.Config)
+	}
+	conf = conf.Clone()
+	conf.MinVersion = max(conf.MinVersion, tls.VersionTLS12)
+	if conf.ServerName == "" {
+		conf.ServerName = u.Hostname()
+	}
+	t := tls.Client(c, conf)
+	if err := t.HandshakeContext(ctx); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return t, nil
+}
+
+// A conn is a connection as paho needs it: safe for concurrent writers, each
+// packet in one write with a deadline, and no packet read that is larger than
+// limit, before paho makes room for it.
+//
+// Paho brackets the writes of one packet with Lock and Unlock if it finds
+// them. The lock is a channel so that waiting for it is visible to synctest.
+// After an error the connection is closed; Err tells why.
+type conn struct {
+	net.Conn
+	timeout time.Duration // for one write
+	limit   int           // bytes of one inbound packet
+
+	lock chan struct{} // holds one token while someone writes
+	out  []byte        // the packet being written; belongs to the holder of lock
+
+	in    *bufio.Reader // below: belong to paho's reader
+	left  int           // bytes until the next packet begins
+	shift int           // -1: packet type expected; else position in the length
+	size  int           // length as far as known
+
+	err atomic.Pointer[error] // the first one
+}
+
+func newConn(c net.Conn, timeout time.Duration, limit int) *conn {
+	return &conn{Conn: c, timeout: timeout, limit: limit, lock: make(chan struct{}, 1), in: bufio.NewReader(c), shift: -1}
+}
+
+func (c *conn) Lock() { c.lock <- struct{}{} }
+
+// Unlock sends what was written since Lock.
+func (c *conn) Unlock() {
+	_ = c.SetWriteDeadline(time.Now().Add(c.timeout))
+	if _, err := c.Conn.Write(c.out); err != nil {
+		c.fail(err)
+		c.Close() // part of a packet may be out: nothing may follow it
+	}
+	if c.out = c.out[:0]; cap(c.out) > maxInbound {
+		c.out = nil
+	}
+	<-c.lock
+}
+
+// Write appends to the packet that Unlock sends.
+func (c *conn) Write(p []byte) (int, error) {
+	if err := c.Err(); err != nil {
+		return 0, err
+	}
+	c.out = append(c.out, p...)
+	return len(p), nil
+}
+
+// Err returns the error that ended the connection, nil while none has.
+func (c *conn) Err() error {
+	if err := c.err.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// fail notes the first error.
+func (c *conn) fail(err error) { c.err.CompareAndSwap(nil, &err) }
+
+// closedHere reports whether err says that we closed the connection ourselves.
+func closedHere(err error) bool {
+	return errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrClosedPipe)
+}
+
+// Read reads within one packet and follows its framing (MQTT 5, 2.1).
+func (c *conn) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if c.left > 0 {
+		n, err := c.in.Read(p[:min(len(p), c.left)])
+		c.left -= n
+		return n, c.noted(err)
+	}
+	b, err := c.in.ReadByte()
+	if err != nil {
+		return 0, c.noted(err)
+	}
+	if err := c.frame(b); err != nil {
+		return 0, c.noted(err)
+	}
+	p[0] = b
+	return 1, nil
+}
+
+// frame takes one byte of a fixed header.
+func (c *conn) frame(b byte) error {
+	if c.shift < 0 {
+		c.shift, c.size = 0, 0
+		return nil
+	}
+	c.size |= int(b&0x7F) << c.shift
+	c.shift += 7
+	switch {
+	case b < 0x80:
+		c.left, c.shift = c.size, -1
+	case c.shift > 21:
+		return errors.New("the server sent a malformed packet length")
+	}
+	if c.left > c.limit {
+		return fmt.Errorf("the server sent a packet of %d bytes, more than the %d it was told", c.left, c.limit)
+	}
+	return nil
+}
+
+func (c *conn) noted(err error) error {
+	if err != nil {
+		c.fail(err)
+	}
+	return err
+}

@@ -1,0 +1,55 @@
+// Package bridge carries messages between the local broker and one upstream
+// broker, through outages of any length.
+//
+// # Sending
+//
+// A bridge is a durable subscriber of the local broker: what its send rules
+// match is stored in the spool and belongs to it until the far broker's
+// PUBACK. It holds no queue of its own. One goroutine sends in order, up to
+// a window of messages in flight; PUBACKs come back in any order and mark
+// single records in the spool, which moves the cursor over what is complete.
+// When a connection is lost all that was in flight is forgotten and read from
+// the spool again, in order and with new packet ids: at least once. MQTT 5
+// (4.4) would have the same packets repeated with their ids; brokers cannot
+// tell, for they keep nothing about a QoS 1 message they have acknowledged or
+// not. Each message carries the user property mid, made of the log's id and
+// the record's sequence number, by which the far side drops repetitions.
+//
+// Strict replay is one stream for each class in the order of the log. With
+// live-first, what is appended after a (re)connect goes first and what was
+// there before fills the gaps, at least every fifth message. The backlog
+// carries replayed=1 and is not retained, since an old value must not replace
+// a new one. Critical messages are few and always strict; they go first, but
+// leave a fifth to others, too.
+//
+// A record in the spool is owed, so it is sent with the bridge's QoS whatever
+// QoS it came with, lowered to what the far broker supports. A bridge with
+// QoS 0 counts a message as delivered once the kernel has taken it: what is
+// on its way when a link breaks is lost. That is what QoS 0 means; use 1.
+//
+// What the far broker refuses for what it is (not authorised, bad topic, too
+// large) is counted, logged when that begins and ends, and given up, so that
+// it never holds up the rest. Refusals for lack of quota are repeated, later
+// and later. A broker that ends the connection instead of refusing a message
+// is sent one message at a time until it is found which one that is.
+//
+// # Receiving
+//
+// Receive rules subscribe upstream, and lead to command topics only. What
+// comes in is published locally as user "bridge:NAME", bound by what that user
+// may do, and acknowledged upstream when the local broker has it safe. It is
+// never sent back. Retained messages are no commands and are ignored.
+//
+// # paho.golang
+//
+// Only its Client is used, the MQTT 5 packet codec, pinger and reader: not
+// autopaho, none of its queues and stores, and not its session state, which
+// loses what is in flight with the far session (its PublishViaQueue counts a
+// message as delivered once it is in that state), sends again beyond the
+// Receive Maximum, writes without deadline while holding its lock, and tells
+// no one about PUBACKs of asynchronous messages. See session and conn. It has
+// no limit for what it reads, nor a check of the server's Maximum Packet Size,
+// and would crash on a CONNACK with an authentication method: all three are
+// made good here. Handlers are given to each Client at its making, for those
+// added later vanish with it. QoS 2 is not used.
+package bridge

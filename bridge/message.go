@@ -1,0 +1,156 @@
+package bridge
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/eclipse/paho.golang/packets"
+	"github.com/eclipse/paho.golang/paho"
+
+	"edgegateway/broker"
+	"edgegateway/broker/spool"
+)
+
+// User properties that a bridge adds. Those of the same name that a message
+// came with are dropped.
+const (
+	propID       = "mid"      // LOG-SEQ: never used for another message
+	propReplayed = "replayed" // "1": from the backlog
+)
+
+// Why a record is not sent. All but max_age are no loss.
+const (
+	skipOwn       = "own"       // this bridge received it
+	skipUnmatched = "unmatched" // by any send rule as they are now
+	skipExpired   = "expired"   // its publisher gave it a lifetime
+	skipMaxAge    = ReasonMaxAge
+)
+
+// route finds where f goes, and why it does not: "" if it does.
+func (b *Bridge) route(f *flight) string {
+	if f.msg.From == b.user {
+		return skipOwn
+	}
+	to, ok := b.send.lookup(f.msg.Topic)
+	if !ok {
+		return skipUnmatched
+	}
+	f.to = to
+	age, known := b.age(f)
+	if known && b.cfg.MaxAge > 0 && age > b.cfg.MaxAge {
+		return skipMaxAge
+	}
+	if p := f.msg.Props; known && p != nil && p.Expiry != nil && age >= time.Duration(*p.Expiry)*time.Second {
+		return skipExpired
+	}
+	return ""
+}
+
+// clockFor returns the best relation to wall time for stamps of a boot.
+func (b *Bridge) clockFor(boot spool.BootRef) broker.Clock {
+	switch {
+	case boot.ID == b.cfg.BootID:
+		return b.clock()
+	case boot.Synced:
+		return broker.Clock{Offset: boot.Offset, Quality: broker.Exact}
+	}
+	return broker.Clock{Offset: boot.Offset, Quality: broker.Unsynced}
+}
+
+// age returns how old f is: by boot time within this boot, else by wall time
+// if both then and now it was exact. Otherwise nobody can know.
+func (b *Bridge) age(f *flight) (time.Duration, bool) {
+	now := b.cfg.Now()
+	if f.boot.ID == b.cfg.BootID {
+		return time.Duration(now - f.msg.Stamp), true
+	}
+	here := b.clock()
+	if !f.boot.Synced || here.Quality != broker.Exact {
+		return 0, false
+	}
+	return time.Duration(now + here.Offset - f.msg.Stamp - f.boot.Offset), true
+}
+
+// packet returns f as it goes upstream now.
+func (b *Bridge) packet(f *flight, l limits) *paho.Publish {
+	if f.source == nil { // our own status
+		return &paho.Publish{Topic: f.to, Payload: f.msg.Payload, QoS: min(f.msg.QoS, l.qos), Retain: l.retain}
+	}
+	f.msg.Rebase(b.clockFor(f.boot))
+	return &paho.Publish{
+		Topic:      f.to,
+		Payload:    f.msg.Payload,
+		QoS:        min(b.cfg.QoS, l.qos),
+		Retain:     f.msg.Retain && !f.replayed && l.retain,
+		Properties: b.properties(f),
+	}
+}
+
+func (b *Bridge) properties(f *flight) *paho.PublishProperties {
+	out := new(paho.PublishProperties)
+	if in := f.msg.Props; in != nil {
+		if in.PayloadUTF8 {
+			out.PayloadFormat = new(byte(1))
+		}
+		out.MessageExpiry = b.remaining(f)
+		out.ContentType = in.ContentType
+		out.ResponseTopic = in.ResponseTopic
+		out.CorrelationData = in.Correlation
+		for _, u := range in.User {
+			if u.Key != propID && u.Key != propReplayed {
+				out.User.Add(u.Key, u.Value)
+			}
+		}
+	}
+	out.User.Add(propID, messageID(f.source.id, f.seq))
+	if f.replayed {
+		out.User.Add(propReplayed, "1")
+	}
+	return out
+}
+
+// remaining returns what is left of a message's lifetime in seconds, at least
+// one: what has run out since it was read goes all the same.
+func (b *Bridge) remaining(f *flight) *uint32 {
+	total := f.msg.Props.Expiry
+	age, known := b.age(f)
+	if total == nil || !known || age <= 0 {
+		return total
+	}
+	return new(uint32(max(1, int64(*total)-int64(age/time.Second))))
+}
+
+// messageID returns the id of a record that it keeps through all repetitions
+// and that no other has: the id of its log and its number in base 32.
+func messageID(log string, seq spool.Seq) string {
+	return log + "-" + strconv.FormatUint(uint64(seq), 32)
+}
+
+// fits reports whether p, with a packet id, is at most limit bytes long; 0 is
+// no limit. Only near the limit is it worth encoding.
+func fits(p *paho.Publish, limit int) bool {
+	if limit == 0 {
+		return true
+	}
+	rough := 64 + len(p.Topic) + len(p.Payload)
+	if q := p.Properties; q != nil {
+		rough += len(q.ContentType) + len(q.ResponseTopic) + len(q.CorrelationData)
+		for _, u := range q.User {
+			rough += 5 + len(u.Key) + len(u.Value)
+		}
+	}
+	return rough <= limit || packetSize(p.Packet()) <= limit
+}
+
+// packetSize returns the length of p on the wire.
+func packetSize(p *packets.Publish) int {
+	n := 0
+	for _, b := range p.Buffers() {
+		n += len(b)
+	}
+	header := 2
+	for v := n >> 7; v > 0; v >>= 7 {
+		header++
+	}
+	return header + n
+}

@@ -1,0 +1,280 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/eclipse/paho.golang/paho"
+)
+
+// A sender sends over one link, in one goroutine, that of Bridge.Run. It owns
+// the window; what is in flight is known to the session.
+type sender struct {
+	b       *Bridge
+	l       *link
+	streams [numStreams]<-chan *flight // nil: not there
+	broken  chan error                 // why a stream could not be read
+	turns   turns
+
+	inFlight int
+	lastSent *flight
+	progress time.Time // of the last PUBACK, or when the first of those in flight was sent
+
+	postponed []*flight // refused for lack of quota, in the order to be sent again
+	resume    time.Time // nothing is sent before
+
+	draining bool
+	deadline time.Time // of draining
+	timer    *time.Timer
+}
+
+func (b *Bridge) newSender(l *link, streams []*stream) *sender {
+	s := &sender{b: b, l: l, broken: make(chan error, numStreams), timer: time.NewTimer(time.Hour)}
+	for _, st := range streams {
+		s.streams[st.rank] = st.out
+	}
+	return s
+}
+
+// run sends until the link is lost, which is an error, or ctx is done and
+// everything is sent or the time for that is over, which is not.
+func (s *sender) run(ctx context.Context) error {
+	defer s.timer.Stop()
+	stop := ctx.Done()
+	for {
+		s.collect()
+		if f := s.next(); f != nil {
+			s.send(f)
+			continue
+		}
+		if s.draining && s.drained() {
+			return nil
+		}
+		s.arm()
+		select {
+		case a := <-s.l.acks:
+			s.settle(a)
+		case f := <-s.open(critical):
+			s.send(f)
+		case f := <-s.open(live):
+			s.send(f)
+		case f := <-s.open(backlog):
+			s.send(f)
+		case <-s.timer.C:
+			if s.stalled() {
+				return errAckStall
+			}
+		case err := <-s.broken:
+			return err
+		case <-s.l.down():
+			return s.l.cause()
+		case <-stop:
+			stop = nil
+			s.draining, s.deadline = true, time.Now().Add(s.b.cfg.DrainTime)
+		}
+	}
+}
+
+// collect settles the answers that are there.
+func (s *sender) collect() {
+	for {
+		select {
+		case a := <-s.l.acks:
+			s.settle(a)
+		default:
+			return
+		}
+	}
+}
+
+// ready reports whether one more message may be sent now.
+func (s *sender) ready() bool {
+	window := s.l.limits.window
+	if s.b.careful > 0 {
+		window = 1
+	}
+	return s.inFlight < window && !time.Now().Before(s.resume) && s.l.conn.Err() == nil
+}
+
+// next returns what is to be sent now, nil if nothing is there or may be.
+func (s *sender) next() *flight {
+	if !s.ready() {
+		return nil
+	}
+	if len(s.postponed) > 0 {
+		f := s.postponed[0]
+		s.postponed = s.postponed[1:]
+		return f
+	}
+	var there [numStreams]bool
+	for i, c := range s.streams {
+		there[i] = len(c) > 0
+	}
+	if i := s.turns.next(there); i >= 0 {
+		return <-s.streams[i] // only this goroutine takes from it
+	}
+	return nil
+}
+
+// open returns a stream's channel while it may be sent from, else nil.
+func (s *sender) open(rank int) <-chan *flight {
+	if s.ready() {
+		return s.streams[rank]
+	}
+	return nil
+}
+
+// send sends f. When the connection breaks under it, f is forgotten here and
+// read from the spool again.
+func (s *sender) send(f *flight) {
+	p := s.b.packet(f, s.l.limits)
+	if !fits(p, s.l.limits.packet) {
+		s.b.refuse(f, codeTooLarge)
+		return
+	}
+	if err := s.l.publish(f, p); err != nil {
+		if errors.Is(err, paho.ErrInvalidArguments) {
+			s.b.refuse(f, codeTopicInvalid)
+		}
+		return
+	}
+	s.b.count.add(&s.b.count.Sent)
+	if p.QoS == 0 {
+		s.b.accept(f)
+		return
+	}
+	if s.inFlight == 0 {
+		s.progress = time.Now()
+	}
+	s.setInFlight(s.inFlight + 1)
+	s.lastSent = f
+}
+
+func (s *sender) setInFlight(n int) {
+	s.inFlight = n
+	s.b.count.mu.Lock()
+	s.b.count.InFlight = n
+	s.b.count.mu.Unlock()
+}
+
+// Reason codes that the sender acts on (MQTT 5, 2.4).
+const (
+	codeTopicInvalid   = 0x90
+	codeReceiveMaximum = 0x93
+	codeTooLarge       = 0x95
+	codeQuota          = 0x97
+)
+
+// settle takes the far broker's answer for a message.
+func (s *sender) settle(a ack) {
+	s.setInFlight(s.inFlight - 1)
+	s.progress = time.Now()
+	if s.b.careful > 0 {
+		s.b.careful--
+	}
+	switch {
+	case a.code < 0x80: // 0x10, no subscribers, is success, too
+		s.b.accept(a.flight)
+	case (a.code == codeQuota || a.code == codeReceiveMaximum) && !s.hopeless(a.flight):
+		s.postpone(a.flight)
+	default:
+		s.b.refuse(a.flight, a.code)
+	}
+}
+
+// maxTries is how often a message is sent again for lack of quota before it is
+// suspected to be the cause itself.
+const maxTries = 16
+
+// hopeless reports whether f was refused for long while others passed.
+func (s *sender) hopeless(f *flight) bool {
+	return f.tries >= maxTries && s.b.accepted > f.accepted
+}
+
+// postpone has f sent again, before all else, after a pause for everything.
+func (s *sender) postpone(f *flight) {
+	if f.tries == 0 {
+		f.accepted = s.b.accepted
+	}
+	pause := min(s.b.cfg.MinBackoff<<min(f.tries, 16), s.b.cfg.MaxBackoff)
+	if t := time.Now().Add(pause); t.After(s.resume) {
+		s.resume = t
+	}
+	f.tries++
+	s.b.count.add(&s.b.count.Postponed)
+	i := len(s.postponed)
+	for i > 0 && f.source == s.postponed[i-1].source && f.seq < s.postponed[i-1].seq {
+		i--
+	}
+	s.postponed = append(s.postponed[:i], append([]*flight{f}, s.postponed[i:]...)...)
+}
+
+// arm sets the timer to the next moment at which something is to be done
+// without anything happening.
+func (s *sender) arm() {
+	now := time.Now()
+	wait := time.Hour
+	if s.inFlight > 0 {
+		wait = s.progress.Add(s.b.cfg.AckTimeout).Sub(now)
+	}
+	if d := s.resume.Sub(now); d > 0 {
+		wait = min(wait, d)
+	}
+	if s.draining {
+		wait = min(wait, drainCheck)
+	}
+	s.timer.Reset(max(wait, 0))
+}
+
+// stalled reports whether answers have been missing for too long.
+func (s *sender) stalled() bool {
+	return s.inFlight > 0 && time.Since(s.progress) >= s.b.cfg.AckTimeout
+}
+
+// drainCheck is how often it is looked whether all is sent. What is skipped
+// is acknowledged by streams, of which the sender hears nothing.
+const drainCheck = 50 * time.Millisecond
+
+// drained reports whether nothing is left to send, or no time for it.
+func (s *sender) drained() bool {
+	if !time.Now().Before(s.deadline) {
+		return true
+	}
+	if s.inFlight > 0 || len(s.postponed) > 0 {
+		return false
+	}
+	return s.b.backlogRecords() == 0
+}
+
+// announce sends the bridge's own status and counts it as in flight.
+func (s *sender) announce(payload []byte) {
+	f := newFlight()
+	f.to = s.b.cfg.Status.Topic
+	f.msg.QoS = 1
+	f.msg.Payload = payload
+	s.send(f)
+}
+
+// farewell publishes the offline status, waits a moment until it has arrived,
+// and leaves politely.
+func (s *sender) farewell() {
+	over := time.AfterFunc(farewellTime, func() { s.l.conn.Close() })
+	defer over.Stop()
+	defer s.l.leave()
+	if s.b.cfg.Status == nil {
+		return
+	}
+	s.announce(s.b.cfg.Status.Offline)
+	for s.inFlight > 0 {
+		select {
+		case a := <-s.l.acks:
+			s.settle(a)
+			if a.source == nil {
+				return
+			}
+		case <-s.l.down():
+			return
+		}
+	}
+}
