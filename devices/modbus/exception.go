@@ -1,6 +1,9 @@
 package modbus
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
 
 // Exception codes (Modbus application protocol V1.1b3, chapter 7).
 const (
@@ -59,4 +62,23 @@ func (e *Exception) Error() string {
 		s += " (" + r + ")"
 	}
 	return s
+}
+
+func isException(err error) bool {
+	_, ok := errors.AsType[*Exception](err)
+	return ok
+}
+
+// fromUnit reports whether err is an answer of the unit itself: not that of a
+// gateway which could not reach it.
+func fromUnit(err error) bool {
+	e, ok := errors.AsType[*Exception](err)
+	return ok && e.Code != GatewayPath && e.Code != GatewayTargetSilence
+}
+
+// refused reports whether err says that the device will never answer this
+// request, though it may answer for a part of it.
+func refused(err error) bool {
+	e, ok := errors.AsType[*Exception](err)
+	return ok && (e.Code == IllegalAddress || e.Code == IllegalValue)
 }

@@ -1,8 +1,13 @@
 package modbus
 
 import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
 	"time"
 
+	"edgegateway/devices"
 	"edgegateway/devices/serial"
 )
 
@@ -18,6 +23,148 @@ type Config struct {
 	// the wire; it makes costs honest.
 	Behind *serial.Config
 
-	Timeout        time.Duration // from the end of a request to the first byte of its answer; 0 means 1 s
+	Timeout        time.Duration // from the end of a request to the beginning of its answer; 0 means 1 s
 	ConnectTimeout time.Duration // 0 means 3 s
+}
+
+const (
+	defaultTimeout        = time.Second // a serial device may take as long (V1.02, 2.4.1)
+	defaultConnectTimeout = 3 * time.Second
+	maxHoldOff            = 5 * time.Second
+)
+
+// A Line is one bus of Modbus devices: a serial line, or a TCP endpoint with
+// what is behind it. It implements devices.Line: only its Poller calls it,
+// except Stats and Address, which anyone may.
+type Line struct {
+	cfg     Config
+	carrier carrier
+	wire    wire
+	cost    serial.Config // the slowest line a request travels
+	stats   counters
+
+	port     Port // nil: not open
+	used     bool // the port has carried an answer
+	notUntil time.Time
+	openErr  error // of the last attempt; holds until notUntil
+}
+
+// A wire is one way to frame requests. Its state belongs to its line.
+type wire interface {
+	// exchange asks r and returns its proven answer. An *Exception comes
+	// with the answer's time.
+	exchange(ctx context.Context, p Port, u Unit, r *request) (answer, error)
+	// reset prepares for a port just opened.
+	reset()
+	// thinking is how long the unit takes to answer, as learned; 0: unknown.
+	thinking(unit byte) time.Duration
+}
+
+// An answer is a proven reply with the time its last byte arrived.
+type answer struct {
+	pdu PDU
+	at  devices.Stamp
+}
+
+var _ devices.Line = (*Line)(nil)
+
+// NewLine returns a line that opens its port with the first query.
+func NewLine(cfg Config) (*Line, error) {
+	cfg.Timeout = cmp.Or(cfg.Timeout, defaultTimeout)
+	cfg.ConnectTimeout = cmp.Or(cfg.ConnectTimeout, defaultConnectTimeout)
+	c, err := newCarrier(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return newLine(cfg, c), nil
+}
+
+func newLine(cfg Config, c carrier) *Line {
+	l := &Line{cfg: cfg, carrier: c}
+	switch {
+	case !c.rtu:
+		l.wire = newTCPWire(&l.stats)
+	case c.tty:
+		l.cost = cfg.Serial
+		l.wire = newRTUWire(cfg.Serial, &l.stats)
+	default:
+		l.wire = newRTUWire(serial.Config{}, &l.stats)
+	}
+	if cfg.Behind != nil {
+		l.cost = *cfg.Behind
+	}
+	return l
+}
+
+// Address is the URL or path of the line.
+func (l *Line) Address() string { return l.carrier.address }
+
+// Close closes the port. A query after it opens it again.
+func (l *Line) Close() error {
+	if l.port == nil {
+		return nil
+	}
+	err := l.port.Close()
+	l.port = nil
+	return err
+}
+
+// ask performs one exchange. A read on a kept connection that turns out to be
+// closed is asked once more on a new one, as many devices close idle ones.
+func (l *Line) ask(ctx context.Context, u Unit, r *request) (answer, error) {
+	u.Timeout = cmp.Or(u.Timeout, l.cfg.Timeout)
+	kept := l.port != nil && l.used && !l.carrier.tty
+	a, err := l.askOnce(ctx, u, r)
+	if kept && !r.write && errors.Is(err, devices.ErrPort) && ctx.Err() == nil {
+		a, err = l.askOnce(ctx, u, r)
+	}
+	if err != nil {
+		return a, fmt.Errorf("%v on %s: %w", r, l.Address(), err)
+	}
+	return a, nil
+}
+
+func (l *Line) askOnce(ctx context.Context, u Unit, r *request) (answer, error) {
+	if err := l.open(ctx); err != nil {
+		return answer{}, err
+	}
+	start, port := time.Now(), l.port
+	defer func() { l.stats.busy(time.Since(start)) }()
+	defer context.AfterFunc(ctx, func() { port.SetReadDeadline(time.Unix(1, 0)) })()
+	a, err := l.wire.exchange(ctx, port, u, r)
+	var broken *brokenError
+	switch {
+	case err == nil:
+		l.used = true
+	case isException(err):
+		l.used = true
+		l.stats.exception()
+	case errors.Is(err, devices.ErrPort), errors.As(err, &broken):
+		l.Close()
+	}
+	return a, err
+}
+
+// open opens the port if it is not. An attempt that took long is not repeated
+// at once: an unreachable host costs at most half of the line's time.
+func (l *Line) open(ctx context.Context) error {
+	if l.port != nil {
+		return nil
+	}
+	start := time.Now()
+	if start.Before(l.notUntil) {
+		return l.openErr
+	}
+	p, err := l.carrier.dial(ctx)
+	if err != nil {
+		if ctx.Err() == nil {
+			now := time.Now()
+			l.openErr, l.notUntil = err, now.Add(min(now.Sub(start), maxHoldOff))
+		}
+		return err
+	}
+	l.port, l.used = p, false
+	l.wire.reset()
+	l.stats.opened()
+	return nil
 }

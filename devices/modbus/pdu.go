@@ -93,16 +93,11 @@ func appendMany(dst PDU, n int, data []byte) PDU {
 }
 
 // dataLen is how many bytes of values the answer to a read carries.
-func (r *request) dataLen() int {
-	if r.reg.Table.Bits() {
-		return (r.reg.count() + 7) / 8
-	}
-	return 2 * r.reg.count()
-}
+func (r *request) dataLen() int { return r.reg.Table.wireSize(r.reg.count()) }
 
 // replyLen is the length of the answer's PDU if it is no exception.
 func (r *request) replyLen() int {
-	if r.write || r.pdu.function() == fnDiagnostics {
+	if r.write {
 		return 5
 	}
 	return 2 + r.dataLen()
@@ -111,12 +106,23 @@ func (r *request) replyLen() int {
 // same reports whether r and o are one question.
 func (r *request) same(o *request) bool { return r.unit == o.unit && bytes.Equal(r.pdu, o.pdu) }
 
+// alike reports whether an answer to o, but for its values, can also be one
+// to r.
+func (r *request) alike(o *request) bool {
+	if r.write && o.write {
+		return bytes.Equal(r.pdu[:5], o.pdu[:5])
+	}
+	return r.pdu.function() == o.pdu.function() && r.dataLen() == o.dataLen()
+}
+
+// echoes reports whether the answer to r is equal to r.
+func (r *request) echoes() bool {
+	return r.pdu.function() == fnWriteCoil || r.pdu.function() == fnWriteRegister
+}
+
 // String names r for people: "unit 1: input 0-79".
 func (r *request) String() string {
-	switch {
-	case r.pdu.function() == fnDiagnostics:
-		return fmt.Sprintf("unit %d: diagnostics", r.unit)
-	case r.write:
+	if r.write {
 		return fmt.Sprintf("unit %d: write %v", r.unit, r.reg)
 	}
 	return fmt.Sprintf("unit %d: %v", r.unit, r.reg)
@@ -138,7 +144,7 @@ func (r *request) shape(begin PDU) (length int, err error) {
 		return 2, nil
 	case begin[0] != fn:
 		return 0, errFunction
-	case r.write || fn == fnDiagnostics:
+	case r.write:
 		n := min(len(begin), 5)
 		if !bytes.Equal(begin[:n], r.pdu[:n]) {
 			return 0, errEcho

@@ -39,6 +39,14 @@ func (t Table) size(n int) int {
 	return 2 * n
 }
 
+// wireSize returns how many bytes n entries take in a reply.
+func (t Table) wireSize(n int) int {
+	if t.Bits() {
+		return (n + 7) / 8
+	}
+	return 2 * n
+}
+
 // A Register is where a point is found: Count registers, or bits, from
 // Address on. Address is what travels on the wire, from 0.
 type Register struct {

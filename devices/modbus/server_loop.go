@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"sync"
@@ -13,14 +12,6 @@ import (
 
 	"edgegateway/devices/serial"
 )
-
-// A Port is what a line or a server needs of a tty or a socket. After
-// SetReadDeadline, also from another goroutine, Read returns within 25 ms of
-// the deadline with os.ErrDeadlineExceeded.
-type Port interface {
-	io.ReadWriteCloser
-	SetReadDeadline(t time.Time) error
-}
 
 const (
 	maxClients = 64                    // of one server; more are turned away

@@ -1,0 +1,169 @@
+package modbus
+
+import "time"
+
+// horizon is how long an answer is held possible after its request. Beyond it
+// only the distance of ten seconds, or four times the longest timeout if that
+// is more, speaks against a late answer.
+const horizon = 10 * time.Second
+
+// lateReplies are the requests to one unit that were sent and not answered,
+// oldest first, and what has been learned of its speed.
+//
+// An RTU answer does not say what it answers: after a timeout the next answer
+// of the same length would be taken for it. Two facts help. A unit answers in
+// the order in which it was asked, so that an answer that only a later
+// request can have settles all earlier ones. And most late answers are not
+// very late. So a request that an open one could be confused with waits first
+// until twice the timeout has passed since that one was sent, or until its
+// late answer comes; then a probe is sent, a small read with another function
+// code, whose answer of any kind, an exception too, settles all before it.
+// Only then is the request sent. Requests to other units go on: their answers
+// carry another id. An open request is forgotten after the horizon.
+//
+// What remains: a unit that answers later than the horizon, and a unit that
+// answers out of order.
+type lateReplies struct {
+	open      []openRequest
+	quiet     time.Time     // when a late answer is no longer likely
+	raised    time.Duration // timeout learned from late answers; 0: none
+	latency   latency
+	nextProbe int // in probeFunctions
+}
+
+// An openRequest may still be answered.
+type openRequest struct {
+	r     *request
+	sent  time.Time
+	until time.Time // forgotten after
+	wait  time.Duration
+}
+
+const maxOpen = 8 // the oldest goes when one more comes; identical ones count once
+
+// wait returns how long to wait for an answer where timeout is configured.
+func (l *lateReplies) wait(timeout time.Duration) time.Duration {
+	return max(timeout, min(l.raised, 4*timeout))
+}
+
+// add notes that r was sent and not answered within timeout. If the unit said
+// something, there is no use in waiting for more.
+func (l *lateReplies) add(r *request, sent time.Time, timeout time.Duration, spoke bool) {
+	l.put(openRequest{r: r, sent: sent, until: sent.Add(max(horizon, 4*timeout)), wait: timeout})
+	l.quiet = sent.Add(2 * timeout)
+	if spoke {
+		l.quiet = time.Time{}
+	}
+}
+
+func (l *lateReplies) put(o openRequest) {
+	if n := len(l.open); n > 0 && l.open[n-1].r.same(o.r) {
+		l.open[n-1] = o
+		return
+	}
+	if len(l.open) == maxOpen {
+		l.open = append(l.open[:0], l.open[1:]...)
+	}
+	l.open = append(l.open, o)
+}
+
+// expire forgets what lies beyond the horizon.
+func (l *lateReplies) expire(now time.Time) {
+	for len(l.open) > 0 && now.After(l.open[0].until) {
+		l.open = l.open[1:]
+	}
+}
+
+// confuses reports whether a late answer to an open request could be taken
+// for one to r. The same question does no harm: its answer is r's too.
+func (l *lateReplies) confuses(r *request) bool {
+	for _, o := range l.open {
+		if !o.r.same(r) && o.r.alike(r) {
+			return true
+		}
+	}
+	return false
+}
+
+// settle takes note of pdu, a proven frame of this unit. mine says that it
+// answers x, late that it came after its time. Of two requests that it may
+// answer the older one is settled, which is right whichever it was; only when
+// x is the same question as all of them is it taken for its answer, and then
+// another answer may follow.
+func (l *lateReplies) settle(x *exchanging, pdu PDU, now time.Time) (mine, late bool) {
+	oldest, same := -1, true
+	for i, o := range l.open {
+		if _, err := o.r.shape(pdu); err == nil {
+			if oldest < 0 {
+				oldest = i
+			}
+			same = same && x != nil && o.r.same(x.r)
+		}
+	}
+	mine = x != nil && same
+	if x != nil {
+		if _, err := x.r.shape(pdu); err != nil {
+			mine = false
+		}
+	}
+	if oldest < 0 {
+		if mine {
+			l.open = l.open[:0]
+		}
+		return mine, false
+	}
+	o := l.open[oldest]
+	l.open = l.open[oldest+1:]
+	if mine {
+		l.put(openRequest{r: x.r, sent: x.sent, until: x.sent.Add(o.until.Sub(o.sent)), wait: o.wait})
+		return true, false
+	}
+	l.raise(now.Sub(o.sent), o.wait)
+	return false, true
+}
+
+// raise learns that an answer took d where wait was not enough. It at most
+// doubles the timeout each time, because a frame found in the port's buffer
+// may have come long before.
+func (l *lateReplies) raise(d, wait time.Duration) {
+	l.raised = max(l.raised, min(d*3/2, 2*wait))
+}
+
+// probeFunctions are asked in turn until one is answered: a device knows them
+// or answers with an exception, but some keep silent on what they do not know.
+var probeFunctions = []Table{Input, Holding, Coil, Discrete}
+
+// probe returns a request whose answer settles all open ones before r is
+// sent: no open request but itself has its function code.
+func (l *lateReplies) probe(r *request) *request {
+	var p *request
+	for i := range probeFunctions {
+		p = readRequest(r.unit, Register{Table: probeFunctions[(l.nextProbe+i)%len(probeFunctions)]})
+		if p.pdu.function() != r.pdu.function() && !l.asked(p) {
+			break
+		}
+	}
+	return p
+}
+
+// asked reports whether an open request other than p has p's function code.
+func (l *lateReplies) asked(p *request) bool {
+	for _, o := range l.open {
+		if o.r.pdu.function() == p.pdu.function() && !o.r.same(p) {
+			return true
+		}
+	}
+	return false
+}
+
+// A latency is a running mean of how long a unit thinks before it answers.
+type latency time.Duration
+
+func (l *latency) add(d time.Duration) {
+	d = max(d, 0)
+	if *l == 0 {
+		*l = latency(d)
+		return
+	}
+	*l += (latency(d) - *l) / 8
+}

@@ -1,0 +1,157 @@
+package modbus
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	goburrow "github.com/goburrow/modbus"
+
+	"edgegateway/devices"
+)
+
+// maxMissed is after how many exchanges in a row without a single byte a
+// connection is given up: the far side may have forgotten it.
+const maxMissed = 3
+
+// A tcpWire speaks Modbus TCP, one request at a time: many devices and all
+// gateways to a serial line take no more. Answers carry the transaction id of
+// their request, so that late ones are known and dropped.
+type tcpWire struct {
+	packager *goburrow.TCPClientHandler // counts transactions, over all connections; opens nothing
+	in       []byte                     // arrived and not understood
+	missed   int
+	latency  map[byte]*latency // by unit
+	stats    *counters
+	chunk    [maxTCP]byte
+}
+
+func newTCPWire(stats *counters) *tcpWire {
+	return &tcpWire{packager: goburrow.NewTCPClientHandler(""), latency: map[byte]*latency{}, stats: stats}
+}
+
+func (w *tcpWire) reset() { w.in, w.missed = w.in[:0], 0 }
+
+func (w *tcpWire) thinking(unit byte) time.Duration {
+	if l := w.latency[unit]; l != nil {
+		return time.Duration(*l)
+	}
+	return 0
+}
+
+// exchange asks r and returns the proven answer.
+func (w *tcpWire) exchange(ctx context.Context, p Port, u Unit, r *request) (answer, error) {
+	a, err := w.send(ctx, p, u, r)
+	if err != nil && !isException(err) {
+		err = unanswered(r, err)
+	}
+	return a, err
+}
+
+func (w *tcpWire) send(ctx context.Context, p Port, u Unit, r *request) (answer, error) {
+	w.packager.SlaveId = r.unit
+	frame, err := w.packager.Encode(&goburrow.ProtocolDataUnit{FunctionCode: r.pdu[0], Data: r.pdu[1:]})
+	if err != nil {
+		return answer{}, err
+	}
+	w.stats.request(len(frame))
+	if _, err := p.Write(frame); err != nil {
+		return answer{}, portLost("send", err)
+	}
+	sent := time.Now()
+	for {
+		reply, err := w.nextFrame(ctx, p, sent.Add(u.Timeout))
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return answer{}, w.silence(u.Timeout)
+		}
+		if err != nil {
+			return answer{}, err
+		}
+		if binary.BigEndian.Uint16(reply) != binary.BigEndian.Uint16(frame) {
+			w.stats.late()
+			continue
+		}
+		at := devices.Now()
+		pdu, err := w.open(r, frame, reply)
+		if err == nil || isException(err) {
+			w.unit(u.ID).add(time.Since(sent))
+		}
+		return answer{pdu: pdu, at: at}, err
+	}
+}
+
+// open proves that reply answers r, which was sent as frame, and returns its
+// PDU.
+func (w *tcpWire) open(r *request, frame, reply []byte) (PDU, error) {
+	if unit := reply[6]; reply[7]&exceptionBit != 0 && (unit == 0xFF || unit == 0) {
+		reply[6] = r.unit // a gateway answers for a unit that it cannot reach
+	}
+	err := w.packager.Verify(frame, reply)
+	var pdu PDU
+	if err == nil {
+		var p *goburrow.ProtocolDataUnit
+		if p, err = w.packager.Decode(reply); err == nil {
+			pdu = append(PDU{p.FunctionCode}, p.Data...)
+			err = r.check(pdu)
+		}
+	}
+	if err == nil || isException(err) {
+		return pdu, err
+	}
+	w.stats.badReply()
+	return nil, fmt.Errorf("the answer is wrong (%w, % x …): the device or gateway mixes up requests: %w",
+		err, reply[6:min(len(reply), 14)], devices.ErrReply)
+}
+
+// nextFrame returns the next whole frame; it is valid until the next call.
+func (w *tcpWire) nextFrame(ctx context.Context, p Port, deadline time.Time) ([]byte, error) {
+	for {
+		if len(w.in) >= tcpHeader {
+			n, err := tcpFrameLen(w.in)
+			if err != nil {
+				w.stats.badReply()
+				return nil, &brokenError{err}
+			}
+			if len(w.in) >= n {
+				frame := append(w.chunk[:0], w.in[:n]...)
+				w.in = append(w.in[:0], w.in[n:]...)
+				return frame, nil
+			}
+		}
+		n, err := readBefore(ctx, p, w.chunk[:], deadline)
+		if n == 0 {
+			return nil, err
+		}
+		w.missed = 0
+		w.stats.received(n)
+		w.in = append(w.in, w.chunk[:n]...)
+	}
+}
+
+// silence is the error of an answer that did not come.
+func (w *tcpWire) silence(timeout time.Duration) error {
+	w.stats.timeout()
+	err := fmt.Errorf("no answer within %v: check the unit id, and what is behind a gateway: %w", timeout, devices.ErrTimeout)
+	if w.missed++; w.missed >= maxMissed {
+		return &brokenError{err}
+	}
+	return err
+}
+
+func (w *tcpWire) unit(id byte) *latency {
+	l := w.latency[id]
+	if l == nil {
+		l = new(latency)
+		w.latency[id] = l
+	}
+	return l
+}
+
+// A brokenError is an error after which the connection is of no use, though
+// the port is there.
+type brokenError struct{ error }
+
+func (e *brokenError) Unwrap() error { return e.error }

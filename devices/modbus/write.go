@@ -1,0 +1,108 @@
+package modbus
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"edgegateway/devices"
+)
+
+// ErrUnanswered is wrapped by the error of a write that was sent and not
+// answered: it may have been carried out. Any other error of a write says
+// that it was not.
+var ErrUnanswered = errors.New("sent, but not answered: it may have been carried out")
+
+// unanswered marks err of a write that was sent.
+func unanswered(r *request, err error) error {
+	if !r.write {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrUnanswered, err)
+}
+
+// ErrReadBack is wrapped by the error of a write that was carried out and
+// could not be read back.
+var ErrReadBack = errors.New("written, but not read back")
+
+// A writeQuery writes one point.
+type writeQuery struct {
+	line   *Line
+	unit   Unit
+	point  *devices.Point
+	write  *request
+	verify bool
+}
+
+// Write returns the query that writes raw to p. A coil or register alone is
+// written with function 5 or 6, several with 15 or 16.
+//
+// If the device refuses, the query's batch holds the exception as p's failure
+// and Do returns nil. Carried out, the batch holds what was read back, and
+// nothing without verify. Otherwise the error says which of three: not
+// written, ErrUnanswered, ErrReadBack.
+func (l *Line) Write(dev *devices.Device, p *devices.Point, raw []byte, verify bool) (devices.Query, error) {
+	u, err := l.unitOf(dev)
+	if err != nil {
+		return nil, err
+	}
+	reg, err := registerOf(dev, p)
+	if err != nil {
+		return nil, err
+	}
+	if verify && reg.count() > u.limit(reg.Table) {
+		return nil, fmt.Errorf("device %s, point %s: %v cannot be read back in one request", dev.ID, p.Name, reg)
+	}
+	w, err := writeRequest(u.ID, reg, append([]byte(nil), raw...))
+	if err != nil {
+		return nil, fmt.Errorf("device %s, point %s: %w", dev.ID, p.Name, err)
+	}
+	return &writeQuery{line: l, unit: u, point: p, write: w, verify: verify}, nil
+}
+
+func (q *writeQuery) Points() []*devices.Point { return []*devices.Point{q.point} }
+func (q *writeQuery) String() string           { return q.write.String() }
+
+// Cost is as readQuery's.
+func (q *writeQuery) Cost() time.Duration {
+	d := q.line.wireTime(q.write) + q.line.wire.thinking(q.unit.ID)
+	if q.verify {
+		d += q.line.wireTime(readRequest(q.unit.ID, q.write.reg)) + q.line.wire.thinking(q.unit.ID)
+	}
+	return d
+}
+
+func (q *writeQuery) Do(ctx context.Context, b *devices.Batch) error {
+	a, err := q.line.ask(ctx, q.unit, q.write)
+	if e, ok := errors.AsType[*Exception](err); ok && e.Code == GatewayTargetSilence {
+		err = unanswered(q.write, err)
+	}
+	if err == nil && q.verify {
+		return q.readBack(ctx, b)
+	}
+	return q.fail(b, err, a)
+}
+
+func (q *writeQuery) readBack(ctx context.Context, b *devices.Batch) error {
+	r := readRequest(q.unit.ID, q.write.reg)
+	a, err := q.line.ask(ctx, q.unit, r)
+	if err != nil {
+		return q.fail(b, fmt.Errorf("%w: %w", ErrReadBack, err), a)
+	}
+	b.Add(q.point, r.appendRaw(nil, a.pdu), a.at)
+	return nil
+}
+
+// fail puts err in the batch and returns it if the device did not answer.
+func (q *writeQuery) fail(b *devices.Batch, err error, a answer) error {
+	if err == nil {
+		return nil
+	}
+	b.Fail(q.point, err, cmp.Or(a.at, devices.Now()))
+	if fromUnit(err) {
+		return nil
+	}
+	return err
+}
