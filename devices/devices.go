@@ -15,7 +15,26 @@
 //
 // Each bus has one goroutine, its Poller's, and nobody else calls its Line.
 // Others hand queries to Poller.Do, which runs them between two scheduled
-// ones. A Batch is owned by whoever holds it; its receiver calls Release.
+// ones. A Batch is owned by whoever holds it; its receiver calls Release. A
+// Poller never waits for a receiver: the newest batches are kept, the oldest
+// dropped and counted.
+//
+// # Who is asked when
+//
+// The query whose interval ends first goes first, chosen anew after each one:
+// on a line that carries one exchange at a time this meets all intervals
+// whenever any order could, but for the one query under way. An interval that
+// passed is skipped, never made up for, so that a full bus stays as late as
+// one cycle.
+//
+// A device that does not answer three times in a row is offline and is probed
+// with one query now and then, after 2 s doubling to 60 s. A probe that took
+// the bus for c is followed by 10·c without any, so that all silent devices
+// together take less than a tenth of their bus, however many they are and
+// however long its timeout is. Single queries that a device never answers are
+// held to the same share. At its first answer a device is asked for all it
+// has. A missing port is another matter: it costs the bus nothing, is tried
+// after 1 s doubling to 10 s, and says nothing about any device.
 package devices
 
 import (

@@ -6,9 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -38,7 +36,7 @@ type Poller struct {
 	cfg     PollerConfig
 	log     *slog.Logger
 	now     func() Stamp
-	asks    chan *ask
+	asks    chan *ask     // those that wait, at most maxAsks
 	stopped chan struct{} // closed when Run has returned
 	ledger  *ledger
 	outbox  *outbox
@@ -50,17 +48,6 @@ type Poller struct {
 	byDev  map[*Device]*health
 	port   outage
 	losing bool // the last batch put into the outbox pushed another one out
-}
-
-// A cycle is what a job does: its queries one by one into one batch.
-type cycle struct {
-	*health // of its device
-	every   time.Duration
-	points  []*Point
-	queries []Query
-	first   int // with which query it begins
-	ran     int // how many have run
-	batch   *Batch
 }
 
 // NewPoller plans all queries. Its error joins those of all points that
@@ -91,60 +78,21 @@ func NewPoller(cfg PollerConfig) (*Poller, error) {
 	if cfg.Listener != nil {
 		return p, nil
 	}
-	return p, p.plan()
-}
-
-// plan makes one cycle for each device and interval.
-func (p *Poller) plan() error {
-	var errs []error
-	for _, h := range p.health {
-		for _, points := range byInterval(h.Points) {
-			queries, err := p.planPoints(h.Device, points)
-			if err != nil {
-				errs = append(errs, fmt.Errorf("bus %s: device %s: %w", p.cfg.Bus, h.ID, err))
-				continue
-			}
-			p.cycles = append(p.cycles, cycle{health: h, every: points[0].Every, points: points, queries: queries})
-		}
+	if err := p.plan(); err != nil {
+		return nil, err
 	}
-	return errors.Join(errs...)
-}
-
-func (p *Poller) planPoints(dev *Device, points []*Point) ([]Query, error) {
-	if points[0].Every <= 0 {
-		return nil, fmt.Errorf("point %s: has no interval: set every", points[0].Name)
-	}
-	queries, err := p.cfg.Line.Plan(dev, points)
-	if err == nil && len(queries) == 0 {
-		err = errors.New("no query was planned")
-	}
-	return queries, err
-}
-
-// byInterval splits points by Every, shortest first.
-func byInterval(points []*Point) [][]*Point {
-	groups := make(map[time.Duration][]*Point)
-	for _, pt := range points {
-		groups[pt.Every] = append(groups[pt.Every], pt)
-	}
-	return slices.SortedFunc(func(yield func([]*Point) bool) {
-		for _, g := range groups {
-			if !yield(g) {
-				return
-			}
-		}
-	}, func(a, b []*Point) int { return cmp.Compare(a[0].Every, b[0].Every) })
+	return p, nil
 }
 
 // Run works until ctx is done and then returns nil. Its error is that of a
 // listener that gave up.
 func (p *Poller) Run(ctx context.Context) error {
 	defer close(p.stopped)
-	ctx, cancel := context.WithCancel(ctx)
+	sending, stop := context.WithCancel(context.WithoutCancel(ctx)) // ends after the last batch was put
 	var sender sync.WaitGroup
-	sender.Go(func() { p.outbox.send(ctx) })
+	sender.Go(func() { p.outbox.send(sending) })
 	defer sender.Wait()
-	defer cancel()
+	defer stop()
 	if p.cfg.Listener != nil {
 		return p.listen(ctx)
 	}
@@ -179,8 +127,8 @@ func (p *Poller) poll(ctx context.Context) {
 		case <-ctx.Done():
 		}
 	}
-	for i := range p.cycles {
-		p.cycles[i].drop()
+	for _, h := range p.health {
+		p.closeCycles(h)
 	}
 }
 
@@ -192,82 +140,37 @@ func (p *Poller) jobs() []job {
 	return jobs
 }
 
-// step runs the next query of a job.
-func (p *Poller) step(ctx context.Context, i int) {
-	c := &p.cycles[i]
-	if c.batch == nil {
-		c.batch = NewBatch(c.Device)
-	}
-	q := c.queries[(c.first+c.ran)%len(c.queries)]
-	c.ran++
-	err := p.exchange(ctx, q, c.batch)
-	if ctx.Err() != nil {
-		return
-	}
-	p.sched.ran(i, p.now())
-	switch {
-	case c.batch == nil: // its device fell silent, or the port is gone
-	case err != nil:
-		p.cutShort(c, err)
-	case c.ran < len(c.queries):
-		return
-	default:
-		p.put(c.health, c.take())
-	}
-	p.endCycle(i)
-}
-
-func (p *Poller) endCycle(i int) {
-	before := p.sched.jobs[i].overruns
-	p.sched.ended(i, p.now())
-	p.ledger.overran(p.sched.jobs[i].overruns - before)
-}
-
-// cutShort ends a cycle after a query without an answer: the rest is not
-// asked. The next cycle begins with the query after it, so that one that
-// never gets an answer does not keep the others from being asked. What a
-// silent device does not answer is not told each time.
-func (p *Poller) cutShort(c *cycle, err error) {
-	c.first = (c.first + c.ran) % len(c.queries)
-	if c.state == Offline && !c.untold {
-		c.drop()
-		return
-	}
-	b := c.take()
-	failRest(b, c.points, fmt.Errorf("not asked after another query had no answer: %w", err), p.now())
-	p.put(c.health, b)
-}
-
-// exchange runs q into b, enters it into the figures and draws the
-// conclusions. A query that ctx cut off says nothing about its device.
-func (p *Poller) exchange(ctx context.Context, q Query, b *Batch) error {
+// exchange runs q into b, enters it into the figures and notes whether the
+// port is there. cost is how long it took the bus. A query that ctx cut off
+// says nothing about anybody.
+func (p *Poller) exchange(ctx context.Context, q Query, b *Batch) (cost time.Duration, err error) {
 	from, n := p.now(), len(b.Readings)
-	err := q.Do(ctx, b)
+	err = q.Do(ctx, b)
+	now := p.now()
+	cost = now.Sub(from)
 	if err != nil && ctx.Err() != nil {
-		return err
+		return cost, err
 	}
 	fault := err
 	for _, r := range b.Readings[n:] {
 		fault = cmp.Or(fault, r.Err)
 	}
-	now := p.now()
 	p.ledger.exchanged(b.Device, from, now, err, fault)
 	if errors.Is(err, ErrPort) {
 		p.portMissing(err)
-		return err
+	} else {
+		p.portBack()
 	}
-	p.portBack()
-	if h := p.byDev[b.Device]; h != nil { // a scan asks for others too
-		p.settle(h, b, err, now.Sub(from))
-	}
-	return err
+	return cost, err
 }
 
 // settle notes whether a device answered a query that took the bus for cost.
 func (p *Poller) settle(h *health, b *Batch, err error, cost time.Duration) {
 	now := p.now()
 	if err == nil {
-		p.sched.answered(h.index, now)
+		if p.sched.answered(h.index, now) {
+			p.wakeQueries(h)
+		}
 		p.answered(h, b)
 		return
 	}
@@ -292,24 +195,11 @@ func (p *Poller) silent(h *health, err error) {
 // setOffline hands over what the device's open cycles hold that is good and
 // then tells of all of its points why there is no value.
 func (p *Poller) setOffline(h *health, err error) {
-	p.dropCycles(h)
+	p.closeCycles(h)
 	p.setState(h, Offline)
 	b := NewBatch(h.Device)
 	failRest(b, h.Points, err, p.now())
 	p.put(h, b)
-}
-
-func (p *Poller) dropCycles(h *health) {
-	for i := range p.cycles {
-		c := &p.cycles[i]
-		if c.health != h || c.batch == nil {
-			continue
-		}
-		if anyGood(c.batch.Readings) {
-			p.put(h, c.take())
-		}
-		c.drop()
-	}
 }
 
 // portMissing tells, the first time, that no device can be reached.
@@ -388,92 +278,4 @@ func (p *Poller) Status(device string) (DeviceStats, bool) {
 		}
 	}
 	return DeviceStats{}, false
-}
-
-// take returns the batch of a cycle that ends; the next one begins afresh.
-func (c *cycle) take() *Batch {
-	b := c.batch
-	c.batch, c.ran = nil, 0
-	return b
-}
-
-func (c *cycle) drop() {
-	if b := c.take(); b != nil {
-		b.Release()
-	}
-}
-
-// failRest fails those points that have no reading in b.
-func failRest(b *Batch, points []*Point, err error, at Stamp) {
-	for _, pt := range points {
-		if !slices.ContainsFunc(b.Readings, func(r Reading) bool { return r.Point == pt }) {
-			b.Fail(pt, err, at)
-		}
-	}
-}
-
-func anyGood(readings []Reading) bool {
-	return slices.ContainsFunc(readings, func(r Reading) bool { return r.Err == nil })
-}
-
-// maxAsks bounds the queries of Do that wait for the bus.
-const maxAsks = 32
-
-var (
-	// ErrBusy is what Do returns when too many queries wait already.
-	ErrBusy = errors.New("busy")
-	// ErrStopped is what Do returns after Run has.
-	ErrStopped = errors.New("stopped")
-)
-
-// An ask is a query that waits for its turn on the bus.
-type ask struct {
-	ctx     context.Context
-	query   Query
-	batch   *Batch
-	claimed atomic.Bool // by who gets to use batch: the bus, or a caller who gave up
-	done    chan error  // room for one
-}
-
-// Do runs q into b between two scheduled queries, after those that wait
-// already. Its error is q's, or says why q was not run: ctx is done, ErrBusy
-// when 32 queries wait, ErrStopped. A query that was begun is waited for, so
-// that b is the caller's alone when Do returns.
-func (p *Poller) Do(ctx context.Context, q Query, b *Batch) error {
-	if p.cfg.Line == nil {
-		return fmt.Errorf("bus %s: %s: this bus speaks by itself and cannot be asked", p.cfg.Bus, q)
-	}
-	a := &ask{ctx: ctx, query: q, batch: b, done: make(chan error, 1)}
-	select {
-	case p.asks <- a:
-	default:
-		return fmt.Errorf("bus %s: %s: %w: %d requests wait already; try again later", p.cfg.Bus, q, ErrBusy, maxAsks)
-	}
-	select {
-	case err := <-a.done:
-		return err
-	case <-ctx.Done():
-		return p.giveUp(a, context.Cause(ctx))
-	case <-p.stopped:
-		return p.giveUp(a, ErrStopped)
-	}
-}
-
-// giveUp takes a back if it was not begun, else waits for it.
-func (p *Poller) giveUp(a *ask, why error) error {
-	if a.claimed.CompareAndSwap(false, true) {
-		return fmt.Errorf("bus %s: %s: not run: %w", p.cfg.Bus, a.query, why)
-	}
-	return <-a.done
-}
-
-// serve runs one query of Do. An answer wakes a silent device.
-func (p *Poller) serve(ctx context.Context, a *ask) {
-	if !a.claimed.CompareAndSwap(false, true) {
-		return
-	}
-	either, cancel := context.WithCancelCause(a.ctx)
-	defer cancel(nil)
-	defer context.AfterFunc(ctx, func() { cancel(ErrStopped) })()
-	a.done <- p.exchange(either, a.query, a.batch)
 }

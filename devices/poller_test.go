@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -306,31 +307,103 @@ func TestPollerIsolatesSilentDevices(t *testing.T) {
 }
 
 // One query that never gets an answer does not keep the others of its device
-// from being asked, in whatever place it stands.
+// from being asked, in whatever place it stands, and soon rests.
 func TestPollerAsksPastAQueryWithoutAnswer(t *testing.T) {
 	for _, name := range []string{"x", "y", "z"} {
 		synctest.Test(t, func(t *testing.T) {
 			line := newFakeLine()
 			line.dead["a."+name] = true
 			b := newBench(t, line, testDevice("a", time.Second, "x", "y", "z"))
-			b.run(time.Minute)
+			b.run(10 * time.Minute)
 			b.wantState("a", Online)
+			b.wantLogs("one query gets no answer", 1)
 			seen := map[string]int{}
 			for _, q := range line.asked {
 				seen[q]++
 			}
 			for _, p := range []string{"x", "y", "z"} {
-				if seen["a."+p] < 25 {
-					t.Errorf("with %s dead %s was asked %d times in 60 s", name, p, seen["a."+p])
+				if p == name && (seen["a."+p] < 10 || seen["a."+p] > 20) || p != name && seen["a."+p] < 590 {
+					t.Errorf("with %s dead %s was asked %d times in 10 min", name, p, seen["a."+p])
 				}
 			}
 			for _, g := range b.got {
-				if g.good+len(g.bad) != 3 {
-					t.Fatalf("a batch lacks points: %+v", g)
+				if g.good+len(g.bad) != 3 || slices.ContainsFunc(g.bad, func(err error) bool { return Cause(err) != "timeout" }) {
+					t.Fatalf("a batch lacks points or reasons: %+v", g)
 				}
 			}
+			line.set(func() { line.dead["a."+name] = false })
+			b.run(time.Minute)
+			b.reset()
+			b.run(10 * time.Second)
+			for _, g := range b.got {
+				if g.good != 3 {
+					t.Errorf("after it is answered again: %+v", g)
+				}
+			}
+			b.wantLogs("is answered again", 1)
 		})
 	}
+}
+
+// Queries that are never answered take no more of the bus than devices that
+// never answer.
+func TestPollerBoundsQueriesWithoutAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		line := newFakeLine()
+		var devs []*Device
+		for i := range 20 {
+			id := fmt.Sprint("d", i)
+			devs = append(devs, testDevice(id, 2*time.Second, "x", "y"))
+			line.dead[id+".y"] = true
+		}
+		line.timeout = time.Second
+		b := newBench(t, line, devs...)
+		b.run(10 * time.Minute)
+		before := b.p.Stats()
+		b.run(10 * time.Minute)
+		after := b.p.Stats()
+		if share := float64(after.Timeouts-before.Timeouts) / 600; share > 0.1 || share == 0 {
+			t.Errorf("unanswered queries took %.1f %% of the bus", 100*share)
+		}
+	})
+}
+
+// What was read before the end is handed over.
+func TestPollerHandsOverAnOpenCycleAtItsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		line := newFakeLine()
+		line.cost = time.Second
+		b := newBench(t, line, testDevice("a", time.Minute, "x", "y", "z"))
+		time.Sleep(2500 * ms)
+		b.stop()
+		b.take(<-b.out)
+		if b.got[0].good != 2 || b.got[0].state != Online {
+			t.Errorf("%+v", b.got)
+		}
+	})
+}
+
+// Commands to a silent device fail but do not put its probes off.
+func TestDoToASilentDeviceLeavesItsProbes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		line := newFakeLine()
+		line.dead["a"], line.dead["c"] = true, true
+		a := testDevice("a", time.Second, "x")
+		b := newBench(t, line, a, testDevice("c", time.Second, "x"))
+		b.run(5 * time.Minute)
+		b.reset()
+		for range 120 {
+			batch := NewBatch(a)
+			if err := b.p.Do(t.Context(), &fakeQuery{line, a, []*Point{{Name: "W"}}}, batch); !errors.Is(err, ErrTimeout) {
+				t.Error(err)
+			}
+			batch.Release()
+			time.Sleep(time.Second)
+		}
+		if n := strings.Count(fmt.Sprint(line.asked), "c.x"); n < 2 {
+			t.Errorf("the other silent device was probed %d times in 2 min", n)
+		}
+	})
 }
 
 func TestPollerTellsStaleness(t *testing.T) {
@@ -609,6 +682,11 @@ func TestPollerTellsOfflineAgainWhenItWasDropped(t *testing.T) {
 		gs := b.of("a")
 		if len(gs) == 0 || gs[len(gs)-1].state != Offline || len(gs) > 12 {
 			t.Errorf("of the silent device came %+v", gs)
+		}
+		b.reset()
+		b.run(10 * time.Minute)
+		if n := len(b.of("a")); n != 0 {
+			t.Errorf("%d more batches of it", n)
 		}
 	})
 }

@@ -146,14 +146,16 @@ func (s *schedule) ended(i int, now Stamp) {
 	j.due = next
 }
 
-// answered notes that unit i is alive. All jobs of a unit that was silent are
-// due at once.
-func (s *schedule) answered(i int, now Stamp) {
+// answered notes that unit i is alive. It reports whether it was silent until
+// now: then all of its jobs are due at once.
+func (s *schedule) answered(i int, now Stamp) (woke bool) {
 	u := &s.units[i]
-	if u.silent {
+	woke = u.silent
+	if woke {
 		s.dueNow(i, now)
 	}
 	*u = unit{prober: u.prober}
+	return woke
 }
 
 // missed notes that a query to unit i had no answer and took the bus for
