@@ -33,9 +33,12 @@ type Message struct {
 	// order of At. Only the gateway's own messages have any.
 	Slots []Slot
 
-	// From is the user that published it, "" for the gateway itself and
-	// "bridge:NAME" for what a bridge received.
+	// From is the user that published it, "anonymous" for a client without
+	// one, "" for the gateway itself and "bridge:NAME" for what a bridge
+	// received.
 	From string
+
+	client string // id of the client that published it, for no-local; not stored
 }
 
 // Properties are the MQTT 5 properties that travel with a message end to end.

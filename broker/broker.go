@@ -1,0 +1,345 @@
+// Package broker is the embedded MQTT broker: versions 3.1, 3.1.1 and 5, TCP
+// and TLS.
+//
+// # Decisions
+//
+// A PUBACK means that the message is safe. A message that someone durable is
+// owed (a bridge) is appended to the spool log of its class, a retained one of
+// an external client to the log of retained messages, and its publisher is
+// acknowledged when both are done. Several publishes of a client may be under
+// way; their acknowledgements leave in the order in which the publishes came.
+//
+// Routing happens once, when a message arrives, in one step under one mutex:
+// match, append, retain, enqueue. That makes one order for all subscribers,
+// for what is retained and for what is stored. Nobody does I/O holding that
+// mutex: sockets belong to a writer goroutine for each client, files to the
+// goroutines of their logs. The order of locks is Broker.mu, outbox.mu.
+//
+// Nobody waits for a slow subscriber but network publishers. Each subscriber
+// has a queue bounded by count and bytes. While it is full and moves, network
+// publishers to it wait, and TCP makes their clients wait. If it does not
+// move, its QoS 0 messages are dropped and counted, and when it has owed
+// QoS 1 messages for Limits.Stuck it is disconnected. Publish, the gateway's
+// own, never waits: what does not fit is dropped for that subscriber, and
+// counted. While a client's publish waits, its next ones are held, within
+// bounds, so that its acknowledgements are still read: two clients that flood
+// each other do not stop each other.
+//
+// Sessions last as long as their connection: CONNACK never says "session
+// present". Subscriptions are granted at most QoS 1. QoS 2 publishes are taken
+// exactly once within a connection. Shared subscriptions are refused.
+//
+// Retained messages are in memory. Those of external clients are in a log
+// besides; the gateway's own are rebuilt by its first poll.
+//
+// # Who may publish what
+//
+// No client may publish to a topic that begins with $; everything else is up
+// to Config.Allow. What is refused is answered with 0x87 on MQTT 5; 3.1.1
+// has no such answer, and a client whose connection is closed for it would
+// come back and try again for ever, so it is acknowledged, dropped, counted
+// and logged once for each connection.
+package broker
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix" // CLOCK_BOOTTIME, which package time does not offer
+
+	"edgegateway/broker/spool"
+)
+
+// An Access is what someone wants to do with a topic.
+type Access uint8
+
+const (
+	Write     Access = iota // publish to a topic
+	Read                    // receive a message of a topic
+	Subscribe               // subscribe to a filter
+)
+
+func (a Access) String() string { return [...]string{"write", "read", "subscribe"}[a] }
+
+// A Listen is one address to listen at.
+type Listen struct {
+	Network, Address string      // "tcp", "127.0.0.1:1883"
+	TLS              *tls.Config // nil: plain
+}
+
+// Limits bound what clients can take. A zero field means its default.
+type Limits struct {
+	Connections   int           // open at once: 500
+	Packet        int           // bytes of a packet, once CONNECT is accepted: 256 KiB
+	Queue         int           // messages waiting for one subscriber: 1000
+	QueueBytes    int           // bytes of them: 1 MiB
+	Window        int           // messages sent to one subscriber and not acknowledged: 20 before MQTT 5, 100 since
+	Subscriptions int           // of one client: 1000
+	Retained      int           // retained messages of external clients: 100000
+	RetainedBytes int           // bytes of them: 64 MiB
+	Stuck         time.Duration // without progress for this long, a subscriber is disconnected: 10 s
+}
+
+// A Config says how a broker is set up.
+type Config struct {
+	Listen   []Listen
+	Limits   Limits
+	StateDir string                 // keeps retained messages of external clients; "": they end with the process
+	Logs     [NumClasses]*spool.Log // nil: nothing of that class is durable
+
+	// Allow says whether user (whose client is clientID, "" for a bridge) may
+	// do that; nil allows everything. User is "" for anonymous clients and
+	// "bridge:NAME" for a bridge. It is called with the broker locked: it must
+	// neither block nor call the broker.
+	Allow func(user, clientID, topic string, access Access) bool
+	// Authenticate says whether password proves user; user is "" when the
+	// client names none. It may take its time; two run at once. Nil: whoever
+	// connects is anonymous, whatever name it gives.
+	Authenticate func(user string, password []byte, clientID string) bool
+
+	Now   func() int64 // CLOCK_BOOTTIME, nanoseconds; nil: the system's
+	Clock func() Clock // nil: never synchronised
+	Log   *slog.Logger // nil: none
+}
+
+// A Broker routes messages between clients, the gateway and bridges. All its
+// methods may be called at any time, from any goroutine.
+type Broker struct {
+	cfg    Config
+	limits Limits
+	log    *slog.Logger
+	now    func() int64
+	ready  chan struct{} // closed when all listeners listen
+	addrs  []net.Addr    // set before ready is closed
+	auth   chan struct{} // one token for each Authenticate under way
+	run    sync.WaitGroup
+	counts counters
+
+	stopping context.Context // done when a stopping broker waits no longer
+	stopNow  context.CancelFunc
+	conns    sync.Mutex        // guards open and full
+	open     map[net.Conn]bool // all connections: whether its CONNECT was accepted
+	full     bool              // the last one was refused, for there were too many
+
+	mu       sync.Mutex // guards all below; held for memory work only
+	logs     [NumClasses]journal
+	subs     tree
+	clients  map[string]*client // by client id
+	durables map[string]*Durable
+	retained retainedStore
+	matched  []subscription   // scratch of route
+	targets  []target         // scratch of route
+	handlers []func(*Message) // scratch of route
+	record   []byte           // scratch of route
+	routes   uint64           // messages routed; marks clients met in the present one
+	stopped  bool
+}
+
+// A journal is what the broker needs of a spool.Log.
+type journal interface {
+	Append(rec spool.Record, done func(error)) error
+	Drop(rec spool.Record)
+	Room() <-chan struct{}
+}
+
+// New returns a broker that has read its state and listens nowhere yet.
+func New(cfg Config) (*Broker, error) {
+	b := &Broker{
+		cfg: cfg, limits: cfg.Limits.withDefaults(), log: cfg.Log, now: cfg.Now,
+		ready: make(chan struct{}), auth: make(chan struct{}, 2), open: make(map[net.Conn]bool),
+		clients: make(map[string]*client), durables: make(map[string]*Durable),
+	}
+	b.stopping, b.stopNow = context.WithCancel(context.Background())
+	if b.log == nil {
+		b.log = slog.New(slog.DiscardHandler)
+	}
+	if b.now == nil {
+		b.now = bootTime
+	}
+	for c, l := range cfg.Logs {
+		if l != nil {
+			b.logs[c] = l
+		}
+	}
+	if err := b.retained.load(cfg.StateDir, b.now(), b.log); err != nil {
+		return nil, fmt.Errorf("load retained messages: %w", err)
+	}
+	if l := b.retained.log; l != nil {
+		l.snapshot = b.externalRetained
+	}
+	return b, nil
+}
+
+func (b *Broker) externalRetained() []*Message {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.retained.external()
+}
+
+func (l Limits) withDefaults() Limits {
+	def := func(p *int, v int) {
+		if *p <= 0 {
+			*p = v
+		}
+	}
+	def(&l.Connections, 500)
+	def(&l.Packet, 256<<10)
+	def(&l.Queue, 1000)
+	def(&l.QueueBytes, 1<<20)
+	def(&l.Subscriptions, 1000)
+	def(&l.Retained, 100_000)
+	def(&l.RetainedBytes, 64<<20)
+	if l.Stuck <= 0 {
+		l.Stuck = 10 * time.Second
+	}
+	return l
+}
+
+func bootTime() int64 {
+	var ts unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts) != nil {
+		return 0
+	}
+	return ts.Nano()
+}
+
+// grace is how long a stopping broker waits for acknowledgements and queues.
+const grace = 2 * time.Second
+
+// Run listens and serves until ctx is done. Then it takes no more, gives what
+// is queued a moment to leave, tells the clients, and returns nil. It fails
+// only if it cannot listen.
+func (b *Broker) Run(ctx context.Context) error {
+	listeners, err := b.listen(ctx)
+	if err != nil {
+		return err
+	}
+	var saving sync.WaitGroup
+	if l := b.retained.log; l != nil {
+		saving.Go(l.run)
+		defer func() { l.close(); saving.Wait() }()
+	}
+	for _, l := range listeners {
+		b.run.Go(func() { b.acceptLoop(ctx, l) })
+	}
+	close(b.ready)
+	<-ctx.Done()
+	for _, l := range listeners {
+		l.Close()
+	}
+	b.shutClients()
+	defer b.stopNow()
+	timer := time.AfterFunc(grace, b.stopNow)
+	defer timer.Stop()
+	b.run.Wait()
+	return nil
+}
+
+// Ready is closed when the broker listens at all its addresses.
+func (b *Broker) Ready() <-chan struct{} { return b.ready }
+
+// Addr returns where the i-th listener listens; it waits until it does.
+func (b *Broker) Addr(i int) net.Addr {
+	<-b.ready
+	return b.addrs[i]
+}
+
+// Handle has fn called with each message that filter selects, on the goroutine
+// of its publisher: fn must not block. The message is as it was published,
+// with Retain as its publisher set it. What was retained before is not given.
+func (b *Broker) Handle(filter string, fn func(msg *Message)) error {
+	if err := ValidFilter(filter); err != nil {
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.subs.add(filter, subscription{&subscriber{handle: fn}, options{qos: 2}})
+	return nil
+}
+
+// The reasons for which messages are dropped.
+type dropReason int
+
+const (
+	dropQueueFull dropReason = iota // a subscriber's queue was full
+	dropStuck                       // waiting for a subscriber that was disconnected for being stuck
+	dropEnded                       // waiting for a subscriber whose connection ended
+	dropExpired
+	dropTooLarge // for a subscriber's Maximum Packet Size
+	dropRefused  // published without permission
+	dropDurable  // the spool took it not: only QoS 0 and the gateway's own; others are refused
+	dropInvalid  // the gateway's own to an invalid topic
+	numDropReasons
+)
+
+var dropNames = [numDropReasons]string{"queue full", "stuck", "connection ended", "expired", "too large", "refused", "not stored", "invalid"}
+
+// counters count since the start.
+type counters struct {
+	connections, in, out, bytesIn, bytesOut, errors atomic.Uint64
+	dropped                                         [numDropReasons]atomic.Uint64
+}
+
+func (b *Broker) drop(why dropReason, n int) { b.counts.dropped[why].Add(uint64(n)) }
+
+// Stats are counts since the start, and what there is now.
+type Stats struct {
+	Clients        int
+	Connections    uint64 // accepted since the start
+	ProtocolErrors uint64 // connections that ended with one
+	MessagesIn     uint64
+	MessagesOut    uint64
+	BytesIn        uint64
+	BytesOut       uint64
+	Dropped        map[string]uint64 // by reason; all reasons are there
+	Retained       int
+	Subscriptions  int
+}
+
+// Stats returns the present figures.
+func (b *Broker) Stats() Stats {
+	c := &b.counts
+	s := Stats{
+		Connections: c.connections.Load(), ProtocolErrors: c.errors.Load(),
+		MessagesIn: c.in.Load(), MessagesOut: c.out.Load(), BytesIn: c.bytesIn.Load(), BytesOut: c.bytesOut.Load(),
+		Dropped: make(map[string]uint64, numDropReasons),
+	}
+	for i := range c.dropped {
+		s.Dropped[dropNames[i]] = c.dropped[i].Load()
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s.Clients, s.Retained, s.Subscriptions = len(b.clients), b.retained.len(), b.subs.count
+	return s
+}
+
+// ClientStats are the figures of one connected client.
+type ClientStats struct {
+	ID, User, Address string
+	Version           string // of the protocol
+	Since             time.Time
+	Subscriptions     int
+	Queue, QueueBytes int // waiting for it
+	InFlight          int // sent and not acknowledged
+	In, Out           uint64
+}
+
+// ClientStats returns the figures of all connected clients, by client id.
+func (b *Broker) ClientStats() []ClientStats {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	all := make([]ClientStats, 0, len(b.clients))
+	for _, c := range b.clients {
+		all = append(all, c.stats())
+	}
+	slices.SortFunc(all, func(x, y ClientStats) int { return strings.Compare(x.ID, y.ID) })
+	return all
+}
