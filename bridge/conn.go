@@ -159,14 +159,14 @@ func (c *conn) frame(b byte) error {
 	c.size |= int(b&0x7F) << c.shift
 	c.shift += 7
 	switch {
-	case b < 0x80:
-		c.left, c.shift = c.size, -1
-	case c.shift > 21:
+	case b >= 0x80 && c.shift > 21:
 		return errors.New("the server sent a malformed packet length")
+	case b >= 0x80:
+		return nil
+	case c.size > c.limit:
+		return fmt.Errorf("the server sent a packet of %d bytes, more than the %d it was told", c.size, c.limit)
 	}
-	if c.left > c.limit {
-		return fmt.Errorf("the server sent a packet of %d bytes, more than the %d it was told", c.left, c.limit)
-	}
+	c.left, c.shift = c.size, -1
 	return nil
 }
 

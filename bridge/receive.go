@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"context"
+	"errors"
 
 	"github.com/eclipse/paho.golang/packets"
 	"github.com/eclipse/paho.golang/paho"
@@ -22,7 +23,11 @@ func (b *Bridge) receive(ctx context.Context, l *link, p *paho.Publish) {
 	err := b.local.PublishFrom(ctx, msg, func(err error) { b.received(l, p, err) })
 	if err != nil && ctx.Err() == nil {
 		b.log.Warn("message from upstream not accepted", "topic", msg.Topic, "err", err)
-		b.answer(l, p, packets.PubackImplementationSpecificError)
+		code := byte(packets.PubackImplementationSpecificError)
+		if errors.Is(err, broker.ErrRefused) {
+			code = packets.PubackNotAuthorized
+		}
+		b.answer(l, p, code)
 	}
 }
 
