@@ -1,0 +1,247 @@
+package simulator
+
+import (
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strconv"
+
+	"edgegateway/devices/modbus"
+	"edgegateway/devices/serial"
+	"edgegateway/mapping"
+)
+
+// A point is one point of the plant: what the map says of it, where it lies
+// and how it moves. Its unit locks it.
+type point struct {
+	*mapping.Point
+	device   string         // id
+	raw      *mapping.Point // the same without scale, names and limits: what travels
+	sentence bool           // it is a field of a sentence
+
+	// Where it lies in its unit's tables; of no meaning in a sentence.
+	table       modbus.Table
+	addr, count int
+	owner       bool // it decides what its registers hold; false if another point that lies there does
+
+	mul, off float64 // value = raw × mul + off
+	law      law     // nil: it keeps what it holds
+	scale    scale
+	number   float64 // what it holds, in its unit; 0 if that is no number
+	text     []byte  // what it holds, in a sentence
+	mark     marker
+	past     past
+	seed     uint64
+}
+
+func newPoint(seed uint64, device string, p *mapping.Point) *point {
+	raw := *p
+	raw.Scale, raw.Offset = mapping.Decimal{}, mapping.Decimal{}
+	raw.Enum, raw.EnumText, raw.Bits, raw.Invalid, raw.Write = nil, nil, nil, nil, nil
+	_, sentence := p.Source.(serial.Field)
+	return &point{
+		Point: p, device: device, raw: &raw, sentence: sentence,
+		scale: classify(p), seed: hash(seed, device, p.Name), mul: unscale(p.Scale), off: toFloat(p.Offset),
+	}
+}
+
+// encode returns the raw bytes nearest to x, which is in p's unit, and never
+// one that means "no value".
+func (p *point) encode(x float64) ([]byte, error) {
+	x = (x - p.off) / p.mul
+	low, high := limits(p.raw)
+	if p.Kind == mapping.Counter && x > high {
+		x = math.Mod(x, high+1)
+	}
+	x = math.Max(low, math.Min(high, x))
+	switch p.Type {
+	case mapping.Bool:
+		return p.pack(mapping.BoolValue(x != 0))
+	case mapping.F16, mapping.F32:
+		return p.pack(mapping.Float32Value(float32(x)))
+	case mapping.F64:
+		return p.pack(mapping.FloatValue(x))
+	}
+	return p.pack(intValue(p.meaningful(math.Round(x), low, high)))
+}
+
+// meaningful returns n, or the nearest number below it, else above it, that is
+// no sentinel.
+func (p *point) meaningful(n, low, high float64) float64 {
+	for m := n; m >= low; m-- {
+		if !p.meansNothing(m) {
+			return m
+		}
+	}
+	for n < high && p.meansNothing(n) {
+		n++
+	}
+	return n
+}
+
+// pack encodes a raw value.
+func (p *point) pack(v mapping.Value) ([]byte, error) {
+	raw, err := mapping.Encode(nil, p.raw, v)
+	if err != nil {
+		return nil, fmt.Errorf("device %s, point %s: %w", p.device, p.Name, err)
+	}
+	return raw, nil
+}
+
+// meansNothing reports whether the map lists n as a sentinel.
+func (p *point) meansNothing(n float64) bool {
+	width := 16 * max(1, p.count)
+	for _, s := range p.Invalid {
+		if uint64(s)<<(64-width) == uint64(int64(n))<<(64-width) {
+			return true
+		}
+	}
+	return false
+}
+
+// constantRaw is what a point holds that is no number: text or bytes.
+func (p *point) constantRaw() ([]byte, error) {
+	if p.Type == mapping.Bytes {
+		b := make([]byte, p.Length)
+		for i := range b {
+			b[i] = byte(mix(p.seed + uint64(i)))
+		}
+		return p.pack(mapping.BytesValue(b))
+	}
+	return p.pack(mapping.StringValue(p.device[:min(len(p.device), p.Length)]))
+}
+
+// initial is what a point holds that is written: the middle of its limits,
+// the lowest name of an enum, a coil that is on.
+func (p *point) initial() float64 {
+	switch {
+	case len(p.Enum) > 0:
+		return p.off + p.mul*float64(sortedKeys(p.Enum)[0])
+	case p.Type == mapping.Bool:
+		return 1
+	case p.Write != nil && p.Write.Min != nil && p.Write.Max != nil:
+		return middle(p.Write)
+	case p.scale.quantity == temperature:
+		return 40*p.scale.per + p.scale.plus
+	}
+	return 0
+}
+
+// middle is half way between the limits, on a step if there are steps.
+func middle(w *mapping.Write) float64 {
+	low, high := toFloat(*w.Min), toFloat(*w.Max)
+	half := (high - low) / 2
+	if w.Step != nil && toFloat(*w.Step) > 0 {
+		step := toFloat(*w.Step)
+		half = math.Floor(half/step) * step
+	}
+	return low + half
+}
+
+// accepts reports whether raw is within the limits that the map declares.
+func (p *point) accepts(raw []byte) bool {
+	v, err := mapping.Decode(p.Point, raw)
+	return err == nil && p.CheckWrite(v) == nil
+}
+
+// numberOf returns what raw is in p's unit, 0 for what is no number.
+func (p *point) numberOf(raw []byte) float64 {
+	v, err := mapping.Decode(p.Point, raw)
+	if err != nil {
+		return 0
+	}
+	if x, ok := v.Float64(); ok {
+		return x
+	}
+	n, _ := v.Int64()
+	return float64(n)
+}
+
+// limits are the raw numbers that a type can hold, as far as a float64 tells
+// them apart.
+func limits(p *mapping.Point) (low, high float64) {
+	switch p.Type {
+	case mapping.Bool:
+		return 0, 1
+	case mapping.U16:
+		return 0, math.MaxUint16
+	case mapping.I16:
+		return math.MinInt16, math.MaxInt16
+	case mapping.U32:
+		return 0, math.MaxUint32
+	case mapping.I32:
+		return math.MinInt32, math.MaxInt32
+	case mapping.U64:
+		return 0, 1 << 53
+	case mapping.I64:
+		return -1 << 53, 1 << 53
+	case mapping.F16:
+		return -65504, 65504
+	case mapping.F32:
+		return -math.MaxFloat32, math.MaxFloat32
+	case mapping.BCD16:
+		return 0, 9999
+	case mapping.BCD32:
+		return 0, 99999999
+	case mapping.Mod10:
+		return 0, math.Min(math.Pow10(2*p.Length)-1, 1<<53)
+	}
+	return -math.MaxFloat64, math.MaxFloat64
+}
+
+// intValue returns n, a whole number, as a value.
+func intValue(n float64) mapping.Value {
+	if n < 0 {
+		return mapping.IntValue(int64(n))
+	}
+	return mapping.UintValue(uint64(n))
+}
+
+func toFloat(d mapping.Decimal) float64 {
+	x, _ := strconv.ParseFloat(d.String(), 64)
+	return x
+}
+
+// unscale returns a scale as a number: none means 1.
+func unscale(d mapping.Decimal) float64 {
+	if d.Mant == 0 {
+		return 1
+	}
+	return toFloat(d)
+}
+
+func sortedKeys(enum map[int64]string) []int64 { return slices.Sorted(maps.Keys(enum)) }
+
+// A past remembers what a point held: hashes, oldest first to be forgotten.
+type past struct {
+	hashes []uint64
+	next   int
+}
+
+func (h *past) add(raw []byte, most int) {
+	sum := hashBytes(raw)
+	switch {
+	case len(h.hashes) > 0 && h.hashes[(h.next+len(h.hashes)-1)%len(h.hashes)] == sum:
+	case len(h.hashes) < most:
+		h.hashes = append(h.hashes, sum)
+	default:
+		h.hashes[h.next] = sum
+		h.next = (h.next + 1) % most
+	}
+}
+
+func (h *past) has(raw []byte) bool { return slices.Contains(h.hashes, hashBytes(raw)) }
+
+// hashBytes tells raw values apart: exactly up to seven bytes, and longer
+// ones but for one chance in 2^64.
+func hashBytes(raw []byte) uint64 {
+	if len(raw) < 8 {
+		var b [8]byte
+		copy(b[:], raw)
+		b[7] = byte(len(raw))
+		return binary.BigEndian.Uint64(b[:])
+	}
+	return hash(0, string(raw))
+}

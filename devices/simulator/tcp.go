@@ -1,0 +1,175 @@
+package simulator
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"edgegateway/devices/modbus"
+)
+
+const (
+	maxConns = 64 // clients of a bus; one more is turned away
+	maxLate  = 64 // late answers of a client; while they wait no further request is read
+)
+
+// serveTCP serves a Modbus TCP bus until ctx is done; up is told its address.
+// It listens again, at the same address, after each time it was unplugged,
+// and tries until it can.
+//
+// It is not modbus.ServeTCP because there an answer that is late holds up all
+// behind it, and each answer costs one write: here the answers to requests
+// that came together leave together.
+func (b *bus) serveTCP(ctx context.Context, up func(addr string)) error {
+	address, once := b.Listen, false
+	for {
+		session := b.plug.session(ctx)
+		if session == nil {
+			return nil
+		}
+		ln, err := new(net.ListenConfig).Listen(session, "tcp", address)
+		switch {
+		case err != nil && !once:
+			return fmt.Errorf("bus %s: listen for Modbus TCP on %s: %w", b.Name, address, err)
+		case err != nil:
+			b.log.Warn("listen again", "bus", b.Name, "address", address, "err", err)
+			pause(session, time.Second)
+			continue
+		}
+		address, once = ln.Addr().String(), true
+		up("tcp://" + address)
+		b.accept(session, ln)
+	}
+}
+
+// accept serves the clients of ln until ctx is done, and closes it and them.
+func (b *bus) accept(ctx context.Context, ln net.Listener) {
+	var conns sync.WaitGroup
+	defer conns.Wait()
+	defer context.AfterFunc(ctx, func() { ln.Close() })()
+	slots := make(chan struct{}, maxConns)
+	for {
+		conn, err := ln.Accept()
+		if err != nil {
+			if ctx.Err() != nil {
+				return
+			}
+			b.log.Warn("accept a Modbus TCP client", "bus", b.Name, "err", err)
+			pause(ctx, time.Second)
+			continue
+		}
+		select {
+		case slots <- struct{}{}:
+			conns.Go(func() {
+				newClient(b, conn).serve(ctx)
+				<-slots
+			})
+		default:
+			conn.Close()
+		}
+	}
+}
+
+// A client is one connection to a bus. One goroutine reads and answers;
+// others bring late answers.
+type client struct {
+	desk
+	conn net.Conn
+	in   *bufio.Reader
+
+	mu  sync.Mutex // guards out
+	out *bufio.Writer
+
+	late  sync.WaitGroup
+	slots chan struct{} // one for each late answer under way
+}
+
+func newClient(b *bus, conn net.Conn) *client {
+	return &client{
+		desk: desk{bus: b}, conn: conn,
+		in: bufio.NewReaderSize(conn, 4096), out: bufio.NewWriterSize(conn, 4096),
+		slots: make(chan struct{}, maxLate),
+	}
+}
+
+// serve answers until the client goes, breaks the framing, or ctx is done.
+func (c *client) serve(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer c.late.Wait()
+	defer cancel()
+	defer c.conn.Close()
+	defer context.AfterFunc(ctx, func() { c.conn.Close() })()
+	var frame [tcpHeader + 253]byte
+	for {
+		n, err := c.next(frame[:])
+		if err != nil {
+			return
+		}
+		reply := modbus.Serve(frame[6], modbus.PDU(frame[tcpHeader:n]), &c.desk)
+		if reply == nil {
+			continue
+		}
+		answer := append(frame[:tcpHeader:tcpHeader], reply...)
+		binary.BigEndian.PutUint16(answer[4:], uint16(1+len(reply)))
+		answer, delay := c.spoil(answer)
+		if delay > 0 {
+			c.sendLate(ctx, answer, delay)
+		} else if c.send(answer, c.in.Buffered() == 0) != nil {
+			return
+		}
+	}
+}
+
+// next reads one frame.
+func (c *client) next(frame []byte) (int, error) {
+	if _, err := io.ReadFull(c.in, frame[:tcpHeader]); err != nil {
+		return 0, err
+	}
+	n := tcpHeader - 1 + int(binary.BigEndian.Uint16(frame[4:]))
+	if binary.BigEndian.Uint16(frame[2:]) != 0 || n <= tcpHeader || n > len(frame) {
+		return 0, fmt.Errorf("frame %x is not Modbus TCP", frame[:tcpHeader])
+	}
+	_, err := io.ReadFull(c.in, frame[tcpHeader:n])
+	return n, err
+}
+
+func (c *client) send(answer []byte, flush bool) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, err := c.out.Write(answer); err != nil || !flush {
+		return err
+	}
+	return c.out.Flush()
+}
+
+// sendLate sends answer after delay. When too many wait, it waits for one.
+func (c *client) sendLate(ctx context.Context, answer []byte, delay time.Duration) {
+	select {
+	case c.slots <- struct{}{}:
+	case <-ctx.Done():
+		return
+	}
+	c.late.Go(func() {
+		if pause(ctx, delay) {
+			c.send(answer, true)
+		}
+		<-c.slots
+	})
+}
+
+// pause waits for d and reports whether ctx is still alive.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
