@@ -1,0 +1,232 @@
+package config
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"strings"
+	"time"
+
+	"edgegateway/bridge"
+	"edgegateway/broker"
+)
+
+func (l *loader) readBridge(key string, raw *rawBridge) {
+	if wrong := checkName(key); wrong != "" {
+		l.errorKey(raw.at, "the bridge name %q %s", key, wrong)
+	}
+	b := &Bridge{}
+	c := &b.Config
+	c.Name, c.QoS = key, 1
+	l.topics = map[string]string{"name": l.cfg.Name, "bridge": key}
+	urls := l.readURLs(key, raw)
+	l.readClientID(c, raw)
+	c.Username, c.Password = raw.Username.V, raw.Password.V.Reveal()
+	l.checkPassword(raw, urls)
+	l.readTLS(b, raw, urls)
+	for _, u := range urls {
+		c.URLs = append(c.URLs, u.V)
+	}
+	l.readQoS(c, raw.QoS)
+	c.Replay = l.readReplay(raw.Replay)
+	l.readBridgeLimits(c, raw)
+	l.readRules(b, raw)
+	l.cfg.Bridges = append(l.cfg.Bridges, b)
+}
+
+// readURLs returns the URLs that are fine.
+func (l *loader) readURLs(key string, raw *rawBridge) []text {
+	list := raw.URLs.V
+	switch {
+	case raw.URL.set() && raw.URLs.set():
+		l.errorKey(raw.URLs.at, "bridge %q has both url and urls; keep one", key)
+	case raw.URL.set():
+		list = []text{raw.URL}
+	case len(list) == 0 && raw.at.child("url") == nil && raw.at.child("urls") == nil:
+		l.errorKey(raw.at, `bridge %q needs url = "tls://HOST:8883"`, key)
+	}
+	var good []text
+	for _, t := range list {
+		scheme, _, found := strings.Cut(t.V, "://")
+		if _, err := bridge.ParseURL(t.V); err == nil {
+			good = append(good, t)
+		} else if found && bridgeSchemes[scheme] == "" {
+			l.errorAt(t.at, "a bridge cannot connect by %s://; there is tls:// (or mqtts://) and, without encryption, tcp:// (or mqtt://)", scheme)
+		} else {
+			l.errorAt(t.at, "%v", err)
+		}
+	}
+	return good
+}
+
+// bridgeSchemes reduces the scheme of an upstream URL to tcp or tls.
+var bridgeSchemes = map[string]string{"tcp": "tcp", "mqtt": "tcp", "tls": "tls", "ssl": "tls", "mqtts": "tls"}
+
+func encrypted(t text) bool {
+	scheme, _, _ := strings.Cut(t.V, "://")
+	return bridgeSchemes[scheme] == "tls"
+}
+
+func (l *loader) readClientID(c *bridge.Config, raw *rawBridge) {
+	c.ClientID = l.cfg.Name
+	if !raw.ClientID.set() {
+		return
+	}
+	c.ClientID = l.filled(raw.ClientID.at, raw.ClientID.V)
+	switch n := len(c.ClientID); {
+	case n == 0 && raw.ClientID.V == "":
+		l.errorAt(raw.ClientID.at, "client_id is empty; the far broker knows the gateway and its session by it")
+	case n > 65535:
+		l.errorAt(raw.ClientID.at, "client_id is longer than 65535 bytes")
+	}
+}
+
+// filled replaces placeholders, and reports what is wrong with them.
+func (l *loader) filled(at *node, s string) string {
+	v, wrong := fill(s, l.topics)
+	if wrong != "" {
+		l.errorAt(at, "%s", wrong)
+		return ""
+	}
+	return v
+}
+
+func (l *loader) checkPassword(raw *rawBridge, urls []text) {
+	if !raw.Password.set() {
+		return
+	}
+	if raw.Password.literal {
+		l.warnAt(raw.Password.at, `a password is written out here; better put it into a file that only the gateway reads, and write "${cred:NAME}"`)
+	}
+	for _, u := range urls {
+		if !encrypted(u) && !localURL(u.V) {
+			l.warnAt(u.at, "the password goes over the network for all to read; use tls://")
+		}
+	}
+}
+
+func localURL(s string) bool {
+	u, err := bridge.ParseURL(s)
+	return err == nil && loopback(u.Hostname())
+}
+
+// readTLS reads the keys of encryption, if any URL needs them.
+func (l *loader) readTLS(b *Bridge, raw *rawBridge, urls []text) {
+	secure := false
+	for _, u := range urls {
+		secure = secure || encrypted(u)
+	}
+	own := raw.at.child("cert") != nil
+	if key := raw.at.child("key"); own != (key != nil) {
+		at := key
+		if own {
+			at = raw.at.child("cert")
+		}
+		l.errorKey(at, "cert and key belong together: the client certificate and its private key")
+	}
+	if !secure {
+		for _, k := range []string{"cert", "key", "ca", "server_name"} {
+			if n := raw.at.child(k); n != nil && len(urls) > 0 {
+				l.errorKey(n, "%s has no use without encryption; is the url tls://?", k)
+			}
+		}
+		return
+	}
+	b.TLS = &tls.Config{MinVersion: tls.VersionTLS12, ServerName: raw.ServerName.V}
+	l.readCA(b.TLS, raw.CA)
+	if raw.Cert.set() && raw.Key.set() {
+		l.readCertificate(b, raw)
+	}
+}
+
+func (l *loader) readCA(c *tls.Config, ca pemFile) {
+	if !ca.set() {
+		return
+	}
+	c.RootCAs = x509.NewCertPool()
+	if !c.RootCAs.AppendCertsFromPEM(ca.Data) {
+		l.errorAt(ca.at, "%s holds no certificate of an authority", ca.name())
+	}
+}
+
+func (l *loader) readCertificate(b *Bridge, raw *rawBridge) {
+	l.checkKeyFile(raw.Key)
+	pair, err := tls.X509KeyPair(raw.Cert.Data, raw.Key.Data)
+	if err != nil {
+		l.errorAt(raw.Cert.at, "the certificate in %s and the key in %s cannot be used: %s", raw.Cert.name(), raw.Key.name(),
+			strings.TrimPrefix(err.Error(), "tls: "))
+		return
+	}
+	b.Cert = &Certificate{cert: raw.Cert, key: raw.Key, first: &pair}
+	b.TLS.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return b.Cert.Read() }
+}
+
+func (l *loader) readQoS(c *bridge.Config, q integer) {
+	switch {
+	case !q.set():
+	case q.V == 2:
+		l.errorAt(q.at, "qos 2 is not for bridges: it takes two round trips for each message, and clouds such as AWS and Azure have none; with 1 each message carries an id by which a repetition is known")
+	case q.within(l.binder, 0, 1, "qos"):
+		c.QoS = byte(q.V)
+	}
+}
+
+func (l *loader) readReplay(t text) bridge.Replay {
+	if l.choice(t, "live-first", "live-first", "strict") == "strict" {
+		return bridge.Strict
+	}
+	return bridge.LiveFirst
+}
+
+func (l *loader) readBridgeLimits(c *bridge.Config, raw *rawBridge) {
+	raw.MaxAge.atLeast(l.binder, time.Second, "max_age")
+	c.MaxAge = raw.MaxAge.V
+	if k := raw.KeepAlive; k.set() && (k.V < time.Second || k.V > 65535*time.Second) {
+		l.errorAt(k.at, `keepalive is %s; it is "1s" to "65535s"`, k.at.value)
+	}
+	c.KeepAlive = raw.KeepAlive.V
+	if raw.Window.within(l.binder, 1, 1024, "window") {
+		c.Window = int(raw.Window.V)
+	}
+}
+
+// readRules reads send and receive, and finds where the status goes.
+func (l *loader) readRules(b *Bridge, raw *rawBridge) {
+	if raw.at.child("send") == nil && raw.at.child("receive") == nil {
+		l.warnKey(raw.at, `bridge %q has neither send nor receive, so that nothing goes over it: write send = { "{name}/#" = "{name}/#" }`, b.Name)
+	}
+	b.Send = l.rules(raw.Send, bridge.Validate)
+	b.Receive = l.rules(raw.Receive, bridge.ValidateReceive)
+	l.checkTargets(raw.Receive, b.Receive)
+	b.StatusTopic, _ = mapTopic(b.Send, l.cfg.Name+"/_status")
+}
+
+// rules fills the placeholders of a table of rules and lets the bridge judge
+// them.
+func (l *loader) rules(w words, validate func([]bridge.Rule) []*bridge.RuleError) []bridge.Rule {
+	var rules []bridge.Rule
+	for _, x := range w.V {
+		from, wrong := fill(x.key, l.topics)
+		if wrong != "" {
+			l.errorKey(x.value.at, "%s", wrong)
+		}
+		to := l.filled(x.value.at, x.value.V)
+		if from == "" && x.key != "" || to == "" && x.value.V != "" {
+			from, to = fmt.Sprintf("unusable/%d", len(rules)), fmt.Sprintf("unusable/%d/_set", len(rules)) // reported; keeps the places of the others
+		}
+		rules = append(rules, bridge.Rule{From: from, To: to})
+	}
+	for _, e := range validate(rules) {
+		l.errorKey(w.V[e.Index].value.at, "%v", e.Err)
+	}
+	return rules
+}
+
+// checkTargets finds commands that lead to no gateway or another one.
+func (l *loader) checkTargets(w words, rules []bridge.Rule) {
+	for i, r := range rules {
+		if !broker.Covers(l.cfg.Name+"/#", r.To) && !strings.HasPrefix(r.To, "unusable/") {
+			l.warnAt(w.V[i].value.at, "%q is outside of %s/, where this gateway takes commands", r.To, l.cfg.Name)
+		}
+	}
+}

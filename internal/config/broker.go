@@ -1,0 +1,260 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"edgegateway/broker"
+	"edgegateway/broker/spool"
+	"edgegateway/mapping"
+)
+
+const (
+	defaultListen  = "tcp://127.0.0.1:1883"
+	leastPacket    = 1 << 10
+	mostPacket     = 256 << 20 // MQTT 5, 2.1.4: the remaining length ends at 268435455
+	leastSpool     = 1 << 20
+	leastSync      = 10 * time.Millisecond
+	mostSync       = time.Hour
+	telemetrySpool = 512 << 20
+	criticalSpool  = 64 << 20
+)
+
+func (l *loader) readBroker(raw *rawBroker) {
+	if raw.MaxPacket.set() {
+		if v := raw.MaxPacket.V; v < leastPacket || v > mostPacket {
+			l.errorAt(raw.MaxPacket.at, "max_packet is %d bytes; it must be between 1KiB and 256MiB", v)
+		}
+		l.cfg.Limits.Packet = int(raw.MaxPacket.V)
+	}
+	if !raw.Listen.set() {
+		a, _ := parseListen(defaultListen)
+		l.cfg.Listen = []broker.Listen{a}
+		return
+	}
+	for _, t := range raw.Listen.V {
+		a, err := parseListen(t.V)
+		switch {
+		case err != nil:
+			l.errorAt(t.at, "%v", err)
+		case slices.Contains(l.cfg.Listen, a):
+			l.errorAt(t.at, "%s is in the list twice", t.shown())
+		default:
+			l.cfg.Listen = append(l.cfg.Listen, a)
+		}
+	}
+}
+
+// parseListen reads tcp://HOST:PORT of this machine.
+func parseListen(s string) (broker.Listen, error) {
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme == "" || u.Host == "" && u.Opaque != "" {
+		return broker.Listen{}, fmt.Errorf(`%q is no address to listen at; write "%s"`, s, defaultListen)
+	}
+	if u.Scheme != "tcp" && u.Scheme != "mqtt" {
+		return broker.Listen{}, fmt.Errorf("the broker cannot listen at %s://; there is tcp://", u.Scheme)
+	}
+	if u.Path != "" || u.User != nil || u.RawQuery != "" {
+		return broker.Listen{}, fmt.Errorf("%q must be tcp://HOST:PORT and nothing more", s)
+	}
+	if !loopback(u.Hostname()) {
+		return broker.Listen{}, fmt.Errorf("%s can be reached from other machines, which needs users or client certificates, and the broker has neither yet: listen at 127.0.0.1 or [::1]", s)
+	}
+	port := u.Port()
+	if port == "" {
+		port = "1883"
+	}
+	return broker.Listen{Network: "tcp", Address: net.JoinHostPort(u.Hostname(), port)}, nil
+}
+
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+func (l *loader) readSpool(raw *rawSpool) {
+	l.cfg.Spools = [broker.NumClasses]Spool{
+		broker.Telemetry: {Size: telemetrySpool, Sync: spool.Policy{Mode: spool.Interval, Every: 5 * time.Second}},
+		broker.Critical:  {Size: criticalSpool, Sync: spool.Policy{Mode: spool.Always}},
+	}
+	l.readClass(&raw.rawClass, &l.cfg.Spools[broker.Telemetry])
+	l.readClass(&raw.Critical.rawClass, &l.cfg.Spools[broker.Critical])
+	if t, c := l.cfg.Spools[broker.Telemetry], &l.cfg.Spools[broker.Critical]; c.Dir == "" {
+		c.Dir = t.Dir
+	}
+}
+
+// readClass reads what is set of one class over its defaults.
+func (l *loader) readClass(raw *rawClass, s *Spool) {
+	if raw.Size.set() {
+		s.Size = raw.Size.V
+		if s.Size < leastSpool {
+			l.errorAt(raw.Size.at, "a spool of %d bytes is too small to be of use; the least is 1MiB", s.Size)
+		}
+	}
+	if raw.Sync.set() {
+		p, err := parseSync(raw.Sync.V)
+		if err != nil {
+			l.errorAt(raw.Sync.at, "%v", err)
+		}
+		s.Sync = p
+	}
+	if raw.Dir.set() {
+		s.Dir = raw.Dir.V
+		if !path.IsAbs(s.Dir) {
+			l.errorAt(raw.Dir.at, "%q is no whole path; write one that begins with /", raw.Dir.shown())
+		}
+	}
+}
+
+func parseSync(s string) (spool.Policy, error) {
+	switch s {
+	case "always":
+		return spool.Policy{Mode: spool.Always}, nil
+	case "off":
+		return spool.Policy{Mode: spool.Off}, nil
+	}
+	d, err := parseDuration(s)
+	if err != nil {
+		return spool.Policy{}, fmt.Errorf(`%q is no way to sync; write "always", "off" or an interval such as "5s"%s`, s,
+			didYouMean(nearest(s, []string{"always", "off"})))
+	}
+	if d < leastSync || d > mostSync {
+		return spool.Policy{}, fmt.Errorf("a sync interval of %s is out of range; it is %s to %s", s, leastSync, mostSync)
+	}
+	return spool.Policy{Mode: spool.Interval, Every: d}, nil
+}
+
+// readPublish reads the [publish] tables; without any there are the usual two.
+func (l *loader) readPublish(raw tables[rawPublish]) {
+	l.cfg.Publish = mapping.DefaultPublish()
+	if len(raw.V) > 0 {
+		l.cfg.Publish = nil
+	}
+	for _, e := range raw.V {
+		l.cfg.Publish = append(l.cfg.Publish, l.readPublishTable(e.key, e.value))
+	}
+	for i, e := range raw.V {
+		at := e.at
+		if e.value.Topic.set() {
+			at = e.value.Topic.at
+		}
+		l.checkMapping(l.cfg.Publish[i:i+1], at)
+	}
+	l.checkMapping(l.cfg.Publish, raw.at)
+}
+
+func (l *loader) readPublishTable(key string, raw *rawPublish) mapping.Publish {
+	p := mapping.Publish{Name: key, Retain: raw.Retain.V, QoS: 1}
+	p.Per = l.choice(raw.Per, "point", "point", "device")
+	p.Format = l.choice(raw.Format, "json", "json", "value")
+	if p.Per == "device" && p.Format == "value" {
+		l.errorAt(raw.Format.at, `a bare value is of one point: per = "point", or format = "json"`)
+	}
+	p.Topic = mapping.DefaultPublish()[0].Topic
+	if p.Per == "device" {
+		p.Topic = mapping.DefaultPublish()[1].Topic
+	}
+	if raw.Topic.set() {
+		p.Topic = raw.Topic.V
+		l.checkTemplate(raw.Topic, p.Per)
+	}
+	if raw.QoS.set() {
+		p.QoS = byte(raw.QoS.V)
+		raw.QoS.within(l.binder, 0, 1, "qos")
+	}
+	if !raw.Retain.set() {
+		p.Retain = p.Per == "point"
+	}
+	if l.choice(raw.Class, "telemetry", "telemetry", "critical") == "critical" {
+		p.Class = broker.Critical
+	}
+	for _, t := range raw.Devices.V {
+		p.Devices = append(p.Devices, t.V)
+		l.checkPattern(t)
+	}
+	return p
+}
+
+// checkPattern looks at a pattern of devices: one that means none is likely
+// a typing error.
+func (l *loader) checkPattern(t text) {
+	if _, err := path.Match(t.V, ""); err != nil {
+		l.errorAt(t.at, "%q is no pattern of device names: %v", t.shown(), err)
+		return
+	}
+	var names []string
+	for _, d := range l.cfg.Devices {
+		byKey, _ := path.Match(t.V, d.ID)
+		byName, _ := path.Match(t.V, d.Name)
+		if byKey || byName {
+			return
+		}
+		names = append(names, d.ID)
+	}
+	if !l.incomplete {
+		l.warnAt(t.at, "no device is called %q%s", t.shown(), didYouMean(nearest(t.V, names)))
+	}
+}
+
+// choice returns one of several words, the first given if t is not set.
+func (l *loader) choice(t text, def string, words ...string) string {
+	if !t.set() {
+		return def
+	}
+	if !slices.Contains(words, t.V) {
+		l.errorAt(t.at, "%q is none of the choices %q%s", t.shown(), strings.Join(words, ", "), didYouMean(nearest(t.V, words)))
+		return def
+	}
+	return t.V
+}
+
+// checkMapping lets the mapper say what is wrong with publish tables on all
+// devices, such as two values with the same topic. at is nil without tables.
+func (l *loader) checkMapping(tables []mapping.Publish, at *node) {
+	if l.Errors() > 0 {
+		return // it would speak of faults that are reported already
+	}
+	cfg := l.cfg.Mapping()
+	cfg.Publish = tables
+	_, err := mapping.New(cfg)
+	if err == nil {
+		return
+	}
+	first, more, _ := strings.Cut(err.Error(), "\n")
+	if more != "" {
+		first = fmt.Sprintf("%s (and %d more of the kind)", first, strings.Count(more, "\n")+1)
+	}
+	if at == nil {
+		l.add(Error, nil, span{}, "%s", first)
+		return
+	}
+	l.errorKey(at, "%s", first)
+}
+
+// checkTemplate finds placeholders that no device can fill.
+func (l *loader) checkTemplate(t text, per string) {
+	vars := map[string]string{"name": "x", "device": "x", "bus": "x", "unit_id": "x"}
+	if per == "point" {
+		vars["point"], vars["unit"] = "x", "x"
+	}
+	for _, d := range l.cfg.Devices {
+		for k := range d.Tags {
+			vars[k] = "x"
+		}
+	}
+	filled, wrong := fill(t.V, vars)
+	if wrong == "" {
+		if err := broker.ValidTopic(filled); err != nil {
+			wrong = err.Error()
+		}
+	}
+	if wrong != "" {
+		l.errorAt(t.at, "%s", wrong)
+	}
+}

@@ -1,0 +1,361 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"edgegateway/devices/modbus"
+	"edgegateway/devices/serial"
+)
+
+// A bus is one while it is being read.
+type bus struct {
+	key     string
+	at      *node // nil: implied by a device's URL
+	pub     *Bus
+	line    serial.Config // of its port, or of the line behind a TCP gateway
+	behind  bool          // it is the latter
+	host    bool          // an endpoint of the network that is a device itself
+	users   []*deviceBuilder
+	claimed map[byte]*deviceBuilder
+}
+
+// place is where the bus was written: its table, or the device that implies
+// it.
+func (b *bus) place() *node {
+	if b.at == nil {
+		return b.users[0].raw.Bus.at
+	}
+	return b.at
+}
+
+// readBuses makes the buses of the [bus] tables.
+func (l *loader) readBuses(raw tables[rawBus]) {
+	for _, e := range raw.V {
+		if wrong := checkName(e.key); wrong != "" {
+			l.errorKey(e.at, "the bus name %q %s", e.key, wrong)
+		}
+		b := &bus{key: e.key, at: e.at, pub: &Bus{ID: e.key}, claimed: make(map[byte]*deviceBuilder)}
+		l.buses = append(l.buses, b)
+		l.readBus(b, e.value)
+		l.checkShared(b, e.value)
+	}
+}
+
+func (l *loader) readBus(b *bus, raw *rawBus) {
+	p := b.pub
+	p.Protocol = Modbus
+	switch raw.Protocol.V {
+	case "", Modbus:
+	case Lines:
+		p.Protocol = Lines
+	default:
+		l.errorAt(raw.Protocol.at, "there is no protocol %q; there is %q and %q%s", raw.Protocol.shown(), Modbus, Lines,
+			didYouMean(nearest(raw.Protocol.V, []string{Modbus, Lines})))
+	}
+	raw.Timeout.atLeast(l.binder, time.Millisecond, "the timeout")
+	p.Modbus.Timeout = raw.Timeout.V
+	if !raw.Address.set() {
+		if raw.at.child("address") == nil {
+			l.errorKey(raw.at, `bus %q needs an address: a port such as "/dev/serial/by-id/…" or a URL such as "tcp://192.168.10.5:502"`, b.key)
+		}
+		return
+	}
+	a, err := parseAddress(raw.Address.V)
+	if err != nil {
+		l.errorAt(raw.Address.at, "%v", err)
+		return
+	}
+	p.Address = a.text
+	if a.serial() {
+		l.readPort(b, raw)
+	} else {
+		l.readEndpoint(b, raw, a)
+	}
+}
+
+// readPort reads a bus on a serial port of this machine.
+func (l *loader) readPort(b *bus, raw *rawBus) {
+	b.line = l.readLine(&raw.rawLine)
+	b.line.Path = b.pub.Address
+	if raw.at.child("baud") == nil {
+		l.errorKey(raw.at, "bus %q needs baud, the speed its devices are set to, such as 9600", b.key)
+	}
+	if raw.Behind.set() {
+		l.errorKey(raw.Behind.at, "behind is for a serial line behind a TCP gateway; this bus is a port of this machine: give it baud and format")
+	}
+}
+
+// readEndpoint reads a bus on the network.
+func (l *loader) readEndpoint(b *bus, raw *rawBus, a address) {
+	for _, n := range []*node{raw.Baud.at, raw.Format.at} {
+		if n != nil {
+			l.errorKey(n, `%s is of a serial port; for a serial line behind a TCP gateway write behind = { baud = 9600, format = "8N1" }`, n.src.data[n.key.start:n.key.end])
+		}
+	}
+	if b.pub.Protocol == Lines && a.scheme != "tcp" {
+		l.errorAt(raw.Address.at, "lines are read from serial ports and tcp:// only, not from %s://", a.scheme)
+	}
+	b.host = a.scheme == "tcp"
+	if !raw.Behind.set() {
+		return
+	}
+	b.host, b.behind = false, true
+	b.line = l.readLine(&raw.Behind.rawLine)
+	if raw.Behind.at.child("baud") == nil {
+		l.errorKey(raw.Behind.at, "behind needs baud, the speed of the line behind the gateway, such as 9600")
+	}
+}
+
+// readLine reads speed and format of a serial line.
+func (l *loader) readLine(raw *rawLine) serial.Config {
+	raw.Baud.within(l.binder, 50, 4_000_000, "baud")
+	c := serial.Config{Baud: int(raw.Baud.V), Format: serial.DefaultFormat}
+	if !raw.Format.set() {
+		return c
+	}
+	f, err := serial.ParseFormat(raw.Format.V)
+	if err != nil {
+		l.errorAt(raw.Format.at, "%v", err)
+		return c
+	}
+	c.Format = f.String()
+	return c
+}
+
+// checkShared finds another bus at the same address: two owners of one port
+// disturb each other.
+func (l *loader) checkShared(b *bus, raw *rawBus) {
+	for _, other := range l.buses[:len(l.buses)-1] {
+		if other.pub.Address != b.pub.Address || b.pub.Address == "" {
+			continue
+		}
+		if b.line.Path != "" {
+			l.errorAt(raw.Address.at, "bus %q has the same port; let the devices share one bus", other.key)
+		} else {
+			l.warnAt(raw.Address.at, "bus %q has the same address, so that there are two connections to it", other.key)
+		}
+	}
+}
+
+// An address says where a bus is.
+type address struct {
+	text   string // normal form
+	scheme string // "" for a serial port
+}
+
+func (a address) serial() bool { return a.scheme == "" }
+
+// busSchemes are the URLs that a bus may have.
+var busSchemes = []string{"tcp", "rtu+tcp"}
+
+// parseAddress reads a port's path or a URL.
+func parseAddress(s string) (address, error) {
+	if !strings.Contains(s, "://") {
+		if !strings.HasPrefix(s, "/") {
+			return address{}, fmt.Errorf(`%q is no address; write a port with its whole path such as "/dev/ttyUSB0", or a URL such as "tcp://%s"`, s, s)
+		}
+		return address{text: s}, nil
+	}
+	u, err := url.Parse(s)
+	if err != nil {
+		return address{}, fmt.Errorf("%q is no URL: %w", s, plainURL(err))
+	}
+	if !slices.Contains(busSchemes, u.Scheme) {
+		return address{}, fmt.Errorf("a bus cannot be reached by %s://; there is %s:// and the path of a port%s", u.Scheme,
+			strings.Join(busSchemes, "://, "), didYouMean(nearest(u.Scheme, busSchemes)))
+	}
+	if u.Hostname() == "" || strings.Trim(u.Path, "/") != "" || u.User != nil || u.RawQuery != "" {
+		return address{}, fmt.Errorf("%q must be %s://HOST:PORT and nothing more", s, u.Scheme)
+	}
+	port := u.Port()
+	if port == "" {
+		port = "502"
+	}
+	return address{text: u.Scheme + "://" + net.JoinHostPort(u.Hostname(), port), scheme: u.Scheme}, nil
+}
+
+func plainURL(err error) error {
+	if e, ok := err.(*url.Error); ok {
+		return e.Err
+	}
+	return err
+}
+
+// busOf finds the bus of a device, or makes the one that its URL implies. It
+// is nil if there is none, which is reported.
+func (l *loader) busOf(d *deviceBuilder, n *node) *bus {
+	t := d.raw.Bus
+	if !t.set() {
+		if n.child("bus") == nil {
+			l.errorKey(n, `device %q needs bus = "NAME", or a URL such as "tcp://192.168.10.5:502"`, d.key)
+		}
+		return nil
+	}
+	b := l.findBus(d, t)
+	if b != nil {
+		b.users = append(b.users, d)
+		b.pub.Devices = append(b.pub.Devices, d.dev)
+	}
+	return b
+}
+
+func (l *loader) findBus(d *deviceBuilder, t text) *bus {
+	for _, b := range l.buses {
+		if b.key == t.V {
+			return b
+		}
+	}
+	if strings.HasPrefix(t.V, "/") {
+		l.errorAt(t.at, "a serial port needs its speed too: write [bus.NAME] with address, baud and format, and bus = \"NAME\" here")
+		return nil
+	}
+	if strings.Contains(t.V, "://") {
+		return l.impliedBus(t)
+	}
+	if l.incomplete {
+		return nil // it may be in the file that could not be read
+	}
+	var known []string
+	for _, b := range l.buses {
+		known = append(known, b.key)
+	}
+	hint := didYouMean(nearest(t.V, known))
+	if hint == "" {
+		hint = fmt.Sprintf("; write [bus.%s] with its address, or a URL here", t.shown())
+	}
+	l.errorAt(t.at, "device %q names the bus %q, but there is no such bus%s", d.key, t.shown(), hint)
+	return nil
+}
+
+// impliedBus returns the bus with the address of a URL. All devices with the
+// same URL share it.
+func (l *loader) impliedBus(t text) *bus {
+	a, err := parseAddress(t.V)
+	if err != nil {
+		l.errorAt(t.at, "%v", err)
+		return nil
+	}
+	for _, b := range l.buses {
+		if b.pub.Address == a.text {
+			return b
+		}
+	}
+	b := &bus{key: a.text, host: a.scheme == "tcp", claimed: make(map[byte]*deviceBuilder),
+		pub: &Bus{ID: a.text, Protocol: Modbus, Address: a.text}}
+	l.buses = append(l.buses, b)
+	return b
+}
+
+// setUnit reads how a device is reached on its bus.
+func (l *loader) setUnit(d *deviceBuilder, n *node) {
+	if d.bus.pub.Protocol == Lines {
+		l.checkTalker(d)
+		return
+	}
+	for _, x := range []*node{d.raw.Checksum.at, d.raw.Line.at} {
+		if x != nil {
+			l.errorKey(x, "bus %q speaks Modbus; sentences come on a bus with protocol = %q", d.bus.key, Lines)
+		}
+	}
+	if !d.raw.UnitID.set() {
+		if n.child("unit_id") == nil {
+			l.errorKey(n, "device %q needs unit_id, the Modbus unit identifier (\"slave address\") it is set to", d.key)
+		}
+		return
+	}
+	id := d.raw.UnitID.V
+	most, least := int64(247), int64(1)
+	if d.bus.host {
+		most, least = 255, 0
+	}
+	switch {
+	case id >= 0 && id <= 255 && (id < least || id > most && id != 255 || d.bus.host && id > 247 && id != 255):
+		l.errorAt(d.raw.UnitID.at, "unit_id %d cannot be used: devices have 1 to 247%s", id, onlyTCP(id))
+		return
+	case id < 0 || id > 255:
+		l.errorAt(d.raw.UnitID.at, "unit_id is %d; devices have 1 to 247", id)
+		return
+	}
+	d.raw.MaxRead.within(l.binder, 1, 125, "max_read")
+	d.raw.Pause.atLeast(l.binder, 0, "the pause")
+	d.dev.Unit = modbus.Unit{
+		ID: byte(id), MaxRead: uint16(d.raw.MaxRead.V), Gaps: d.raw.Gaps.V,
+		Timeout: d.raw.Timeout.V, Pause: d.raw.Pause.V,
+	}
+	l.checkClaimed(d)
+}
+
+func onlyTCP(id int64) string {
+	if id == 0 || id == 255 {
+		return ", and 0 or 255 only where a tcp:// address is the device itself"
+	}
+	return ""
+}
+
+func (l *loader) checkClaimed(d *deviceBuilder) {
+	id := byte(d.raw.UnitID.V)
+	if other, taken := d.bus.claimed[id]; taken {
+		l.warnAt(d.raw.UnitID.at, "device %q on bus %q has unit_id %d too, so that it is read twice", other.key, d.bus.key, id)
+	}
+	d.bus.claimed[id] = d
+}
+
+// checkTalker looks at a device that speaks by itself.
+func (l *loader) checkTalker(d *deviceBuilder) {
+	if n := d.raw.UnitID.at; n != nil {
+		l.errorKey(n, "bus %q carries lines; its devices have no unit_id", d.bus.key)
+	}
+	if n := d.raw.Points.at; n != nil && len(n.keys) > 0 {
+		l.errorKey(n, "bus %q carries lines; its points are in [device.%s.line.SENTENCE]", d.bus.key, d.key)
+	}
+	c := d.raw.Checksum
+	if c.V != "" && c.V != "nmea" && c.V != "none" {
+		l.errorAt(c.at, `there is no checksum %q; there is "nmea" and "none"`, c.shown())
+	}
+	sum := c.V
+	if sum == "none" {
+		sum = ""
+	}
+	if len(d.bus.users) > 1 && sum != d.bus.pub.Lines.Checksum {
+		at := c.at
+		if at == nil {
+			at = d.raw.at
+		}
+		l.errorKey(at, "device %q on the same bus has checksum %q; it must be the same for all", d.bus.users[0].key, d.bus.pub.Lines.Checksum)
+	}
+	d.bus.pub.Lines.Checksum = sum
+}
+
+// finishBuses completes what needs the devices, and finds unused buses.
+func (l *loader) finishBuses() {
+	for _, b := range l.buses {
+		if len(b.users) == 0 && !l.incomplete && l.Errors() == 0 {
+			l.warnKey(b.at, "no device is on bus %q", b.key)
+		}
+		b.finish()
+		l.cfg.Buses = append(l.cfg.Buses, b.pub)
+	}
+}
+
+// finish writes what was read of the bus in the form its protocol wants.
+func (b *bus) finish() {
+	p := b.pub
+	if p.Protocol == Lines {
+		p.Modbus = modbus.Config{}
+		p.Lines.Serial = b.line
+		p.Lines.Address = strings.TrimPrefix(p.Address, "tcp://")
+		if b.line.Path != "" {
+			p.Lines.Address = ""
+		}
+		return
+	}
+	p.Modbus.URL, p.Modbus.Serial = p.Address, b.line
+	if b.behind {
+		p.Modbus.Behind, p.Modbus.Serial = &b.line, serial.Config{}
+	}
+}

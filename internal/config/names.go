@@ -1,0 +1,99 @@
+package config
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"unicode"
+)
+
+// checkName says what keeps a name from being a level of a topic; "" is
+// nothing.
+func checkName(name string) string {
+	switch {
+	case name == "":
+		return "is empty"
+	case strings.HasPrefix(name, "_"):
+		return "begins with _, which is kept for the gateway's own topics"
+	case strings.HasPrefix(name, "$"):
+		return "begins with $, which is kept for the broker's own topics"
+	case strings.ContainsAny(name, "/+#"):
+		return "holds / or + or #, which mean something in topics"
+	case strings.ContainsFunc(name, unicode.IsControl):
+		return "holds a control character"
+	case len(name) > 256:
+		return "is longer than 256 bytes"
+	}
+	return ""
+}
+
+// reservedPoints are the keys that the JSON of a device has besides its
+// points.
+var reservedPoints = []string{"time", "errors", "id", "clock", "replayed"}
+
+func checkPointName(name string) string {
+	if slices.Contains(reservedPoints, name) {
+		return "is a key that the device's JSON has of its own"
+	}
+	return checkName(name)
+}
+
+// fill replaces the placeholders of s: {name}. It returns what is wrong with
+// them in words, "" if nothing.
+func fill(s string, vars map[string]string) (filled, wrong string) {
+	var b strings.Builder
+	for {
+		before, rest, found := strings.Cut(s, "{")
+		b.WriteString(before)
+		if !found {
+			return b.String(), ""
+		}
+		name, after, closed := strings.Cut(rest, "}")
+		if !closed {
+			return "", fmt.Sprintf("%q has no closing }", "{"+rest)
+		}
+		v, ok := vars[name]
+		if !ok {
+			known := sortedKeys(vars)
+			return "", fmt.Sprintf("there is no placeholder {%s} here; there is {%s}%s", name,
+				strings.Join(known, "}, {"), didYouMean(nearest(name, known)))
+		}
+		b.WriteString(v)
+		s = after
+	}
+}
+
+// unitSpelling is how units are written; what differs only in case or is
+// another name is warned about. Units that are not here are fine.
+var unitSpelling = func() map[string]string {
+	right := strings.Fields(`W kW MW GW mW Wh kWh MWh GWh V mV kV A mA kA Hz kHz MHz VA kVA MVA
+		var kvar Mvar varh kvarh Mvarh VAh kVAh Ah °C °F K Pa hPa kPa MPa bar mbar % ppm
+		m³ m³/h l l/min l/h m/s km/h kn rpm Ω kΩ lx dB s min h ms kg g t mm cm m km Nm`)
+	m := make(map[string]string)
+	for _, u := range right {
+		if l := strings.ToLower(u); m[l] == "" {
+			m[l] = u
+		}
+	}
+	for _, u := range right {
+		m[u] = u
+	}
+	for wrong, u := range map[string]string{
+		"c": "°C", "degc": "°C", "deg c": "°C", "celsius": "°C", "ºc": "°C", "f": "°F", "degf": "°F", "ohm": "Ω",
+		"m3": "m³", "m3/h": "m³/h", "percent": "%", "knots": "kn", "amp": "A", "volt": "V", "watt": "W", "kvah": "kVAh",
+	} {
+		m[wrong] = u
+	}
+	return m
+}()
+
+// respell returns how unit is usually written, "" if it is fine or unknown.
+func respell(unit string) string {
+	if u, ok := unitSpelling[unit]; ok {
+		if u == unit {
+			return ""
+		}
+		return u
+	}
+	return unitSpelling[strings.ToLower(unit)]
+}

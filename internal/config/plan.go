@@ -1,0 +1,43 @@
+package config
+
+import (
+	"edgegateway/devices"
+	"edgegateway/devices/modbus"
+)
+
+// checkPlans lets each bus's protocol plan the queries of its devices, without
+// opening anything, so that what cannot be asked is known before it is tried.
+func (l *loader) checkPlans() {
+	if l.Errors() > 0 {
+		return // buses and points are not whole
+	}
+	for _, b := range l.buses {
+		if b.pub.Protocol != Modbus {
+			continue
+		}
+		line, err := modbus.NewLine(b.pub.Modbus)
+		if err != nil {
+			l.errorKey(b.place(), "bus %q: %v", b.key, err)
+			continue
+		}
+		for _, d := range b.users {
+			l.checkPlan(line, d)
+		}
+		_ = line.Close() // it was never opened
+	}
+}
+
+func (l *loader) checkPlan(line devices.Line, d *deviceBuilder) {
+	before := l.Errors()
+	for _, p := range d.dev.Device.Points {
+		if _, err := line.Plan(d.dev.Device, []*devices.Point{p}); err != nil {
+			l.errorKey(l.at[p], "%v", err)
+		}
+	}
+	if l.Errors() > before {
+		return
+	}
+	if _, err := line.Plan(d.dev.Device, d.dev.Device.Points); err != nil {
+		l.errorKey(d.raw.at, "device %q: %v", d.key, err)
+	}
+}

@@ -1,0 +1,519 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"edgegateway/devices"
+	"edgegateway/devices/modbus"
+	"edgegateway/devices/serial"
+	"edgegateway/mapping"
+)
+
+// A pointBuilder makes one point. Its methods report what is wrong and leave
+// their part of the point as it is, so that all faults of a point are found.
+type pointBuilder struct {
+	*deviceBuilder
+	raw      *rawPoint
+	name     string
+	sentence string // "" for registers
+	group    *rawGroup
+	point    mapping.Point
+	register modbus.Register
+	field    serial.Field
+}
+
+// build returns the point, nil if it is not known where it is or what.
+func (p *pointBuilder) build() *mapping.Point {
+	p.findGroup()
+	p.point.Group = p.raw.Group.V
+	located := p.locate()
+	typed := p.readType(located)
+	if !located || !typed {
+		return nil
+	}
+	source := p.source()
+	p.point.Point = &devices.Point{Name: p.name, Source: source, Every: p.every()}
+	p.readOrder()
+	p.readScale()
+	p.readUnit()
+	p.readEnum()
+	p.readBits()
+	p.readInvalid()
+	p.readKind()
+	p.readDeadband()
+	p.readWrite()
+	return &p.point
+}
+
+func (p *pointBuilder) findGroup() {
+	name := p.raw.Group
+	if !name.set() {
+		return
+	}
+	if g, ok := p.groups[name.V]; ok {
+		p.group = g
+		return
+	}
+	known := sortedKeys(p.groups)
+	hint := didYouMean(nearest(name.V, known))
+	if len(known) == 0 {
+		hint = fmt.Sprintf("; write [device.%s.groups.%s]", p.key, name.V)
+	}
+	p.errorAt(name.at, "device %q has no group %q%s", p.key, name.V, hint)
+}
+
+// defaults returns the tables a point inherits from, nearest first.
+func (p *pointBuilder) defaults() []*rawDefaults {
+	levels := []*rawDefaults{&p.raw.rawDefaults}
+	if p.group != nil {
+		levels = append(levels, &p.group.rawDefaults)
+	}
+	return append(levels, &p.deviceBuilder.raw.rawDefaults)
+}
+
+// every is the wanted interval; a bus that speaks by itself sets its own.
+func (p *pointBuilder) every() time.Duration {
+	p.raw.Every.atLeast(p.binder, leastEvery, "the interval")
+	for _, d := range p.defaults() {
+		if d.Every.set() {
+			return d.Every.V
+		}
+	}
+	if p.sentence != "" {
+		return 0
+	}
+	return defaultEvery
+}
+
+// locate finds out which register or field the point is.
+func (p *pointBuilder) locate() bool {
+	r := p.raw
+	given := r.places()
+	switch {
+	case len(given) == 0:
+		p.reportNowhere()
+		return false
+	case len(given) > 1:
+		p.errorKey(given[1].at, "point %q has both %s and %s; keep one: they say where it is", p.name, given[0].key, given[1].key)
+		return false
+	}
+	one := given[0]
+	switch {
+	case (one.key == "field") != (p.sentence != ""):
+		p.reportWrongPlace(one.key, one.at)
+		return false
+	case one.key == "field":
+		return p.readField(one.at)
+	case one.key == "ref":
+		return p.readRef(one.at)
+	case one.address < 0 || one.address > math.MaxUint16:
+		p.errorAt(one.at, "%s %d is no register address: it is 0 to 65535, counted from 0 as on the wire%s", one.key, one.address, refHint(one.address))
+		return false
+	}
+	p.register = modbus.Register{Table: one.table, Address: uint16(one.address)}
+	return true
+}
+
+// A pointPlace is one way of saying where a point is.
+type pointPlace struct {
+	key     string
+	at      *node
+	table   modbus.Table
+	address int64
+}
+
+// places returns those that were given.
+func (r *rawPoint) places() []pointPlace {
+	all := []pointPlace{
+		{"coil", r.Coil.at, modbus.Coil, r.Coil.V}, {"discrete", r.Discrete.at, modbus.Discrete, r.Discrete.V},
+		{"input", r.Input.at, modbus.Input, r.Input.V}, {"holding", r.Holding.at, modbus.Holding, r.Holding.V},
+		{"ref", r.Ref.at, 0, 0}, {"field", r.Field.at, 0, 0},
+	}
+	return slices.DeleteFunc(all, func(x pointPlace) bool { return x.at == nil })
+}
+
+// readField takes the number of a field, or the key in front of its value.
+func (p *pointBuilder) readField(n *node) bool {
+	p.field.Sentence = p.sentence
+	if p.sentence == anySentence {
+		p.field.Sentence = ""
+	}
+	switch v := n.value.(type) {
+	case int64:
+		if v < 1 || v > 255 {
+			p.errorAt(n, "field %d cannot be: fields count from 1", v)
+			return false
+		}
+		p.field.Index = int(v)
+	case string:
+		p.field.Key = v
+	default:
+		p.errorAt(n, `field is %s; it is a number from 1, or the word in front of the value: "TEMP" for TEMP=21.5`, n.kind())
+		return false
+	}
+	return n.value != ""
+}
+
+func refHint(v int64) string {
+	if _, err := modbus.ParseRef(strconv.FormatInt(v, 10)); err == nil {
+		return fmt.Sprintf("; if the manual says %d, write ref = %d", v, v)
+	}
+	return ""
+}
+
+// reportNowhere complains of a point without a place, unless one of its keys
+// was meant as such and is reported already.
+func (p *pointBuilder) reportNowhere() {
+	for _, k := range p.raw.at.order {
+		if slices.Contains(placeKeys, k) || slices.Contains(placeKeys, nearest(k, keysOf[rawPoint]())) || k == "address" {
+			return
+		}
+	}
+	if p.sentence != "" {
+		p.errorKey(p.raw.at, "point %q needs field = N, the position of its value in sentence %s", p.name, p.sentence)
+		return
+	}
+	hint := ""
+	if p.deviceBuilder.raw.Profile.set() {
+		known := make([]string, 0, len(p.deviceBuilder.raw.Points.V))
+		for _, e := range p.deviceBuilder.raw.Points.V {
+			if e.key != p.name && e.value.at.hasAny(placeKeys) {
+				known = append(known, e.key)
+			}
+		}
+		hint = didYouMean(nearest(p.name, known))
+	}
+	p.errorKey(p.raw.at, "point %q does not say where it is: give it coil, discrete, input, holding or ref%s", p.name, hint)
+}
+
+func (p *pointBuilder) reportWrongPlace(key string, at *node) {
+	if key == "field" {
+		p.errorKey(at, "field belongs to a sentence: [device.%s.line.SENTENCE]", p.key)
+		return
+	}
+	p.errorKey(at, "a point of sentence %s has field = N, not %s", p.sentence, key)
+}
+
+func (p *pointBuilder) readRef(n *node) bool {
+	var s string
+	switch v := n.value.(type) {
+	case int64:
+		s = strconv.FormatInt(v, 10)
+	case string:
+		s = v
+	default:
+		p.errorAt(n, "ref is %s; it must be a reference number such as 40001", n.kind())
+		return false
+	}
+	r, err := modbus.ParseRef(s)
+	if err != nil {
+		p.errorAt(n, "%v", err)
+		return false
+	}
+	p.register = r
+	return true
+}
+
+// bit reports whether the point is a coil or discrete input.
+func (p *pointBuilder) bit() bool {
+	return p.sentence == "" && (p.register.Table == modbus.Coil || p.register.Table == modbus.Discrete)
+}
+
+// readType sets type and length. A type inherited by a coil does not count.
+func (p *pointBuilder) readType(located bool) bool {
+	var written text
+	for _, d := range p.defaults() {
+		if d.Type.set() {
+			written = d.Type
+			break
+		}
+	}
+	if located && p.bit() {
+		p.point.Type = mapping.Bool
+		own := p.raw.Type
+		if own.set() && strings.TrimSpace(strings.ToLower(own.V)) != "bool" {
+			p.errorAt(own.at, "a %s is one bit: its type is bool, not %s", p.register.Table, own.V)
+		}
+		return true
+	}
+	if !written.set() {
+		p.point.Type = mapping.U16
+		if p.sentence != "" {
+			p.point.Type, p.point.FromText = mapping.Text, true
+		}
+		return true
+	}
+	t, length, err := mapping.ParseType(written.V)
+	if err != nil {
+		p.errorAt(written.at, "%v%s", err, didYouMean(nearestType(written.V)))
+		return false
+	}
+	p.point.Type, p.point.Length = t, length
+	p.point.FromText = p.sentence != ""
+	if t == mapping.Bool && !p.point.FromText {
+		p.point.Length = 2
+	}
+	if t == mapping.Text && !p.point.FromText {
+		p.errorAt(written.at, "type text is for fields of sentences; registers hold string(n)")
+		return false
+	}
+	return true
+}
+
+var typeWords = strings.Fields("bool u16 i16 u32 i32 u64 i64 f16 f32 f64 bcd16 bcd32 string bytes mod10 text")
+
+// typeAliases are what other programs call our types.
+var typeAliases = map[string]string{
+	"uint16": "u16", "word": "u16", "ushort": "u16", "int16": "i16", "short": "i16", "s16": "i16",
+	"uint32": "u32", "dword": "u32", "int32": "i32", "s32": "i32", "int": "i32", "uint64": "u64", "int64": "i64", "s64": "i64",
+	"float": "f32", "float32": "f32", "real": "f32", "single": "f32", "double": "f64", "float64": "f64", "lreal": "f64", "float16": "f16",
+	"boolean": "bool", "bit": "bool",
+}
+
+func nearestType(word string) string {
+	word = strings.ToLower(word)
+	if a := typeAliases[word]; a != "" {
+		return a
+	}
+	if slices.Contains(typeWords, word) {
+		return "" // the name is right, so that something else is wrong
+	}
+	return nearest(word, typeWords)
+}
+
+// source returns where the point is, checked for the end of its table.
+func (p *pointBuilder) source() devices.Source {
+	if p.sentence != "" {
+		return p.field
+	}
+	count := 1
+	if !p.bit() {
+		count = p.point.Type.Registers(p.point.Length)
+	}
+	p.register.Count = uint16(count)
+	if last := int(p.register.Address) + count - 1; last > math.MaxUint16 {
+		p.errorKey(p.raw.at, "point %q takes %d registers from %d on, beyond the last, 65535", p.name, count, p.register.Address)
+	}
+	return p.register
+}
+
+func (p *pointBuilder) readOrder() {
+	for _, d := range p.defaults() {
+		if !d.Order.set() {
+			continue
+		}
+		o, err := mapping.ParseOrder(d.Order.V)
+		if err != nil {
+			p.errorAt(d.Order.at, "%v", err)
+		}
+		p.point.Order = o
+		return
+	}
+}
+
+// numeric reports whether the point is a number, which scales and limits need.
+func (p *pointBuilder) numeric() bool {
+	t := p.point.Type
+	return t.Integer() || t == mapping.F16 || t == mapping.F32 || t == mapping.F64
+}
+
+// decimal reads a number exactly as it is written.
+func (b *binder) decimal(n *node, what string) (mapping.Decimal, bool) {
+	var s string
+	switch v := n.value.(type) {
+	case int64:
+		s = strconv.FormatInt(v, 10)
+	case float64:
+		s = strings.ReplaceAll(n.written(), "_", "")
+	default:
+		b.errorAt(n, "%s is %s; it must be a number", what, n.kind())
+		return mapping.Decimal{}, false
+	}
+	d, err := mapping.ParseDecimal(strings.TrimPrefix(s, "+"))
+	if err != nil {
+		b.errorAt(n, "%s: %v", what, err)
+		return mapping.Decimal{}, false
+	}
+	return d, true
+}
+
+func (p *pointBuilder) readScale() {
+	for _, x := range []struct {
+		key string
+		raw anything
+		dst *mapping.Decimal
+	}{{"scale", p.raw.Scale, &p.point.Scale}, {"offset", p.raw.Offset, &p.point.Offset}} {
+		if !x.raw.set() {
+			continue
+		}
+		d, ok := p.decimal(x.raw.at, x.key)
+		switch {
+		case !ok:
+		case !p.numeric():
+			p.errorKey(x.raw.at, "%s needs a number; point %q is %s", x.key, p.name, p.point.Type)
+		case x.key == "scale" && d.Mant == 0:
+			p.errorAt(x.raw.at, "scale is 0, which makes every value 0")
+		default:
+			*x.dst = d
+		}
+	}
+}
+
+func (p *pointBuilder) readUnit() {
+	u := p.raw.Unit
+	if !u.set() {
+		return
+	}
+	p.point.Unit = u.V
+	if right := respell(u.V); right != "" {
+		p.warnAt(u.at, "the unit %q is usually written %q", u.V, right)
+	}
+}
+
+func (p *pointBuilder) readEnum() {
+	e := p.raw.Enum
+	if !e.set() {
+		return
+	}
+	switch {
+	case p.point.FromText:
+		p.point.EnumText = make(map[string]string)
+		for _, w := range e.V {
+			p.point.EnumText[w.key] = w.value.V
+		}
+		return
+	case !p.point.Type.Integer():
+		p.errorKey(e.at, "enum names whole numbers; point %q is %s", p.name, p.point.Type)
+	case p.raw.Scale.set() || p.raw.Offset.set():
+		p.errorKey(e.at, "point %q has both enum and scale or offset; a name has no scale", p.name)
+	}
+	p.point.Enum = make(map[int64]string)
+	names := make(map[string]string)
+	for _, w := range e.V {
+		k, err := strconv.ParseInt(w.key, 0, 64)
+		if err != nil {
+			p.errorKey(w.value.at, "%q is no whole number; an enum gives numbers names: { 0 = \"off\" }", w.key)
+			continue
+		}
+		if other, twice := names[w.value.V]; twice && p.raw.Write.set() {
+			p.errorAt(w.value.at, "both %s and %s are %q, so that a write could mean either", other, w.key, w.value.V)
+		}
+		names[w.value.V] = w.key
+		p.point.Enum[k] = w.value.V
+	}
+}
+
+func (p *pointBuilder) readBits() {
+	bits := p.raw.Bits
+	if !bits.set() {
+		return
+	}
+	switch {
+	case p.raw.Enum.set():
+		p.errorKey(bits.at, "point %q has both enum and bits; keep one", p.name)
+	case !p.point.Type.Integer() || p.point.FromText:
+		p.errorKey(bits.at, "bits are those of a whole number; point %q is %s", p.name, p.point.Type)
+		return
+	}
+	width := 8 * p.point.RawLen()
+	p.point.Bits = make(map[int]string)
+	for _, w := range bits.V {
+		k, err := strconv.Atoi(w.key)
+		if err != nil || k < 0 || k >= width {
+			p.errorKey(w.value.at, "%q is no bit of %s; they are 0 to %d, 0 the least significant", w.key, p.point.Type, width-1)
+			continue
+		}
+		if slices.Contains(slices.Collect(maps.Values(p.point.Bits)), w.value.V) {
+			p.errorAt(w.value.at, "two bits are called %q", w.value.V)
+		}
+		p.point.Bits[k] = w.value.V
+	}
+}
+
+func (p *pointBuilder) readInvalid() {
+	n := p.raw.Invalid.at
+	if n == nil {
+		return
+	}
+	list := n.items
+	if list == nil {
+		list = []*node{n}
+	}
+	for _, i := range list {
+		v, ok := i.value.(int64)
+		if !ok {
+			p.errorAt(i, "invalid is %s; it lists raw values as whole numbers: [0x8000] (NaN is never a value)", i.kind())
+			continue
+		}
+		p.point.Invalid = append(p.point.Invalid, v)
+	}
+	if !p.numeric() {
+		p.errorKey(n, "invalid lists raw numbers; point %q is %s", p.name, p.point.Type)
+	}
+}
+
+func (p *pointBuilder) readKind() {
+	k := p.raw.Kind
+	switch k.V {
+	case "", "measurement":
+	case "counter":
+		p.point.Kind = mapping.Counter
+		if !p.numeric() {
+			p.errorAt(k.at, "a counter is a number; point %q is %s", p.name, p.point.Type)
+		}
+	default:
+		p.errorAt(k.at, `%q is no kind; there is "measurement" and "counter"`, k.V)
+	}
+}
+
+// readDeadband takes that of the point, else of its group.
+func (p *pointBuilder) readDeadband() {
+	own := p.raw.Deadband.at
+	n := own
+	if n == nil && p.group != nil {
+		n = p.group.Deadband.at
+	}
+	if n == nil {
+		return
+	}
+	db, ok := p.deadband(n)
+	if !ok {
+		return
+	}
+	if p.numeric() && p.point.Enum == nil && p.point.Bits == nil {
+		p.point.Deadband = db
+	} else if own != nil {
+		p.errorKey(n, "a deadband needs a number; point %q is not one", p.name)
+	}
+}
+
+func (b *binder) deadband(n *node) (db mapping.Deadband, ok bool) {
+	switch v := n.value.(type) {
+	case int64:
+		db.Abs = float64(v)
+	case float64:
+		db.Abs = v
+	case string:
+		number, percent := strings.CutSuffix(strings.TrimSpace(v), "%")
+		f, err := strconv.ParseFloat(strings.TrimSpace(number), 64)
+		if err != nil || !percent {
+			b.errorAt(n, `%q is no deadband; write 0.5 in the point's unit, or "1%%" of its value`, v)
+			return db, false
+		}
+		db.Percent = f
+	default:
+		b.errorAt(n, `a deadband is a number or "1%%", not %s`, n.kind())
+		return db, false
+	}
+	if most := db.Abs + db.Percent; most < 0 || math.IsNaN(most) || math.IsInf(most, 0) {
+		b.errorAt(n, "a deadband is 0 or more")
+		return db, false
+	}
+	return db, true
+}

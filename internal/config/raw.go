@@ -1,0 +1,207 @@
+package config
+
+// The raw structs list every key there is: a key is known because it stands
+// here as a tag. reference.toml explains each; a test keeps both alike.
+
+type rawGateway struct {
+	here
+	Name     text                `toml:"name"`
+	Timezone text                `toml:"timezone"`
+	Bus      tables[rawBus]      `toml:"bus"`
+	Broker   rawBroker           `toml:"broker"`
+	Spool    rawSpool            `toml:"spool"`
+	Bridge   tables[rawBridge]   `toml:"bridge"`
+	Publish  tables[rawPublish]  `toml:"publish"`
+	Device   tables[rawNode]     `toml:"device"`
+	Devices  tables[rawTemplate] `toml:"devices"`
+}
+
+type rawBus struct {
+	here
+	rawLine
+	Address  text      `toml:"address"`
+	Protocol text      `toml:"protocol"`
+	Timeout  duration  `toml:"timeout"`
+	Behind   rawBehind `toml:"behind"`
+}
+
+func (*rawBus) what() string { return "a bus" }
+
+// rawLine is what a serial line is set to.
+type rawLine struct {
+	Baud   integer `toml:"baud"`
+	Format text    `toml:"format"`
+}
+
+type rawBehind struct {
+	here
+	rawLine
+}
+
+type rawBroker struct {
+	here
+	Listen    texts `toml:"listen"`
+	MaxPacket size  `toml:"max_packet"`
+}
+
+type rawClass struct {
+	Size size `toml:"size"`
+	Sync text `toml:"sync"`
+	Dir  text `toml:"dir"`
+}
+
+type rawCritical struct {
+	here
+	rawClass
+}
+
+type rawSpool struct {
+	here
+	rawClass
+	Critical rawCritical `toml:"critical"`
+}
+
+type rawBridge struct {
+	here
+	URL        text     `toml:"url"`
+	URLs       texts    `toml:"urls"`
+	ClientID   text     `toml:"client_id"`
+	Username   text     `toml:"username"`
+	Password   secret   `toml:"password"`
+	Cert       pemFile  `toml:"cert"`
+	Key        pemFile  `toml:"key"`
+	CA         pemFile  `toml:"ca"`
+	ServerName text     `toml:"server_name"`
+	QoS        integer  `toml:"qos"`
+	Send       words    `toml:"send"`
+	Receive    words    `toml:"receive"`
+	Replay     text     `toml:"replay"`
+	MaxAge     duration `toml:"max_age"`
+	KeepAlive  duration `toml:"keepalive"`
+	Window     integer  `toml:"window"`
+}
+
+func (*rawBridge) what() string { return "a bridge" }
+
+type rawPublish struct {
+	here
+	Per     text    `toml:"per"`
+	Topic   text    `toml:"topic"`
+	Format  text    `toml:"format"`
+	QoS     integer `toml:"qos"`
+	Retain  boolean `toml:"retain"`
+	Class   text    `toml:"class"`
+	Devices texts   `toml:"devices"`
+}
+
+func (*rawPublish) what() string { return "a publish table" }
+
+// rawNode is a table that is bound later, when its profile lies under it.
+type rawNode struct{ at *node }
+
+func (r *rawNode) bind(_ *binder, n *node) { r.at = n }
+
+// rawTemplate is one table for many devices that are alike. All its other
+// keys are those of a device.
+type rawTemplate struct{ at *node }
+
+func (r *rawTemplate) bind(_ *binder, n *node) { r.at = n }
+
+// templateKeys is what a [devices.X] table holds of its own.
+type templateKeys struct {
+	here
+	UnitIDs text            `toml:"unit_ids"`
+	Device  tables[rawNode] `toml:"device"`
+}
+
+// rawDefaults is what points inherit: from their group, else their device.
+type rawDefaults struct {
+	Every duration `toml:"every"`
+	Type  text     `toml:"type"`
+	Order text     `toml:"order"`
+}
+
+type rawDevice struct {
+	here
+	rawDefaults
+	Profile  text             `toml:"profile"`
+	Bus      text             `toml:"bus"`
+	UnitID   integer          `toml:"unit_id"`
+	Name     text             `toml:"name"`
+	Tags     words            `toml:"tags"`
+	Stale    duration         `toml:"stale"`
+	Timeout  duration         `toml:"timeout"`
+	Pause    duration         `toml:"pause"`
+	MaxRead  integer          `toml:"max_read"`
+	Gaps     boolean          `toml:"gaps"`
+	Checksum text             `toml:"checksum"`
+	Groups   tables[rawGroup] `toml:"groups"`
+	Points   tables[rawPoint] `toml:"points"`
+	Line     tables[rawTalk]  `toml:"line"`
+	Maker    text             `toml:"maker"`
+	Model    text             `toml:"model"`
+}
+
+func (*rawDevice) what() string { return "a device" }
+
+type rawGroup struct {
+	here
+	rawDefaults
+	Deadband anything `toml:"deadband"`
+}
+
+func (*rawGroup) what() string { return "a group" }
+
+// rawTalk is the points of one sentence of a bus that speaks by itself.
+type rawTalk = tables[rawPoint]
+
+type rawPoint struct {
+	here
+	rawDefaults
+	off bool // `name = false`: not wanted
+
+	Coil     integer  `toml:"coil"`
+	Discrete integer  `toml:"discrete"`
+	Input    integer  `toml:"input"`
+	Holding  integer  `toml:"holding"`
+	Ref      anything `toml:"ref"`
+	Field    anything `toml:"field"`
+
+	Scale    anything `toml:"scale"`
+	Offset   anything `toml:"offset"`
+	Unit     text     `toml:"unit"`
+	Enum     words    `toml:"enum"`
+	Bits     words    `toml:"bits"`
+	Invalid  anything `toml:"invalid"`
+	Write    anything `toml:"write"`
+	Deadband anything `toml:"deadband"`
+	Group    text     `toml:"group"`
+	Kind     text     `toml:"kind"`
+}
+
+// pointTable is rawPoint without its own bind.
+type pointTable rawPoint
+
+// bind takes a table, or false for a point of the profile that is not wanted.
+func (p *rawPoint) bind(b *binder, n *node) {
+	if v, ok := n.value.(bool); ok && !v {
+		p.at, p.off = n, true
+		return
+	}
+	if !n.isTable() {
+		b.errorAt(n, "this is %s; a point is a table like { holding = 100 }, or false to drop one of the profile", n.kind())
+		return
+	}
+	b.table(n, (*pointTable)(p), "a point")
+}
+
+// registerKeys are the keys that say in which table a register is.
+var registerKeys = []string{"coil", "discrete", "input", "holding"}
+
+type rawWrite struct {
+	here
+	Min    anything `toml:"min"`
+	Max    anything `toml:"max"`
+	Step   anything `toml:"step"`
+	Verify boolean  `toml:"verify"`
+}

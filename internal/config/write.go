@@ -1,0 +1,106 @@
+package config
+
+import (
+	"fmt"
+	"math/big"
+	"slices"
+
+	"edgegateway/devices/modbus"
+	"edgegateway/mapping"
+)
+
+// readWrite reads `write = true` or `write = { min, max, step, verify }`.
+func (p *pointBuilder) readWrite() {
+	n := p.raw.Write.at
+	if n == nil {
+		return
+	}
+	if v, ok := n.value.(bool); ok && !v {
+		return
+	}
+	if wrong := p.unwritable(); wrong != "" {
+		p.errorKey(n, "%s", wrong)
+		return
+	}
+	w := new(mapping.Write)
+	if v, ok := n.value.(bool); !ok || !v {
+		if !n.isTable() {
+			p.errorAt(n, "write is %s; it is true, or limits like { min = 0, max = 100 }", n.kind())
+			return
+		}
+		p.readLimits(n, w)
+	}
+	p.point.Write = w
+}
+
+// commandKeys are the keys that a command in JSON has besides points.
+var commandKeys = []string{"value", "id", "expires"}
+
+// unwritable says why the point cannot be written, "" if it can.
+func (p *pointBuilder) unwritable() string {
+	switch {
+	case p.sentence != "":
+		return "a sentence cannot be written; it comes by itself"
+	case slices.Contains(commandKeys, p.name):
+		return fmt.Sprintf("%q has a meaning of its own in commands; give a writable point another name", p.name)
+	case p.register.Table == modbus.Input:
+		return "input registers cannot be written; is it a holding register?"
+	case p.register.Table == modbus.Discrete:
+		return "discrete inputs cannot be written; is it a coil?"
+	}
+	return ""
+}
+
+func (p *pointBuilder) readLimits(n *node, w *mapping.Write) {
+	var raw rawWrite
+	p.table(n, &raw, "write")
+	w.NoVerify = raw.Verify.set() && !raw.Verify.V
+	for _, x := range []struct {
+		key string
+		raw anything
+		dst **mapping.Decimal
+	}{{"min", raw.Min, &w.Min}, {"max", raw.Max, &w.Max}, {"step", raw.Step, &w.Step}} {
+		if !x.raw.set() {
+			continue
+		}
+		if !p.numeric() {
+			p.errorKey(x.raw.at, "%s needs a number; point %q is %s", x.key, p.name, p.point.Type)
+			continue
+		}
+		if d, ok := p.decimal(x.raw.at, x.key); ok {
+			*x.dst = &d
+		}
+	}
+	if w.Min != nil && w.Max != nil && compare(*w.Min, *w.Max) > 0 {
+		p.errorAt(raw.Min.at, "min %s is above max %s", w.Min, w.Max)
+		return
+	}
+	if w.Step != nil && w.Step.Mant <= 0 {
+		p.errorAt(raw.Step.at, "step is %s; it must be above 0", w.Step)
+	}
+	p.checkLimit(raw.Min, w.Min)
+	p.checkLimit(raw.Max, w.Max)
+}
+
+// checkLimit reports a limit that the point's registers cannot hold.
+func (p *pointBuilder) checkLimit(raw anything, limit *mapping.Decimal) {
+	if limit == nil {
+		return
+	}
+	bare := p.point // without limits, so that only the type decides
+	bare.Write, bare.Enum, bare.Bits = &mapping.Write{}, nil, nil
+	if _, err := mapping.Encode(nil, &bare, mapping.DecimalValue(*limit)); err != nil {
+		p.errorAt(raw.at, "%s cannot be written: %v", limit, err)
+	}
+}
+
+// compare orders two decimals exactly.
+func compare(a, b mapping.Decimal) int { return rational(a).Cmp(rational(b)) }
+
+func rational(d mapping.Decimal) *big.Rat {
+	r, _ := new(big.Rat).SetString(d.String())
+	if r == nil {
+		return new(big.Rat)
+	}
+	return r
+}
