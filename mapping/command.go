@@ -338,11 +338,11 @@ func members(text []byte) ([]member, error) {
 	for dec.More() {
 		t, err := dec.Token()
 		if err != nil {
-			return nil, fmt.Errorf("JSON: %w", err)
+			return nil, jsonError(err)
 		}
 		m := member{name: t.(string)} // Token returns nothing else before a colon
 		if err := dec.Decode(&m.value); err != nil {
-			return nil, fmt.Errorf("JSON: %w", err)
+			return nil, jsonError(err)
 		}
 		if seen[m.name] {
 			return nil, fmt.Errorf("%q is given twice", m.name)
@@ -351,12 +351,19 @@ func members(text []byte) ([]member, error) {
 		all = append(all, m)
 	}
 	if _, err := dec.Token(); err != nil {
-		return nil, fmt.Errorf("JSON: %w", err)
+		return nil, jsonError(err)
 	}
 	if _, err := dec.Token(); err != io.EOF {
 		return nil, errors.New("more after the JSON object")
 	}
 	return all, nil
+}
+
+func jsonError(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return errors.New("JSON: it ends too early")
+	}
+	return fmt.Errorf("JSON: %w", err)
 }
 
 // parseID reads a string or a number, whose digits are taken as text.

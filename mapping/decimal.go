@@ -10,8 +10,8 @@ import (
 
 // A number is exact: mant × 10^exp, negative if neg. Its sign is apart so
 // that all of u64 and all of i64 fit. In normal form, which normal makes,
-// equal numbers are equal structs: no fraction ends in zero, nothing that fits
-// into mant has a positive exp, and zero is the zero number.
+// equal numbers are equal structs: whole numbers that fit into mant have exp 0,
+// all others do not end in zero, and zero is the zero number.
 type number struct {
 	neg  bool
 	exp  int8
@@ -174,19 +174,19 @@ func (n number) append(dst []byte) []byte {
 	start := len(dst)
 	dst = strconv.AppendUint(dst, n.mant, 10)
 	switch places := -int(n.exp); {
-	case places == 0:
-		return dst
-	case places < 0 || places > 25:
-		return strconv.AppendInt(append(dst, 'e'), int64(n.exp), 10)
-	default:
+	case places > 0 && places <= len(zeros)-1:
 		return insertPoint(dst, start, places)
+	case places <= 0 && len(dst)-start-places <= 21: // as floats: 1e+21 is the first with an exponent
+		return append(dst, zeros[:-places]...)
 	}
+	return strconv.AppendInt(append(dst, 'e'), int64(n.exp), 10)
 }
+
+const zeros = "00000000000000000000000000"
 
 // insertPoint puts a point before the last places digits of dst[start:], with
 // as many zeros before them as it needs.
 func insertPoint(dst []byte, start, places int) []byte {
-	const zeros = "00000000000000000000000000"
 	digits := len(dst) - start
 	if pad := places + 1 - digits; pad > 0 {
 		dst = append(dst, zeros[:pad]...)
@@ -266,25 +266,36 @@ func (w wide) add(v wide) (wide, bool) {
 
 // normal returns w × 10^exp in normal form; ok is false if it does not fit.
 func normal(neg bool, w wide, exp int) (n number, ok bool) {
-	if w == (wide{}) {
+	switch {
+	case w == (wide{}):
 		return number{}, true
+	case w.hi != 0 || exp != 0:
+		w, exp = strip(w, exp)
 	}
-	for w.hi != 0 || exp < 0 {
-		q, r := w.over10()
-		if r != 0 {
-			break
-		}
-		w, exp = q, exp+1
-	}
-	for exp > 0 {
-		p, ok := w.times10()
-		if !ok || p.hi != 0 {
-			break
-		}
-		w, exp = p, exp-1
+	if whole, ok := raise(w, exp); ok && exp > 0 && whole.hi == 0 {
+		w, exp = whole, 0
 	}
 	fits := w.hi == 0 && exp >= -127 && exp <= 127
 	return number{neg: neg, exp: int8(exp), mant: w.lo}, fits
+}
+
+// strip moves the zeros that w, which is not 0, ends in to the exponent.
+func strip(w wide, exp int) (wide, int) {
+	for {
+		q, r := w.over10()
+		if r != 0 {
+			return w, exp
+		}
+		w, exp = q, exp+1
+	}
+}
+
+// raise returns w × 10^k.
+func raise(w wide, k int) (_ wide, ok bool) {
+	for ok = true; ok && k > 0 && w != (wide{}); k-- {
+		w, ok = w.times10()
+	}
+	return w, ok
 }
 
 // affine returns n × scale + offset exactly; ok is false if the result does
@@ -298,26 +309,17 @@ func (n number) affine(scale, offset Decimal) (result number, ok bool) {
 		return normal(neg, w, exp)
 	}
 	o := offset.number()
-	v, oexp := wide{lo: o.mant}, int(o.exp)
-	if w, exp, ok = lower(w, exp, oexp); !ok {
+	v, common := wide{lo: o.mant}, min(exp, int(o.exp))
+	if w, ok = raise(w, exp-common); !ok {
 		return number{}, false
 	}
-	if v, _, ok = lower(v, oexp, exp); !ok {
+	if v, ok = raise(v, int(o.exp)-common); !ok {
 		return number{}, false
 	}
-	return sum(neg, w, o.neg, v, exp)
+	return sum(neg, w, o.neg, v, common)
 }
 
-// lower writes w × 10^exp with the exponent to, if that is the lower one.
-func lower(w wide, exp, to int) (wide, int, bool) {
-	for ok := true; exp > to && w != (wide{}); exp-- {
-		if w, ok = w.times10(); !ok {
-			return w, exp, false
-		}
-	}
-	return w, min(exp, to), true
-}
-
+// sum adds two signed integers and gives the total the exponent exp.
 func sum(wneg bool, w wide, vneg bool, v wide, exp int) (number, bool) {
 	switch {
 	case wneg == vneg:

@@ -207,6 +207,9 @@ func bcd(bits uint64) (number, error) {
 // significant, whatever Order says of registers.
 func (p *Point) mod10(raw []byte) (number, error) {
 	var n number
+	if len(raw) > 8 {
+		return number{}, errRange
+	}
 	for i := len(raw) - 2; i >= 0; i -= 2 {
 		digits := p.Order.pattern(raw[i : i+2])
 		if slices.Contains(p.Invalid, int64(digits)) {
@@ -306,7 +309,10 @@ func floatToHalf(f float64) uint16 {
 	if f < 0 {
 		sign, f = 0x8000, -f
 	}
-	if f >= 65520 {
+	switch {
+	case f == 0:
+		return sign
+	case f >= 65520:
 		return sign | 0x7c00
 	}
 	_, exp := math.Frexp(f)

@@ -149,7 +149,7 @@ func (p *Point) limits() (low, high number) {
 	case p.Type == BCD16 || p.Type == BCD32:
 		return low, number{mant: uint64(pow10[w/4]) - 1}
 	case p.Type == Mod10:
-		return low, number{mant: uint64(pow10[min(2*p.Length, 16)]) - 1}
+		return low, number{mant: uint64(pow10[min(max(4*p.Type.Registers(p.Length), 0), 16)]) - 1}
 	case p.Type.signed():
 		return number{neg: true, mant: 1 << (w - 1)}, number{mant: 1<<(w-1) - 1}
 	}
@@ -250,12 +250,10 @@ func (p *Point) CheckWrite(v Value) error {
 	if _, err := Encode(nil, p, v); err != nil {
 		return err
 	}
-	if p.Type.Integer() || p.Type == Bool {
-		if len(p.Enum) > 0 {
-			return p.checkName(v)
-		}
-	}
-	if !v.quantity() || len(p.Bits) > 0 {
+	switch {
+	case len(p.Enum) > 0:
+		return p.checkName(v)
+	case !v.quantity() || len(p.Bits) > 0:
 		return nil
 	}
 	if err := p.Write.check(v, p.Unit); err != nil {

@@ -1,0 +1,363 @@
+package mapping
+
+import (
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"edgegateway/devices"
+)
+
+func decimal(s string) Decimal {
+	d, err := ParseDecimal(s)
+	if err != nil {
+		panic(err)
+	}
+	return d
+}
+
+func unhex(t testing.TB, s string) []byte {
+	t.Helper()
+	b, err := hex.DecodeString(strings.ReplaceAll(s, " ", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestDecode(t *testing.T) {
+	mode := map[int64]string{0: "off", 1: "auto", -1: "fault"}
+	for _, c := range []struct {
+		point Point
+		raw   string // hexadecimal
+		want  string // JSON, or "!" and the cause
+	}{
+		{Point{Type: Bool}, "01", "true"},
+		{Point{Type: Bool}, "00", "false"},
+		{Point{Type: Bool, Length: 2}, "0100", "true"},
+		{Point{Type: Bool, Enum: mode}, "01", `"auto"`},
+		{Point{Type: U16}, "ffff", "65535"},
+		{Point{Type: U16, Order: BADC}, "0102", "513"},
+		{Point{Type: U16, Order: CDAB}, "0102", "258"},
+		{Point{Type: I16}, "8000", "-32768"},
+		{Point{Type: I16, Scale: decimal("0.1")}, "08fd", "230.1"},
+		{Point{Type: U16, Scale: decimal("0.1"), Offset: decimal("-40")}, "0190", "0"},
+		{Point{Type: U16, Scale: decimal("1000")}, "0005", "5000"},
+		{Point{Type: U32}, "01020304", "16909060"},
+		{Point{Type: U32, Order: CDAB}, "03040102", "16909060"},
+		{Point{Type: U32, Order: BADC}, "02010403", "16909060"},
+		{Point{Type: U32, Order: DCBA}, "04030201", "16909060"},
+		{Point{Type: I32}, "ffffffff", "-1"},
+		{Point{Type: U64}, "0020000000000001", "9007199254740993"},
+		{Point{Type: U64, Order: CDAB}, "0001 0000 0000 0020", "9007199254740993"},
+		{Point{Type: U64, Order: BADC}, "2000 0000 0000 0100", "9007199254740993"},
+		{Point{Type: U64, Order: DCBA}, "0100 0000 0000 2000", "9007199254740993"},
+		{Point{Type: U64}, "ffffffffffffffff", "18446744073709551615"},
+		{Point{Type: U64, Scale: decimal("10")}, "ffffffffffffffff", "184467440737095516150"},
+		{Point{Type: U64, Scale: decimal("7")}, "ffffffffffffffff", "!scaled value out of range"},
+		{Point{Type: I64}, "8000000000000000", "-9223372036854775808"},
+		{Point{Type: I64, Scale: decimal("0.001")}, "0000000000bc614f", "12345.679"},
+		{Point{Type: F32}, "4366199a", "230.1"},
+		{Point{Type: F32, Scale: decimal("0.1")}, "450fd000", "230.1"},
+		{Point{Type: F32, Scale: decimal("0.001")}, "3dcccccd", "0.0001"},
+		{Point{Type: F32, Order: CDAB}, "199a4366", "230.1"},
+		{Point{Type: F32}, "7fc00000", "!not a number"},
+		{Point{Type: F32}, "ff800000", "!not a number"},
+		{Point{Type: F32}, "80000000", "0"},
+		{Point{Type: F32}, "7f7fffff", "3.4028235e+38"},
+		{Point{Type: F32}, "00000001", "1e-45"},
+		{Point{Type: F32, Invalid: []int64{-9999}}, "c61c3c00", "!no value"},
+		{Point{Type: F64}, "406cc33333333333", "230.1"},
+		{Point{Type: F64, Scale: decimal("0.1")}, "40a1fa0000000000", "230.1"},
+		{Point{Type: F64, Scale: decimal("1000")}, "7fefffffffffffff", "!scaled value out of range"},
+		{Point{Type: F64}, "7ff8000000000000", "!not a number"},
+		{Point{Type: F16}, "3c00", "1"},
+		{Point{Type: F16}, "2e66", "0.1"},
+		{Point{Type: F16}, "7bff", "65500"}, // 65504, in the fewest digits that name it
+		{Point{Type: F16}, "0001", "6e-08"},
+		{Point{Type: F16}, "7e00", "!not a number"},
+		{Point{Type: F16}, "fc00", "!not a number"},
+		{Point{Type: BCD16}, "1234", "1234"},
+		{Point{Type: BCD16}, "12a4", "!not a decimal digit"},
+		{Point{Type: BCD32, Scale: decimal("0.01")}, "00012345", "123.45"},
+		{Point{Type: BCD16, Invalid: []int64{0xffff}}, "ffff", "!no value"},
+		{Point{Type: Mod10, Length: 4}, "270f 0001", "19999"},
+		{Point{Type: Mod10, Length: 4, Order: CDAB}, "270f 0001", "19999"},
+		{Point{Type: Mod10, Length: 4, Order: BADC}, "0f27 0100", "19999"},
+		{Point{Type: Mod10, Length: 4}, "2710 0001", "!not a decimal digit"},
+		{Point{Type: Mod10, Length: 8}, "270f 270f 270f 270f", "9999999999999999"},
+		{Point{Type: U16, Invalid: []int64{-1}}, "ffff", "!no value"},
+		{Point{Type: I16, Invalid: []int64{0x8000}}, "8000", "!no value"},
+		{Point{Type: I16, Invalid: []int64{-32768}}, "8000", "!no value"},
+		{Point{Type: U64, Invalid: []int64{-1}}, "ffffffffffffffff", "!no value"},
+		{Point{Type: U16, Enum: mode}, "0001", `"auto"`},
+		{Point{Type: U16, Enum: mode}, "0007", "7"},
+		{Point{Type: I16, Enum: mode}, "ffff", `"fault"`},
+		{Point{Type: U16, Bits: map[int]string{0: "running", 3: "fault"}}, "0008", `{"running":false,"fault":true}`},
+		{Point{Type: U32, Order: CDAB, Bits: map[int]string{31: "top"}}, "0000 8000", `{"top":true}`},
+		{Point{Type: String, Length: 6}, "4142 4300 0000", `"ABC"`},
+		{Point{Type: String, Length: 5}, "2041 4220 2020", `"AB"`},
+		{Point{Type: String, Length: 4, Order: BADC}, "4241 4443", `"ABCD"`},
+		{Point{Type: String, Length: 4, Order: CDAB}, "4142 4344", `"ABCD"`},
+		{Point{Type: String, Length: 4}, "410a 22ff", `"A\n\"�"`},
+		{Point{Type: Bytes, Length: 3}, "0a0b 0c00", `"0a0b0c"`},
+		{Point{Type: U32}, "0102", "!2 bytes for u32, which has 4"},
+		{Point{}, "0102", "!cannot decode type 0"},
+	} {
+		v, err := Decode(&c.point, unhex(t, c.raw))
+		got := string(v.AppendJSON(nil))
+		if err != nil {
+			got = "!" + devices.Cause(err)
+		}
+		if got != c.want {
+			t.Errorf("%s %s of %s = %s, want %s", c.point.Type, c.point.Order, c.raw, got, c.want)
+		}
+	}
+}
+
+func TestDecodeText(t *testing.T) {
+	valid := map[string]string{"A": "valid", "V": "void"}
+	for _, c := range []struct {
+		point Point
+		raw   string
+		want  string
+	}{
+		{Point{Type: Text}, " as it came ", `" as it came "`},
+		{Point{Type: F64, FromText: true}, "012.50", "12.5"},
+		{Point{Type: F64, FromText: true}, " -0.001 ", "-0.001"},
+		{Point{Type: F32, FromText: true, Scale: decimal("0.514444")}, "10", "5.14444"},
+		{Point{Type: F64, FromText: true}, "", "!no value"},
+		{Point{Type: F64, FromText: true}, "12..5", "!not a number"},
+		{Point{Type: F64, FromText: true}, "NaN", "!not a number"},
+		{Point{Type: F64, FromText: true, Invalid: []int64{-999}}, "-999.0", "!no value"},
+		{Point{Type: I16, FromText: true}, "-32768", "-32768"},
+		{Point{Type: I16, FromText: true}, "32768", "!out of range"},
+		{Point{Type: U16, FromText: true}, "1.5", "!out of range"},
+		{Point{Type: U64, FromText: true}, "18446744073709551615", "18446744073709551615"},
+		{Point{Type: U16, FromText: true, Enum: map[int64]string{2: "auto"}}, "02", `"auto"`},
+		{Point{Type: String, FromText: true}, " x ", `"x"`},
+		{Point{Type: String, FromText: true}, "", `""`},
+		{Point{Type: Bool, FromText: true}, "ON", "true"},
+		{Point{Type: Bool, FromText: true}, "perhaps", "!neither true nor false"},
+		{Point{Type: Bytes, FromText: true}, "0aFF", `"0aff"`},
+		{Point{Type: Bytes, FromText: true}, "xyz", "!not hexadecimal"},
+		{Point{Type: Text, EnumText: valid}, "A", `"valid"`},
+		{Point{Type: Text, EnumText: valid}, "X", `"X"`},
+	} {
+		v, err := Decode(&c.point, []byte(c.raw))
+		got := string(v.AppendJSON(nil))
+		if err != nil {
+			got = "!" + devices.Cause(err)
+		}
+		if got != c.want {
+			t.Errorf("%s of %q = %s, want %s", c.point.Type, c.raw, got, c.want)
+		}
+	}
+}
+
+// fixed are all types with the widths of their raw form.
+func fixed() []Point {
+	return []Point{
+		{Type: Bool}, {Type: Bool, Length: 2}, {Type: U16}, {Type: I16}, {Type: U32}, {Type: I32}, {Type: U64}, {Type: I64},
+		{Type: F16}, {Type: F32}, {Type: F64}, {Type: BCD16}, {Type: BCD32},
+		{Type: Mod10, Length: 4}, {Type: Mod10, Length: 6}, {Type: Mod10, Length: 8},
+		{Type: Bytes, Length: 7}, {Type: String, Length: 8},
+		{Type: U32, Bits: map[int]string{1: "a", 31: "b"}},
+		{Type: I16, Enum: map[int64]string{-5: "minus", 7: "seven"}},
+	}
+}
+
+// What Decode reads, Encode writes back to the same bytes: each type in each
+// order at each scale, at its limits and in between.
+func TestRoundTrip(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(7, 8))
+	scales := []Decimal{{}, decimal("0.1"), decimal("-0.01"), decimal("1000"), decimal("0.25"), decimal("3600")}
+	offsets := []Decimal{{}, decimal("-40"), decimal("0.5")}
+	for _, p := range fixed() {
+		tried := 0
+		for i := range 3 * len(scales) * 4 * 60 {
+			p.Order = Order(i % 4)
+			p.Scale = scales[i/4%len(scales)]
+			p.Offset = Decimal{}
+			if p.Type.Integer() {
+				p.Offset = offsets[i/4/len(scales)%3]
+			}
+			if roundTrip(t, &p, sample(rnd, &p, i)) {
+				tried++
+			}
+		}
+		if tried < 1000 {
+			t.Errorf("%s: only %d values", p.Type, tried)
+		}
+	}
+}
+
+// sample returns raw bytes that p can hold: edges first.
+func sample(rnd *rand.Rand, p *Point, i int) []byte {
+	raw := make([]byte, p.RawLen())
+	for k := range raw {
+		raw[k] = byte(rnd.Uint32())
+	}
+	switch {
+	case i < 24:
+		copy(raw, bytes.Repeat([]byte{[]byte{0, 0xff, 0x7f, 0x80}[i%4]}, len(raw)))
+	case p.Type == Bool && len(raw) == 1:
+		return []byte{raw[0] & 1}
+	case p.Type == String:
+		copy(raw, fmt.Sprintf("%08x", rnd.Uint32()))
+	case p.Type == F64: // far from where the shortest form times the scale leaves 64 bits
+		f := math.Round(rnd.Float64()*1e9) / 1e4
+		return p.Order.appendPattern(nil, math.Float64bits(f), 8)
+	case p.Type == F32:
+		return p.Order.appendPattern(nil, uint64(math.Float32bits(rnd.Float32()*1e6-5e5)), 4)
+	case p.Type == BCD16 || p.Type == BCD32 || p.Type == Mod10:
+		_, high := p.limits()
+		return p.appendInteger(nil, number{mant: rnd.Uint64() % (high.mant + 1)})
+	case p.Type == U64 && i%3 == 0:
+		return p.Order.appendPattern(nil, 1<<53+1, 8)
+	}
+	return raw
+}
+
+func roundTrip(t *testing.T, p *Point, raw []byte) bool {
+	t.Helper()
+	v, err := Decode(p, raw)
+	if err != nil {
+		return false
+	}
+	back, err := Encode([]byte("x"), p, v)
+	if err != nil {
+		t.Fatalf("%s %s × %s + %s: %x = %s does not encode: %v", p.Type, p.Order, p.Scale.orOne(), p.Offset, raw, v, err)
+	}
+	if !bytes.Equal(back[1:], raw) {
+		again, err := Decode(p, back[1:]) // -0, padding, coils of 255
+		if err != nil || !again.Equal(v) || !equivalent(p) {
+			t.Fatalf("%s %s × %s + %s: %x = %s → %x", p.Type, p.Order, p.Scale.orOne(), p.Offset, raw, v, back[1:])
+		}
+	}
+	if text := v.AppendJSON(nil); !json.Valid(text) {
+		t.Fatalf("%s: %x: %s is not JSON", p.Type, raw, text)
+	}
+	return true
+}
+
+// equivalent tells whether several raw forms mean the same value of p.
+func equivalent(p *Point) bool {
+	return p.Type == Bool || p.Type == String || p.Type == Bytes || p.Type.float()
+}
+
+func TestHalfRoundTripsAll(t *testing.T) {
+	p := Point{Type: F16}
+	for h := range 1 << 16 {
+		roundTrip(t, &p, []byte{byte(h >> 8), byte(h)})
+	}
+}
+
+func TestEncodeErrorsNameTheLimit(t *testing.T) {
+	for _, c := range []struct {
+		point Point
+		value Value
+		want  string
+	}{
+		{Point{Type: U16}, IntValue(65536), "65536 is out of range: u16 holds 0 to 65535"},
+		{Point{Type: U16, Scale: decimal("0.1")}, IntValue(-1), "-1 is out of range: u16 holds 0 to 6553.5"},
+		{Point{Type: I16, Scale: decimal("-0.1")}, IntValue(4000), "4000 is out of range: i16 holds -3276.7 to 3276.8"},
+		{Point{Type: U64}, FloatValue(1e300), "1e+300 is out of range: u64 holds 0 to 18446744073709551615"},
+		{Point{Type: BCD16}, IntValue(10000), "10000 is out of range: bcd16 holds 0 to 9999"},
+		{Point{Type: F32}, FloatValue(1e39), "1e+39 is more than f32 holds"},
+		{Point{Type: F16}, FloatValue(70000), "70000 is more than f16 holds"},
+		{Point{Type: String, Length: 2}, StringValue("abc"), "3 bytes are more than string(2) holds"},
+		{Point{Type: U16}, StringValue("abc"), "abc is no number"},
+		{Point{Type: U16}, Value{}, "null is no number"},
+		{Point{Type: Bool}, IntValue(2), "2 is neither true nor false"},
+		{Point{Type: U16, Enum: map[int64]string{0: "off", 2: "auto"}}, StringValue("on"), `"on" is none of off, auto`},
+	} {
+		raw, err := Encode(nil, &c.point, c.value)
+		if err == nil || err.Error() != c.want {
+			t.Errorf("%s of %s: %x, %v; want %s", c.point.Type, c.value, raw, err, c.want)
+		}
+	}
+}
+
+func TestEncodeRoundsToTheNearest(t *testing.T) {
+	p := Point{Type: I16, Scale: decimal("0.1")}
+	for in, want := range map[float64]int64{21.54: 215, 21.55: 216, -21.55: -216, 230.1: 2301, 0.04: 0, -0.04: 0} {
+		raw, err := Encode(nil, &p, FloatValue(in))
+		if got := int64(int16(uint16(raw[0])<<8 | uint16(raw[1]))); err != nil || got != want {
+			t.Errorf("%v: %d, %v; want %d", in, got, err, want)
+		}
+	}
+}
+
+func TestEncodeText(t *testing.T) {
+	for _, c := range []struct {
+		point Point
+		value Value
+		want  string
+	}{
+		{Point{Type: F64, FromText: true}, FloatValue(12.5), "12.5"},
+		{Point{Type: F64, FromText: true, Scale: decimal("0.1")}, FloatValue(12.5), "125"},
+		{Point{Type: F64, FromText: true, Scale: decimal("3")}, IntValue(1), "0.333333333"},
+		{Point{Type: U16, FromText: true}, FloatValue(12.5), "13"},
+		{Point{Type: Text, EnumText: map[string]string{"A": "valid"}}, StringValue("valid"), "A"},
+		{Point{Type: Text}, StringValue("as is"), "as is"},
+		{Point{Type: Bool, FromText: true}, BoolValue(true), "true"},
+	} {
+		if got, err := Encode(nil, &c.point, c.value); err != nil || string(got) != c.want {
+			t.Errorf("%s of %s: %q, %v; want %q", c.point.Type, c.value, got, err, c.want)
+		}
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Add(byte(U16), byte(BADC), 0, int64(1), int8(-1), int64(-40), []byte{8, 0xfd}, false)
+	f.Add(byte(F32), byte(CDAB), 0, int64(0), int8(0), int64(0), []byte{0x19, 0x9a, 0x43, 0x66}, false)
+	f.Add(byte(U64), byte(ABCD), 0, int64(3), int8(2), int64(7), []byte("\xff\xff\xff\xff\xff\xff\xff\xff"), false)
+	f.Add(byte(String), byte(DCBA), 3, int64(0), int8(0), int64(0), []byte("ab\xffd"), false)
+	f.Add(byte(Mod10), byte(ABCD), 6, int64(1), int8(-2), int64(0), []byte{0, 1, 0, 2, 0, 3}, false)
+	f.Add(byte(F64), byte(ABCD), 0, int64(1), int8(-1), int64(0), []byte("1e-9"), true)
+	f.Fuzz(func(t *testing.T, typ, order byte, length int, mant int64, exp int8, offset int64, raw []byte, text bool) {
+		if exp == math.MinInt8 {
+			return // ParseDecimal gives none
+		}
+		p := Point{Type: Type(typ), Order: Order(order % 4), Length: length, FromText: text,
+			Scale: Decimal{mant, exp}, Offset: Decimal{Mant: offset}}
+		v, err := Decode(&p, raw)
+		if err != nil {
+			return
+		}
+		if out := v.AppendJSON(nil); !json.Valid(out) {
+			t.Fatalf("%s: %x: %s is not JSON", p.Type, raw, out)
+		}
+		back, err := Encode(nil, &p, v)
+		if !p.Type.Integer() || text {
+			return
+		}
+		if err != nil || !bytes.Equal(back, raw) {
+			t.Fatalf("%s: %x = %s → %x, %v", p.Type, raw, v, back, err)
+		}
+	})
+}
+
+func TestDecodeAllocatesNothing(t *testing.T) {
+	points := []Point{
+		{Type: Bool}, {Type: U16, Scale: decimal("0.1")}, {Type: I64}, {Type: F32}, {Type: F32, Scale: decimal("0.1")},
+		{Type: U16, Enum: map[int64]string{0: "off"}}, {Type: U16, Bits: map[int]string{0: "on"}}, {Type: F32, Invalid: []int64{0}},
+	}
+	raw := make([]byte, 8)
+	buf := make([]byte, 0, 100)
+	for _, p := range points {
+		in := raw[:p.RawLen()]
+		if n := testing.AllocsPerRun(100, func() {
+			v, _ := Decode(&p, in)
+			buf = v.AppendJSON(buf[:0])
+		}); n > 0 {
+			t.Errorf("%s allocates %v times", p.Type, n)
+		}
+	}
+}
