@@ -1,11 +1,17 @@
 package modbus
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
-// horizon is how long an answer is held possible after its request. Beyond it
-// only the distance of ten seconds, or four times the longest timeout if that
-// is more, speaks against a late answer.
-const horizon = 10 * time.Second
+// horizon is how long after a request its answer is held possible, at least;
+// four times the timeout if that is more.
+const horizon = time.Minute
+
+// maxOpen is how many requests to one unit may be open. With so many, only a
+// probe goes out.
+const maxOpen = 32
 
 // lateReplies are the requests to one unit that were sent and not answered,
 // oldest first, and what has been learned of its speed.
@@ -17,9 +23,10 @@ const horizon = 10 * time.Second
 // very late. So a request that an open one could be confused with waits first
 // until twice the timeout has passed since that one was sent, or until its
 // late answer comes; then a probe is sent, a small read with another function
-// code, whose answer of any kind, an exception too, settles all before it.
-// Only then is the request sent. Requests to other units go on: their answers
-// carry another id. An open request is forgotten after the horizon.
+// code, whose answer of any kind, an exception too, settles all before it, or,
+// for a unit that keeps silent on those, a read of another length. Only then
+// is the request sent. Requests to other units go on: their answers carry
+// another id. An open request is forgotten after the horizon.
 //
 // What remains: a unit that answers later than the horizon, and a unit that
 // answers out of order.
@@ -38,8 +45,6 @@ type openRequest struct {
 	until time.Time // forgotten after
 	wait  time.Duration
 }
-
-const maxOpen = 8 // the oldest goes when one more comes; identical ones count once
 
 // wait returns how long to wait for an answer where timeout is configured.
 func (l *lateReplies) wait(timeout time.Duration) time.Duration {
@@ -61,9 +66,6 @@ func (l *lateReplies) put(o openRequest) {
 		l.open[n-1] = o
 		return
 	}
-	if len(l.open) == maxOpen {
-		l.open = append(l.open[:0], l.open[1:]...)
-	}
 	l.open = append(l.open, o)
 }
 
@@ -77,12 +79,9 @@ func (l *lateReplies) expire(now time.Time) {
 // confuses reports whether a late answer to an open request could be taken
 // for one to r. The same question does no harm: its answer is r's too.
 func (l *lateReplies) confuses(r *request) bool {
-	for _, o := range l.open {
-		if !o.r.same(r) && o.r.alike(r) {
-			return true
-		}
-	}
-	return false
+	return len(l.open) >= maxOpen || slices.ContainsFunc(l.open, func(o openRequest) bool {
+		return !o.r.same(r) && o.r.alike(r)
+	})
 }
 
 // settle takes note of pdu, a proven frame of this unit. mine says that it
@@ -129,31 +128,43 @@ func (l *lateReplies) raise(d, wait time.Duration) {
 	l.raised = max(l.raised, min(d*3/2, 2*wait))
 }
 
-// probeFunctions are asked in turn until one is answered: a device knows them
-// or answers with an exception, but some keep silent on what they do not know.
-var probeFunctions = []Table{Input, Holding, Coil, Discrete}
+// probeTables are asked in turn until one is answered: a device knows their
+// functions or answers with an exception, but some keep silent on what they do
+// not know.
+var probeTables = [...]Table{Input, Holding, Coil, Discrete}
 
-// probe returns a request whose answer settles all open ones before r is
-// sent: no open request but itself has its function code.
+// probe returns a request whose answer settles the open ones before r is
+// sent.
 func (l *lateReplies) probe(r *request) *request {
-	var p *request
-	for i := range probeFunctions {
-		p = readRequest(r.unit, Register{Table: probeFunctions[(l.nextProbe+i)%len(probeFunctions)]})
+	for i := l.nextProbe % (len(probeTables) + 1); i < len(probeTables); i++ {
+		p := readRequest(r.unit, Register{Table: probeTables[i]})
 		if p.pdu.function() != r.pdu.function() && !l.asked(p) {
-			break
+			return p
 		}
 	}
-	return p
+	return l.otherLength(r)
 }
 
 // asked reports whether an open request other than p has p's function code.
 func (l *lateReplies) asked(p *request) bool {
-	for _, o := range l.open {
-		if o.r.pdu.function() == p.pdu.function() && !o.r.same(p) {
-			return true
+	return slices.ContainsFunc(l.open, func(o openRequest) bool {
+		return o.r.pdu.function() == p.pdu.function() && !o.r.same(p)
+	})
+}
+
+// otherLength returns a read where r reads or writes, whose answer is as long
+// as that of no open request, nor r's.
+func (l *lateReplies) otherLength(r *request) *request {
+	reg := Register{Table: r.reg.Table}
+	for n := 1; ; n++ {
+		reg.Count = uint16(n)
+		reg.Address = min(r.reg.Address, uint16(1<<16-n))
+		p := readRequest(r.unit, reg)
+		if p.alike(r) || slices.ContainsFunc(l.open, func(o openRequest) bool { return o.r.alike(p) && !o.r.same(p) }) {
+			continue
 		}
+		return p
 	}
-	return false
 }
 
 // A latency is a running mean of how long a unit thinks before it answers.

@@ -1,0 +1,179 @@
+package modbus
+
+import (
+	"errors"
+	"math/rand/v2"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"edgegateway/devices"
+)
+
+// TestLateAnswerIsNeverAnotherRegistersValue asks for random registers of
+// devices that are often slower than the timeout, some of them much slower,
+// and that queue what they are asked meanwhile.
+func TestLateAnswerIsNeverAnotherRegistersValue(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		slowest  time.Duration
+		knows    func(fn byte) bool // keeps silent on other functions
+		minGood  int
+		lossRate float64
+	}{
+		{"a little late", 190 * time.Millisecond, func(byte) bool { return true }, 900, 0},
+		{"later than twice the timeout", 700 * time.Millisecond, func(byte) bool { return true }, 300, 0},
+		{"lost and late", 400 * time.Millisecond, func(byte) bool { return true }, 300, 0.3},
+		{"only function 3", 300 * time.Millisecond, func(fn byte) bool { return fn == fnReadHolding }, 300, 0.1},
+		{"seconds late", 5 * time.Second, func(byte) bool { return true }, 1, 0.2},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				rnd := rand.New(rand.NewPCG(1, 2))
+				l := scripted(t, Config{Serial: at9600}, func(frame []byte) []piece {
+					if !tt.knows(frame[1]) || rnd.Float64() < tt.lossRate {
+						return nil
+					}
+					think := time.Duration(rnd.Int64N(int64(tt.slowest)))
+					return []piece{{think, rtuReply(&plant{}, frame)}}
+				})
+				good, wrong := pollRandomly(t, l, rnd, 1000)
+				t.Logf("good %d, wrong %d, %+v", good, wrong, l.Stats())
+				if wrong != 0 {
+					t.Errorf("%d wrong values", wrong)
+				}
+				if good < tt.minGood {
+					t.Errorf("%d good of 1000, want %d", good, tt.minGood)
+				}
+			})
+		})
+	}
+}
+
+// pollRandomly reads n times some registers, of one of two lengths, of one of
+// two units.
+func pollRandomly(t *testing.T, l *Line, rnd *rand.Rand, n int) (good, wrong int) {
+	for range n {
+		reg := Register{Holding, uint16(rnd.IntN(100)), uint16(1 + rnd.IntN(2))}
+		b, err := read(t, l, meter(Unit{ID: byte(1 + rnd.IntN(2))}, reg))
+		switch {
+		case err == nil && verify(b) != nil:
+			wrong++
+		case err == nil:
+			good++
+		case !errors.Is(err, devices.ErrTimeout) && !errors.Is(err, devices.ErrReply):
+			t.Fatal(err)
+		}
+		time.Sleep(time.Duration(rnd.IntN(300)) * time.Millisecond)
+	}
+	return good, wrong
+}
+
+// TestSlowDeviceIsLearned: after one timeout the late answer is dropped, the
+// timeout raised, and every value right.
+func TestSlowDeviceIsLearned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := scripted(t, Config{Serial: at9600}, func(frame []byte) []piece {
+			return []piece{{170 * time.Millisecond, rtuReply(&plant{}, frame)}}
+		})
+		for i := range 20 {
+			b, err := read(t, l, meter(Unit{ID: 1}, Register{Holding, uint16(100 + 2*i), 1}))
+			if i == 0 {
+				if !errors.Is(err, devices.ErrTimeout) {
+					t.Fatalf("first: %v", err)
+				}
+				continue
+			}
+			if err != nil {
+				t.Errorf("read %d: %v", i, err)
+			}
+			if err := verify(b); err != nil {
+				t.Error(err)
+			}
+		}
+		if s := l.Stats(); s.Timeouts != 1 || s.Late != 1 || s.Requests != 20 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+// TestOthersGoOnWhileOneIsLate: a unit that does not answer costs the next
+// request to another unit nothing.
+func TestOthersGoOnWhileOneIsLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := scripted(t, Config{Serial: at9600}, func(frame []byte) []piece {
+			return atOnce(rtuReply(&plant{silent: map[byte]bool{1: true}}, frame))
+		})
+		for range 5 {
+			if _, err := read(t, l, meter(Unit{ID: 1}, Register{Holding, 7, 1})); !errors.Is(err, devices.ErrTimeout) {
+				t.Fatal(err)
+			}
+			start := time.Now()
+			b, err := read(t, l, meter(Unit{ID: 2}, Register{Holding, 7, 1}))
+			if err != nil || verify(b) != nil {
+				t.Fatal(err, verify(b))
+			}
+			if d := time.Since(start); d > 30*time.Millisecond { // virtual time
+				t.Errorf("took %v", d)
+			}
+		}
+	})
+}
+
+// TestStaleWriteAnswer: the late answer to writing several registers does not
+// confirm writing other values to them.
+func TestStaleWriteAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := 0
+		l := scripted(t, Config{Serial: at9600}, func(frame []byte) []piece {
+			if frame[1] != fnWriteHoldings {
+				return atOnce(rtuReply(&plant{}, frame))
+			}
+			if n++; n > 1 {
+				return nil
+			}
+			return []piece{{1300 * time.Millisecond, rtuReply(&plant{}, frame)}}
+		})
+		dev := meter(Unit{ID: 1}, Register{Holding, 10, 2})
+		for _, raw := range []string{"\x00\x01\x00\x02", "\x00\x03\x00\x04"} {
+			q, err := l.Write(dev, dev.Points[0], []byte(raw), false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := run(t, dev, writeOnly{q}); !errors.Is(err, ErrUnanswered) {
+				t.Errorf("write % x: %v", raw, err)
+			}
+			time.Sleep(250 * time.Millisecond)
+		}
+	})
+}
+
+// writeOnly hides that a failed write has a reading.
+type writeOnly struct{ devices.Query }
+
+func TestProbeIsUnmistakable(t *testing.T) {
+	l := &lateReplies{}
+	now := time.Now()
+	ask := readRequest(1, Register{Holding, 5, 1})
+	for i := range 3 * maxOpen {
+		l.nextProbe = i
+		p := l.probe(ask)
+		for _, o := range l.open {
+			if !o.r.same(p) && o.r.alike(p) {
+				t.Fatalf("probe %v is like open %v", p, o.r)
+			}
+		}
+		if p.alike(ask) {
+			t.Fatalf("probe %v is like %v", p, ask)
+		}
+		l.add(p, now, time.Second, false)
+		l.add(readRequest(1, Register{Table: Table(1 + i%4), Address: uint16(i), Count: uint16(1 + i%20)}), now, time.Second, false)
+	}
+	if !l.confuses(ask) {
+		t.Error("full, and more may be sent")
+	}
+	l.expire(now.Add(2 * horizon))
+	if len(l.open) != 0 {
+		t.Errorf("%d open beyond the horizon", len(l.open))
+	}
+}

@@ -1,0 +1,163 @@
+package modbus
+
+import (
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"edgegateway/devices"
+	"edgegateway/devices/serial"
+)
+
+func TestPlan(t *testing.T) {
+	slow := serial.Config{Baud: 9600}
+	for _, tt := range []struct {
+		name   string
+		unit   Unit
+		behind *serial.Config
+		regs   []Register
+		want   string // the queries, or the error
+	}{
+		{"one", Unit{}, nil, []Register{{Holding, 100, 1}}, "unit 1: holding 100"},
+		{"neighbours in any order", Unit{}, nil, []Register{{Input, 4, 2}, {Input, 0, 2}, {Input, 2, 2}}, "unit 1: input 0-5"},
+		{"overlap", Unit{}, nil, []Register{{Input, 0, 4}, {Input, 2, 1}, {Input, 3, 4}}, "unit 1: input 0-6"},
+		{"the same twice", Unit{}, nil, []Register{{Input, 3, 2}, {Input, 3, 2}}, "unit 1: input 3-4"},
+		{"tables apart", Unit{}, nil, []Register{{Holding, 0, 1}, {Coil, 0, 1}, {Discrete, 0, 1}, {Input, 0, 1}},
+			"unit 1: coil 0, unit 1: discrete 0, unit 1: input 0, unit 1: holding 0"},
+		{"hole", Unit{}, nil, []Register{{Input, 0, 2}, {Input, 3, 1}}, "unit 1: input 0-1, unit 1: input 3"},
+		{"hole bridged", Unit{Gaps: true}, &slow, []Register{{Input, 0, 2}, {Input, 12, 1}}, "unit 1: input 0-12"},
+		{"hole too dear", Unit{Gaps: true}, &slow, []Register{{Input, 0, 2}, {Input, 80, 1}}, "unit 1: input 0-1, unit 1: input 80"},
+		{"hole free on TCP", Unit{Gaps: true}, nil, []Register{{Input, 0, 2}, {Input, 80, 1}}, "unit 1: input 0-80"},
+		{"limit", Unit{}, nil, []Register{{Input, 0, 100}, {Input, 100, 25}, {Input, 125, 1}}, "unit 1: input 0-124, unit 1: input 125"},
+		{"unit's limit", Unit{MaxRead: 4}, nil, []Register{{Input, 0, 2}, {Input, 2, 2}, {Input, 4, 2}}, "unit 1: input 0-3, unit 1: input 4-5"},
+		{"never split", Unit{MaxRead: 5}, nil, []Register{{Input, 0, 4}, {Input, 4, 4}}, "unit 1: input 0-3, unit 1: input 4-7"},
+		{"last register", Unit{}, nil, []Register{{Input, 65535, 1}}, "unit 1: input 65535"},
+		{"bits", Unit{}, nil, []Register{{Coil, 0, 2000}, {Coil, 2000, 1}}, "unit 1: coil 0-1999, unit 1: coil 2000"},
+		{"beyond the end", Unit{}, nil, []Register{{Input, 65535, 2}}, "addresses end at 65535"},
+		{"too long", Unit{MaxRead: 3}, nil, []Register{{Input, 0, 4}}, "longer than the 3"},
+		{"no table", Unit{}, nil, []Register{{0, 0, 4}}, "table 0"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			l, err := NewLine(Config{URL: "tcp://plc", Behind: tt.behind})
+			if err != nil {
+				t.Fatal(err)
+			}
+			tt.unit.ID = 1
+			dev := meter(tt.unit, tt.regs...)
+			qs, err := l.Plan(dev, dev.Points)
+			var got []string
+			points := 0
+			for _, q := range qs {
+				got = append(got, q.String())
+				points += len(q.Points())
+			}
+			if err != nil {
+				if !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), dev.Points[0].Name) {
+					t.Errorf("error %v, want %s", err, tt.want)
+				}
+				return
+			}
+			if s := strings.Join(got, ", "); s != tt.want || points != len(tt.regs) {
+				t.Errorf("%s with %d points, want %s", s, points, tt.want)
+			}
+		})
+	}
+}
+
+func TestUnitsOfALine(t *testing.T) {
+	l, err := NewLine(Config{URL: "rtu+tcp://plc"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dev := range []*devices.Device{meter(Unit{ID: 0}), meter(Unit{ID: 248}), {ID: "meter"}} {
+		if _, err := l.Plan(dev, nil); err == nil || !strings.Contains(err.Error(), "device meter") {
+			t.Errorf("%v: %v", dev.Unit, err)
+		}
+	}
+}
+
+// TestIllegalRegisterHidesNoNeighbour: of sixty points one is illegal; the
+// others are read from the first cycles on, and later cycles take few requests
+// and leave the illegal one alone for a while.
+func TestIllegalRegisterHidesNoNeighbour(t *testing.T) {
+	for _, illegal := range []uint16{0, 1, 30, 59} {
+		synctest.Test(t, func(t *testing.T) {
+			store := &plant{illegal: map[Register]bool{{Input, illegal, 1}: true}}
+			l := scripted(t, Config{}, func(frame []byte) []piece { return atOnce(rtuReply(store, frame)) })
+			var regs []Register
+			for i := range 60 {
+				regs = append(regs, Register{Input, uint16(i), 1})
+			}
+			dev := meter(Unit{ID: 1}, regs...)
+			qs, err := l.Plan(dev, dev.Points)
+			if err != nil || len(qs) != 1 {
+				t.Fatal(qs, err)
+			}
+			for cycle := range 4 {
+				b, err := run(t, dev, qs...)
+				if err != nil || verify(b) != nil {
+					t.Fatal(err, verify(b))
+				}
+				if n := len(store.asked()); cycle > 0 && n > 7 {
+					t.Errorf("cycle %d took %d requests", cycle, n)
+				}
+				for _, r := range b.Readings {
+					reg := r.Point.Source.(Register)
+					if wrong := reg.Address == illegal; (r.Err != nil) != wrong || wrong && devices.Cause(r.Err) != "illegal data address" {
+						t.Errorf("cycle %d: %v: %v", cycle, reg, r.Err)
+					}
+					if r.Err != nil && !strings.Contains(r.Err.Error(), reg.String()+" on") {
+						t.Errorf("%v names not %v", r.Err, reg)
+					}
+				}
+			}
+			clear(store.illegal)
+			time.Sleep(illegalRetry)
+			if b, err := run(t, dev, qs...); err != nil || b.Readings[illegal].Err != nil {
+				t.Errorf("when it has become legal: %v, %v", err, b.Readings[illegal].Err)
+			}
+		})
+	}
+}
+
+// TestDeviceOfIllegalRegistersIsAsked: what a device refuses altogether still
+// shows whether it is there.
+func TestDeviceOfIllegalRegistersIsAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &plant{illegal: map[Register]bool{{Input, 1, 1}: true}, silent: map[byte]bool{}}
+		l := scripted(t, Config{}, func(frame []byte) []piece { return atOnce(rtuReply(store, frame)) })
+		dev := meter(Unit{ID: 1}, Register{Input, 1, 1})
+		qs, _ := l.Plan(dev, dev.Points)
+		for _, silent := range []bool{false, false, true} {
+			store.silent[1] = silent
+			if _, err := run(t, dev, qs...); (err != nil) != silent {
+				t.Errorf("silent %v: %v", silent, err)
+			}
+		}
+	})
+}
+
+func TestCost(t *testing.T) {
+	dev := meter(Unit{ID: 1}, Register{Input, 0, 125})
+	for _, tt := range []struct {
+		cfg      Config
+		min, max time.Duration
+	}{
+		{Config{URL: "tcp://plc"}, 0, 0},
+		{Config{URL: "tcp://plc", Behind: &serial.Config{Baud: 9600}}, 270 * time.Millisecond, 285 * time.Millisecond},
+		{Config{Serial: serial.Config{Path: "/dev/ttyUSB0", Baud: 115200}}, 22 * time.Millisecond, 28 * time.Millisecond},
+	} {
+		l, err := NewLine(tt.cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		qs, err := l.Plan(dev, dev.Points)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := qs[0].(interface{ Cost() time.Duration }).Cost(); d < tt.min || d > tt.max {
+			t.Errorf("%s: %v, want %v to %v", l.Address(), d, tt.min, tt.max)
+		}
+	}
+}
