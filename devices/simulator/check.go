@@ -12,7 +12,7 @@ import (
 // the whole point. So a value that was taken for another point's, or put
 // together from two, shows, and so does a gap. Points with room for less than
 // their share (a coil, an enum, a half float in a plant of thousands) go
-// round what they have.
+// round what they have, and what can be written keeps what was written.
 type marker struct {
 	first, size float64 // its numbers: first ≤ n < first + size
 	serial      uint64  // reads so far

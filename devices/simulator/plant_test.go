@@ -1,8 +1,9 @@
 package simulator
 
 import (
+	"encoding/hex"
 	"math"
-	"strconv"
+	"slices"
 	"testing"
 	"time"
 
@@ -289,7 +290,7 @@ func TestNeverASentinel(t *testing.T) {
 	p := newPoint(0, "d", b.points[1])
 	p.count = 1
 	for x, want := range map[float64]string{-40000: "8001", -32767: "8001", 0: "0000"} {
-		if raw, err := p.encode(x); err != nil || hexOf(raw) != want {
+		if raw, err := p.encode(x); err != nil || hex.EncodeToString(raw) != want {
 			t.Errorf("%g: %x, %v, want %s", x, raw, err, want)
 		}
 	}
@@ -334,22 +335,26 @@ func TestSetpointAndSwitch(t *testing.T) {
 // writePoint sends a write as it arrives at a carrier and returns the answer.
 func writePoint(t testing.TB, s *Simulator, dev *mapping.Device, name, text string) modbus.PDU {
 	t.Helper()
-	for _, p := range dev.Points {
-		if p.Name != name {
-			continue
-		}
-		v, err := mapping.ParseValue(p, []byte(text))
-		if err != nil {
-			t.Fatal(err)
-		}
-		raw, err := mapping.Encode(nil, p, v)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return serve(s, dev.Unit.(modbus.Unit).ID, writeRequest(p.Source.(modbus.Register), raw))
+	p, raw := encode(t, dev, name, text)
+	return serve(s, dev.Unit.(modbus.Unit).ID, writeRequest(p.Source.(modbus.Register), raw))
+}
+
+// encode returns a point and the raw form of text for it.
+func encode(t testing.TB, dev *mapping.Device, name, text string) (*mapping.Point, []byte) {
+	t.Helper()
+	i := slices.IndexFunc(dev.Points, func(p *mapping.Point) bool { return p.Name == name })
+	if i < 0 {
+		t.Fatalf("no point %s", name)
 	}
-	t.Fatalf("no point %s", name)
-	return nil
+	v, err := mapping.ParseValue(dev.Points[i], []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := mapping.Encode(nil, dev.Points[i], v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dev.Points[i], raw
 }
 
 func serve(s *Simulator, unit byte, req modbus.PDU) modbus.PDU {
@@ -459,18 +464,10 @@ func TestCounterWraps(t *testing.T) {
 	b := &build{id: "d", unit: 1}
 	p := newPoint(0, "d", b.add(modbus.Holding, "pulses", mapping.Point{Type: mapping.U16, Kind: mapping.Counter}))
 	for x, want := range map[float64]string{65535: "ffff", 65536: "0000", 65540: "0004"} {
-		if raw, err := p.encode(x); err != nil || hexOf(raw) != want {
+		if raw, err := p.encode(x); err != nil || hex.EncodeToString(raw) != want {
 			t.Errorf("%g: %x, %v, want %s", x, raw, err, want)
 		}
 	}
-}
-
-func hexOf(raw []byte) string {
-	s := ""
-	for _, b := range raw {
-		s += strconv.FormatUint(uint64(b>>4), 16) + strconv.FormatUint(uint64(b&15), 16)
-	}
-	return s
 }
 
 // TestClockThatSteps: a clock set by years neither fills a counter nor stops

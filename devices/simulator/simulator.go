@@ -5,12 +5,12 @@
 //
 // # What is simulated
 //
-// Each unit answers for what its maps declare and refuses all else, reads as
-// writes, with exception 2; values that may not be written with exception 3. What is written
-// stays, and moves what depends on it: a temperature goes to its setpoint,
-// flow, speed and load follow the coil that switches them. What a point
-// measures is guessed from its unit, else from its name (quantity.go); one
-// device's voltages, currents and powers fit together.
+// Each unit answers for what its maps declare. It refuses all other addresses
+// with exception 2, and values that may not be written with exception 3. What
+// is written stays, and moves what depends on it: a temperature goes to its
+// setpoint; flow, speed and load follow the coil that switches them. What a
+// point measures is guessed from its unit, else from its name (quantity.go);
+// the voltages, currents and powers of a device fit together.
 //
 // # Decisions
 //
@@ -114,6 +114,9 @@ func New(cfg Config) (*Simulator, error) {
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if len(cfg.Buses) == 0 {
+		return nil, errors.New("there is nothing to simulate: the configuration has no bus with devices")
 	}
 	cfg.History = cmp.Or(cfg.History, 4096)
 	s := &Simulator{cfg: cfg, ready: make(chan struct{}), missing: len(cfg.Buses), address: map[string]string{}}
