@@ -1,0 +1,222 @@
+package spool
+
+import (
+	"cmp"
+	"slices"
+)
+
+// A candidate is a segment file as found in the folder.
+type candidate struct {
+	segment
+	h     header
+	valid bool // h verified
+	size  int64
+}
+
+// segments finds the segment files, takes the state out of the newest ones and
+// makes ready to go on writing.
+func (r *recovery) segments(m *meta) error {
+	names, err := r.l.dir.List()
+	if err != nil {
+		r.l.log.Error("spool folder cannot be read", "err", err)
+	}
+	var found []*candidate
+	for _, name := range names {
+		c, err := r.candidate(name, m)
+		if err != nil {
+			return err
+		}
+		if c != nil {
+			found = append(found, c)
+		}
+	}
+	slices.SortFunc(found, func(a, b *candidate) int { return cmp.Compare(a.gen, b.gen) })
+	found = r.chain(found)
+	r.positions(found)
+	for _, c := range found {
+		r.top = max(r.top, c.last)
+		r.l.segs = append(r.l.segs, &c.segment)
+	}
+	return nil
+}
+
+// candidate looks at one file. nil: it is no segment with contents.
+func (r *recovery) candidate(name string, m *meta) (*candidate, error) {
+	after, gen, spare, ok := parseName(name)
+	if !ok {
+		return nil, nil
+	}
+	k := &r.l.card
+	k.nextGen = max(k.nextGen, gen+1)
+	f, err := r.l.dir.Open(name)
+	if err != nil {
+		r.l.log.Error("spool segment cannot be opened", "file", name, "err", err)
+		return nil, nil
+	}
+	defer f.Close()
+	size, _ := f.Size()
+	page := make([]byte, pageSize)
+	_, _ = f.ReadAt(page, 0) // a page that cannot be read does not verify
+	h, err := parseHeader(page)
+	if err == nil && h.version > formatVersion {
+		return nil, ErrNewer
+	}
+	if spare || err == nil && h.gen != gen { // or the rename of a spare was lost
+		r.spare(name, size)
+		return nil, nil
+	}
+	c := &candidate{h: h, valid: err == nil, size: size}
+	c.segment = segment{name: name, gen: gen, after: after, logID: h.logID, size: size}
+	if c.valid {
+		c.after = h.after
+	} else {
+		r.l.stats.DamagedBytes += pageSize
+		c.logID = r.l.id
+		if m != nil {
+			c.logID = m.Log
+		}
+	}
+	return c, nil
+}
+
+// spare keeps an unused file, or removes it when it was not completed.
+func (r *recovery) spare(name string, size int64) {
+	if size != r.l.cfg.Segment {
+		r.l.discard(name)
+		return
+	}
+	r.l.spares = append(r.l.spares, name)
+}
+
+// chain finds what each segment covers: as the next one's header says, or by
+// reading it. Segments without any valid block are spares.
+func (r *recovery) chain(found []*candidate) []*candidate {
+	var kept []*candidate
+	for i, c := range found {
+		c.last, c.end, c.mask = c.after, c.size, ^uint64(0)
+		switch {
+		case i+1 == len(found):
+			if !r.tail(c) && !c.valid {
+				r.spare(c.name, c.size)
+				continue
+			}
+		case found[i+1].valid && found[i+1].h.prevGen == c.gen:
+			n := found[i+1].h
+			c.last, c.mask = n.after, n.prevMask
+			c.end = min(max(n.prevEnd, pageSize), c.size)
+		default:
+			if !r.scan(c, found[i+1].after, func(*block) {}) && !c.valid {
+				r.spare(c.name, c.size)
+				continue
+			}
+		}
+		c.hole = len(kept) > 0 && c.after > kept[len(kept)-1].last
+		kept = append(kept, c)
+	}
+	if n := len(kept); n > 0 {
+		r.l.covered = kept[n-1].last
+		r.l.card.prev = &kept[n-1].segment
+	}
+	return kept
+}
+
+// scan reads a segment that ends no later than limit and tells whether it
+// holds a valid block.
+func (r *recovery) scan(c *candidate, limit Seq, each func(*block)) (any bool) {
+	f, err := r.l.dir.Open(c.name)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	for sc := c.scanner(f, c.end); sc.next(); {
+		if sc.block.last <= limit {
+			any = true
+			c.last = max(c.last, sc.block.last)
+			each(&sc.block)
+		}
+	}
+	return any
+}
+
+// A tailBlock is a valid block of the newest segment.
+type tailBlock struct {
+	block
+	off, end int64
+	skipped  int64
+	mask     uint64
+}
+
+// tail finds the end of the newest segment and opens it for writing when
+// there is room. It tells whether there is a valid block.
+func (r *recovery) tail(c *candidate) bool {
+	f, err := r.l.dir.Open(c.name)
+	if err != nil {
+		return false
+	}
+	blocks := tailBlocks(c.scanner(f, c.size))
+	n, damaged := durable(blocks)
+	c.end, c.mask = pageSize, 0
+	for _, b := range blocks[:n] {
+		c.last, c.end = max(c.last, b.last), b.end
+		c.mask |= b.mask
+	}
+	r.l.stats.DamagedBytes += uint64(damaged)
+	k := &r.l.card
+	if n == 0 || n < len(blocks) || !c.valid || c.logID != r.l.id ||
+		c.size != r.l.cfg.Segment || c.end > c.size/4*3 {
+		f.Close()
+		return n > 0
+	}
+	k.active, k.f, k.end, k.no = &c.segment, f, c.end, blocks[n-1].no+1
+	return true
+}
+
+func tailBlocks(sc *scanner) (blocks []tailBlock) {
+	for sc.next() {
+		b := tailBlock{block: sc.block, end: sc.off, off: sc.off - int64(padded(sc.block.length)), skipped: sc.skipped}
+		b.cursors = slices.Clone(b.cursors)
+		for rec, ok := sc.block.next(); ok; rec, ok = sc.block.next() {
+			b.mask |= owedMask(rec.body)
+		}
+		b.body = nil
+		blocks = append(blocks, b)
+	}
+	return blocks
+}
+
+// durable returns how many of the blocks count, and the bytes of damage
+// between them. A hole before a block of a later commit is damage, since that
+// commit began when all before was synced. Any other hole is the torn last
+// commit, which nobody was told about: with it the log ends.
+func durable(blocks []tailBlock) (n int, damaged int64) {
+	expect := uint32(0)
+	for i, b := range blocks {
+		if b.no < expect {
+			return i, damaged
+		}
+		if b.no > expect {
+			later := slices.ContainsFunc(blocks[i:], func(b tailBlock) bool { return b.group > expect })
+			if !later {
+				return i, damaged
+			}
+			damaged += b.skipped
+		}
+		expect = b.no + 1
+	}
+	return len(blocks), damaged
+}
+
+// positions takes the cursors of the segments before the newest, back to the
+// one that begins with a table of all.
+func (r *recovery) positions(found []*candidate) {
+	for i := len(found) - 1; i >= 0; i-- {
+		table := false
+		r.scan(found[i], found[i].last, func(b *block) {
+			table = table || b.table
+			r.block(b)
+		})
+		if table {
+			return
+		}
+	}
+}

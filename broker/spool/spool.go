@@ -1,0 +1,119 @@
+// Package spool is the durable log of one class of messages: what someone must
+// get later is stored here once, and each consumer (a bridge, a persistent
+// session) reads and acknowledges it at its own pace.
+package spool
+
+import (
+	"errors"
+	"log/slog"
+	"time"
+)
+
+// A Seq numbers a record: epoch<<40 | counter. It rises strictly and is never
+// used twice in one log, also across power cuts: the epoch rises at each Open
+// and is durable before the first record of the epoch can be read.
+type Seq uint64
+
+// A Target is one consumer that is owed a record.
+type Target struct {
+	Consumer uint16   // Consumer.ID
+	QoS      byte     // of the delivery
+	SubIDs   []uint32 // MQTT 5 subscription identifiers to deliver with it
+}
+
+// A BootRef relates CLOCK_BOOTTIME of one boot to wall time, as known when the
+// record was committed.
+type BootRef struct {
+	ID     [16]byte // boot id of the kernel
+	Offset int64    // wall time in Unix nanoseconds = boot time + Offset
+	Synced bool     // wall time was synchronised
+}
+
+// A Gap stands for records that are lost. Count of the sequence numbers First
+// to Last were owed to this consumer and are lost; 0 means that the number is
+// not known. Others in the range may have been delivered.
+type Gap struct {
+	First, Last Seq
+	Count       uint64
+	Reason      string // one of the Reason constants
+}
+
+// Why records are lost.
+const (
+	ReasonQuota     = "quota"      // the oldest segment made room for new records
+	ReasonDamage    = "damage"     // the medium returned something else than was written
+	ReasonQueueFull = "queue full" // see Log.Drop
+)
+
+// A Record is one message as the log keeps it.
+type Record struct {
+	Seq   Seq   // given by the log; set when read
+	Stamp int64 // CLOCK_BOOTTIME, nanoseconds
+	Boot  BootRef
+	// Targets are the consumers it is owed to. A Reader sets only its own,
+	// valid until the next call of Next.
+	Targets []Target
+	Data    []byte // opaque
+	// Volatile records are those of the gateway itself: with the disk failing
+	// they are kept in memory where others are refused with ErrDegraded.
+	Volatile bool
+	// Gap is set when this is no record but a hole; then Seq is Gap.Last, and
+	// acknowledging it says that the hole was reported.
+	Gap *Gap
+}
+
+// A SyncMode says when an appended record counts as safe.
+type SyncMode uint8
+
+const (
+	// Interval: the record is in the tail ring, which survives kill -9; a
+	// power cut loses at most Policy.Every and one commit.
+	Interval SyncMode = iota
+	// Always: the record is on the medium.
+	Always
+	// Off: the record is in memory.
+	Off
+)
+
+// A Policy is a SyncMode with its interval.
+type Policy struct {
+	Mode  SyncMode
+	Every time.Duration // of Interval; 0 means 5 s
+}
+
+// A Config says where and how a log is kept. Zero fields have defaults.
+type Config struct {
+	Dir     string // the log's own folder, made when missing
+	RingDir string // folder of the tail ring, best on a tmpfs kept over restarts; "" means Dir
+	Name    string // of the class: names the ring file and the log lines
+	Size    int64  // bound of the segment files, bytes; 0 means 256 MiB
+	Segment int64  // bytes in one segment; 0 means 4 MiB
+	Reserve int64  // bytes to leave free on the medium; 0 means 5 % but at least 64 MiB, below 0 none
+	Sync    Policy
+	Machine string // identity of this machine, "" when unknown
+	FS      FS     // nil means the operating system's
+	Log     *slog.Logger
+	// Time returns CLOCK_BOOTTIME and wall time in nanoseconds and whether
+	// wall time is synchronised; nil means time since Open, unsynchronised.
+	Time   func() (boot, wall int64, synced bool)
+	BootID [16]byte
+
+	area int64 // of the ring, bytes; for tests
+}
+
+var (
+	// ErrFull: the queue in memory is full; see Log.Room and Log.Drop.
+	ErrFull = errors.New("spool queue in memory is full")
+	// ErrDegraded: the medium fails and the record is not safe.
+	ErrDegraded = errors.New("spool storage fails, nothing can be kept safe")
+	// ErrTooLarge: the record does not fit into a block.
+	ErrTooLarge = errors.New("record is too large for the spool")
+	// ErrClosed: the log was closed.
+	ErrClosed = errors.New("spool is closed")
+	// ErrRemoved: the consumer was removed.
+	ErrRemoved = errors.New("spool consumer was removed")
+	// ErrLocked: another process has the log open.
+	ErrLocked = errors.New("spool is in use by another process")
+	// ErrNewer: the log was written by a newer version of this program.
+	ErrNewer = errors.New("spool format is newer than this program")
+)
