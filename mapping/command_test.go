@@ -4,10 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"edgegateway/broker"
+	"edgegateway/devices"
 )
 
 func limit(s string) *Decimal {
@@ -25,6 +27,7 @@ func boiler() *Device {
 		named("label", Point{Type: String, Length: 8, Write: &Write{}}),
 		named("key", Point{Type: Bytes, Length: 2, Write: &Write{}}),
 		named("gain", Point{Type: F32, Order: CDAB, Write: &Write{Max: limit("10")}}),
+		named("valve", Point{Type: Bool, Enum: map[int64]string{0: "shut", 1: "open"}, Write: &Write{}}),
 		named("big", Point{Type: U64, Write: &Write{}}),
 		named("offset", Point{Type: I16, Scale: decimal("0.1"), Write: &Write{}}),
 		named("flow", Point{Type: I16}),
@@ -83,6 +86,10 @@ func TestCommand(t *testing.T) {
 		{k + "pump/set", "false", "pump=false(00)"},
 		{k + "pump/set", `{"value":true}`, "pump=true(01)"},
 		{k + "pump/set", "2", `!"2" is neither true nor false`},
+		{k + "valve/set", "open", "valve=open(01)"},
+		{k + "valve/set", "true", "valve=open(01)"},
+		{k + "valve/set", "0", "valve=shut(00)"},
+		{k + "valve/set", "ajar", `!"ajar" is none of shut, open`},
 		{k + "mode/set", "auto", "mode=auto(0001)"},
 		{k + "mode/set", `"manual"`, "mode=manual(0002)"},
 		{k + "mode/set", "2", "mode=manual(0002)"},
@@ -198,6 +205,27 @@ func TestWriteByNameAndID(t *testing.T) {
 	if _, err := m.Write("x", "pump", []byte("on")); !errors.Is(err, ErrNoDevice) {
 		t.Error(err)
 	}
+}
+
+// Commands come from other goroutines than the one that owns the Mapper.
+func TestCommandsBesideMessages(t *testing.T) {
+	f := newFeed(t, boiler())
+	b := f.batch(devices.Online, "flow=0001", "pump=01")
+	var others sync.WaitGroup
+	others.Go(func() {
+		for range 100 {
+			if _, err := f.m.Write("boiler", "pump", []byte("on")); err != nil {
+				t.Error(err)
+			}
+			f.m.Command(&broker.Message{Topic: "plant-a/Kessel 1/_get"})
+			f.m.AppendCurrent(nil, b)
+		}
+	})
+	var dst []broker.Message
+	for range 100 {
+		dst = f.m.AppendMessages(dst[:0], b, exact)
+	}
+	others.Wait()
 }
 
 func TestLive(t *testing.T) {

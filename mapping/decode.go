@@ -19,13 +19,13 @@ func (e *Invalid) Error() string { return e.Reason }
 func (e *Invalid) Cause() string { return e.Reason }
 
 var (
-	errNoValue   = &Invalid{"no value"} // the device says so: a sentinel, or nothing in a field
-	errNaN       = &Invalid{"not a number"}
-	errRange     = &Invalid{"out of range"}
-	errBCD       = &Invalid{"not a decimal digit"}
-	errScale     = &Invalid{"scaled value out of range"}
-	errNotBool   = &Invalid{"neither true nor false"}
-	errTextBytes = &Invalid{"not hexadecimal"}
+	errNoValue = &Invalid{"no value"} // the device says so: a sentinel, or nothing in a field
+	errNaN     = &Invalid{"not a number"}
+	errRange   = &Invalid{"out of range"}
+	errBCD     = &Invalid{"not a decimal digit"}
+	errScale   = &Invalid{"scaled value out of range"}
+	errNotBool = &Invalid{"neither true nor false"}
+	errNotHex  = &Invalid{"not hexadecimal"}
 )
 
 // Decode reads the value of p from raw, which has the form that
@@ -346,7 +346,7 @@ func decodeText(p *Point, raw []byte) (Value, error) {
 func decodeHex(text []byte) (Value, error) {
 	b := make([]byte, hex.DecodedLen(len(text)))
 	if _, err := hex.Decode(b, text); err != nil {
-		return Value{}, errTextBytes
+		return Value{}, errNotHex
 	}
 	return BytesValue(b), nil
 }
@@ -356,8 +356,7 @@ func (p *Point) boolFromText(text []byte) (Value, error) {
 	if !ok {
 		return Value{}, errNotBool
 	}
-	v, _ := BoolValue(b).decimal()
-	return p.named(v), nil
+	return p.named(BoolValue(b).num), nil
 }
 
 func (p *Point) numberFromText(text []byte) (Value, error) {

@@ -34,7 +34,7 @@ func Encode(dst []byte, p *Point, v Value) ([]byte, error) {
 }
 
 func encodeBool(dst []byte, p *Point, v Value) ([]byte, error) {
-	n, ok := p.named2raw(v)
+	n, ok := p.rawOf(v)
 	if !ok || n.exp != 0 || n.neg || n.mant > 1 {
 		return dst, fmt.Errorf("%s is neither true nor false", v)
 	}
@@ -44,8 +44,8 @@ func encodeBool(dst []byte, p *Point, v Value) ([]byte, error) {
 	return append(dst, byte(n.mant)), nil
 }
 
-// named2raw returns the exact number that v is or, by Enum, stands for.
-func (p *Point) named2raw(v Value) (number, bool) {
+// rawOf returns the exact number that v is or, by Enum, stands for.
+func (p *Point) rawOf(v Value) (number, bool) {
 	if v.kind != KindString {
 		return v.decimal()
 	}
@@ -58,7 +58,7 @@ func (p *Point) named2raw(v Value) (number, bool) {
 }
 
 func encodeBytes(dst []byte, p *Point, v Value) ([]byte, error) {
-	if want := map[Type]Kind{String: KindString, Bytes: KindBytes}[p.Type]; v.kind != want {
+	if (v.kind != KindString || p.Type != String) && (v.kind != KindBytes || p.Type != Bytes) {
 		return dst, fmt.Errorf("%s is no %s", v, p.Type)
 	}
 	if len(v.text) > p.Length {
@@ -110,7 +110,7 @@ func encodeFloat(dst []byte, p *Point, v Value) ([]byte, error) {
 
 // rawNumber returns the raw whole number nearest to v.
 func (p *Point) rawNumber(v Value) (number, error) {
-	n, exact := p.named2raw(v)
+	n, exact := p.rawOf(v)
 	switch {
 	case exact && (len(p.Enum) > 0 || len(p.Bits) > 0):
 	case v.kind == KindString && len(p.Enum) > 0:
@@ -263,7 +263,7 @@ func (p *Point) CheckWrite(v Value) error {
 }
 
 func (p *Point) checkName(v Value) error {
-	n, _ := p.named2raw(v)
+	n, _ := p.rawOf(v)
 	if d, err := n.decimal(); err == nil && d.Exp == 0 {
 		if _, ok := p.Enum[d.Mant]; ok {
 			return nil

@@ -19,30 +19,29 @@ type Config struct {
 
 // A Mapper turns batches into messages and commands into writes. It keeps
 // the last value of each point, for deadbands and Snapshot, and the buffers
-// its messages lie in. One goroutine owns it; only Command, Write and what
-// they return may be used by others at the same time, since they read nothing
-// that changes.
+// its messages lie in. One goroutine owns it; others may call Command, Write
+// and AppendCurrent at the same time, which read nothing that changes.
 type Mapper struct {
-	gateway string
-	publish []Publish
-	devices []*deviceState
-	bySeam  map[*devices.Device]*deviceState
-	byName  map[string]*deviceState
-	out     composer
-	cycle   uint64 // counts batches; what was read in one carries its number
+	gateway  string
+	publish  []Publish
+	devices  []*deviceState
+	byDevice map[*devices.Device]*deviceState
+	byName   map[string]*deviceState
+	out      composer
+	cycle    uint64 // counts batches; what was read in one carries its number
 }
 
 type deviceState struct {
 	*Device
 	points  []*pointState
-	bySeam  map[*devices.Point]*pointState
+	byPoint map[*devices.Point]*pointState
 	byName  map[string]*pointState
 	topics  []string // one per publish table; "" if it publishes no objects of this device
 	status  string   // topic
 	state   devices.State
 	stated  bool          // state was published
 	latest  devices.Stamp // of the readings so far; 0: none
-	publish bool          // something of this cycle is to be published
+	due     bool          // something of this cycle is to be published
 }
 
 type pointState struct {
@@ -77,10 +76,10 @@ var reserved = []string{"time", "clock", "id", "replayed", "errors"}
 // templates, each with the place.
 func New(cfg Config) (*Mapper, error) {
 	m := &Mapper{
-		gateway: cfg.Gateway,
-		publish: cfg.Publish,
-		bySeam:  map[*devices.Device]*deviceState{},
-		byName:  map[string]*deviceState{},
+		gateway:  cfg.Gateway,
+		publish:  cfg.Publish,
+		byDevice: map[*devices.Device]*deviceState{},
+		byName:   map[string]*deviceState{},
 	}
 	if len(m.publish) == 0 {
 		m.publish = DefaultPublish()
@@ -111,13 +110,13 @@ func (m *Mapper) add(dev *Device, taken map[string]string) error {
 		return fmt.Errorf("devices %s and %s both have the name %q: topics need different ones", other.ID, dev.ID, dev.Name)
 	}
 	d := &deviceState{
-		Device: dev,
-		bySeam: map[*devices.Point]*pointState{},
-		byName: map[string]*pointState{},
-		status: m.gateway + "/" + dev.Name + "/_status",
+		Device:  dev,
+		byPoint: map[*devices.Point]*pointState{},
+		byName:  map[string]*pointState{},
+		status:  m.gateway + "/" + dev.Name + "/_status",
 	}
 	m.devices = append(m.devices, d)
-	m.bySeam[dev.Device], m.byName[dev.Name] = d, d
+	m.byDevice[dev.Device], m.byName[dev.Name] = d, d
 	var errs []error
 	for _, p := range dev.Points {
 		errs = append(errs, m.addPoint(d, p, taken))
@@ -141,7 +140,7 @@ func (m *Mapper) addPoint(d *deviceState, p *Point, taken map[string]string) err
 		ps.unit = `,"unit":` + string(appendString(nil, p.Unit))
 	}
 	d.points = append(d.points, ps)
-	d.bySeam[p.Point], d.byName[p.Name] = ps, ps
+	d.byPoint[p.Point], d.byName[p.Name] = ps, ps
 	var errs []error
 	for i := range m.publish {
 		if t := &m.publish[i]; t.Per == "point" && t.wants(d.Device) {
@@ -188,7 +187,7 @@ func claim(topic *string, t *Publish, gateway string, dev *Device, p *Point, tak
 // Republish. A batch of a device that m does not know, after a reload, is
 // nothing.
 func (m *Mapper) AppendMessages(dst []broker.Message, b *devices.Batch, c broker.Clock) []broker.Message {
-	d := m.bySeam[b.Device]
+	d := m.byDevice[b.Device]
 	if d == nil {
 		return dst
 	}
@@ -199,7 +198,7 @@ func (m *Mapper) AppendMessages(dst []broker.Message, b *devices.Batch, c broker
 		d.state, d.stated = b.State, true
 		dst = append(dst, m.statusMessage(d))
 	}
-	if !d.publish {
+	if !d.due {
 		return dst
 	}
 	for i := range m.publish {
@@ -211,13 +210,13 @@ func (m *Mapper) AppendMessages(dst []broker.Message, b *devices.Batch, c broker
 // take keeps the readings of b, marks which points are due, and returns the
 // latest time.
 func (d *deviceState) take(b *devices.Batch, cycle uint64) (latest devices.Stamp) {
-	d.publish = false
+	d.due = false
 	for i := range b.Readings {
 		r := &b.Readings[i]
 		latest = max(latest, r.At)
-		if p := d.bySeam[r.Point]; p != nil {
+		if p := d.byPoint[r.Point]; p != nil {
 			p.take(r, cycle)
-			d.publish = d.publish || p.due
+			d.due = d.due || p.due
 		}
 	}
 	d.latest = max(d.latest, latest)
@@ -343,12 +342,12 @@ func (m *Mapper) byID(id string) *deviceState {
 // AppendCurrent appends what the readings of b mean, without keeping or
 // publishing any: for those who asked for a reading of their own.
 func (m *Mapper) AppendCurrent(dst []Current, b *devices.Batch) []Current {
-	d := m.bySeam[b.Device]
+	d := m.byDevice[b.Device]
 	if d == nil {
 		return dst
 	}
 	for i := range b.Readings {
-		if p := d.bySeam[b.Readings[i].Point]; p != nil {
+		if p := d.byPoint[b.Readings[i].Point]; p != nil {
 			dst = append(dst, current(p.Point, &b.Readings[i]))
 		}
 	}

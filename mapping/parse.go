@@ -46,11 +46,7 @@ func ParseValue(p *Point, text []byte) (Value, error) {
 func (p *Point) parseString(s string) (Value, error) {
 	switch {
 	case len(p.Enum) > 0:
-		n, ok := p.named2raw(StringValue(s))
-		if !ok {
-			return Value{}, fmt.Errorf("%q is none of %s", s, p.names())
-		}
-		return Value{kind: KindName, num: n, text: s}, nil
+		return p.parseName(s)
 	case p.Type == Bytes:
 		b, err := hex.DecodeString(s)
 		if err != nil {
@@ -63,6 +59,18 @@ func (p *Point) parseString(s string) (Value, error) {
 		return p.parseBool([]byte(s))
 	}
 	return Value{}, fmt.Errorf("%q is text; %s wants a number", s, p.Type)
+}
+
+// parseName reads a name of p's Enum. A named bit also takes the words for
+// true and false.
+func (p *Point) parseName(s string) (Value, error) {
+	if n, ok := p.rawOf(StringValue(s)); ok {
+		return Value{kind: KindName, num: n, text: s}, nil
+	}
+	if b, ok := parseBool([]byte(s)); ok && p.Type == Bool {
+		return p.named(BoolValue(b).num), nil
+	}
+	return Value{}, fmt.Errorf("%q is none of %s", s, p.names())
 }
 
 func (p *Point) parseBool(text []byte) (Value, error) {

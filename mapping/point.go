@@ -2,6 +2,27 @@
 // them: it turns batches of readings into messages, and commands into writes.
 // It is pure, both ways: no I/O, no clock, no goroutine. What it must know of
 // time and state comes in and goes out as values.
+//
+// # Decisions
+//
+// Numbers are exact from the register to the payload. Integers keep all 64
+// bits, scaled ones become an integer with a power of ten, and floats are
+// scaled by way of their shortest decimal form, so that 2301 × 0.1 is 230.1
+// and never 230.10000000000002. What does not fit, and NaN, is a quality and
+// never a number.
+//
+// Encode is the inverse of Decode for every type, so that the simulator and
+// writes need no table of their own; tests hold the two together.
+//
+// A point's message is published when its value moved by its deadband, and
+// with each change of quality; one that stays bad is not repeated. A device's
+// object holds the points of one cycle that were published, and all bad ones.
+//
+// Payloads carry slots where they depend on wall time (broker.Slot): what was
+// rendered before the clock was set is rendered again by whoever sends it.
+//
+// A command is checked as a whole before anything is written, against what
+// its points declare; a refusal says why, on the topic where it is awaited.
 package mapping
 
 import (
@@ -32,7 +53,8 @@ const (
 
 // An Order says in which order the bytes of a value travel; A is the most
 // significant byte. It holds for values of more than one register; in
-// one-register values only BADC and DCBA matter, which swap its two bytes.
+// one-register values, text and Mod10 only BADC and DCBA matter, which swap
+// the two bytes of each register.
 type Order uint8
 
 const (
@@ -89,7 +111,9 @@ type Point struct {
 }
 
 // A Deadband is the least change worth publishing; the zero Deadband
-// publishes every reading.
+// publishes every reading. Of two thresholds the greater holds, so that Abs is
+// a floor for Percent near zero. Values that are no quantity are published
+// when they differ.
 type Deadband struct {
 	Abs     float64 // in the point's unit, after scaling
 	Percent float64 // of the value last published
