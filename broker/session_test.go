@@ -335,8 +335,8 @@ func TestSilentClientIsDisconnected(t *testing.T) {
 	inBubble(t, Config{}, func(t *testing.T, b *Broker) {
 		p := join(t, b, packet.V5, "p", func(c *packet.Connect) { c.KeepAlive = 10 })
 		time.Sleep(14 * time.Second)
-		p.ask()
 		start := time.Now()
+		p.ask()
 		if reason := p.gone(); reason != packet.KeepAliveTimeout {
 			t.Error(reason)
 		}

@@ -1,0 +1,87 @@
+package broker
+
+import (
+	"bytes"
+	"reflect"
+	"strings"
+	"testing"
+
+	"edgegateway/broker/spool"
+)
+
+func ptr[T any](v T) *T { return &v }
+
+func fullMessage() *Message {
+	return &Message{
+		Topic: "plant/meter/ä", Payload: []byte(`{"t":"2026-11-20T23:06:00.123Z"}`), QoS: 1, Retain: true, Class: Critical,
+		Props: &Properties{PayloadUTF8: true, Expiry: ptr(uint32(0)), ContentType: "text/plain", ResponseTopic: "re/ply",
+			Correlation: []byte{}, User: []UserProperty{{"a", "1"}, {"a", ""}}},
+		Stamp: 12345, Slots: []Slot{{SlotTime, 6, 24}, {SlotClock, 31, 0}}, From: "bridge:aws",
+	}
+}
+
+func TestRecordHoldsTheWholeMessage(t *testing.T) {
+	for _, m := range []*Message{fullMessage(), {Topic: "t", Payload: []byte{}}, {Topic: "t", Payload: []byte{}, Props: &Properties{}}} {
+		rec := spool.Record{Stamp: m.Stamp, Data: appendMessage(nil, m)}
+		var got Message
+		if err := DecodeRecord(&rec, &got); err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(&got, m) {
+			t.Errorf("got %+v\nwant %+v", got, m)
+		}
+	}
+}
+
+func TestRecordOfANewerVersionIsRefused(t *testing.T) {
+	data := appendMessage(nil, fullMessage())
+	data[0]++
+	if err := DecodeRecord(&spool.Record{Data: data}, new(Message)); err == nil || !strings.Contains(err.Error(), "newer") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func FuzzDecodeRecord(f *testing.F) {
+	f.Add(appendMessage(nil, fullMessage()))
+	f.Add(appendMessage(nil, &Message{Topic: "t", From: "u", Payload: []byte("x")}))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var m, again Message
+		if decodeMessage(data, &m) != nil {
+			return
+		}
+		m.Rebase(Clock{Offset: 1e18})
+		if err := decodeMessage(appendMessage(nil, &m), &again); err != nil || !reflect.DeepEqual(m, again) {
+			t.Errorf("%+v became %+v, %v", m, again, err)
+		}
+	})
+}
+
+func TestRebaseRewritesSlotsInACopy(t *testing.T) {
+	const stamp = int64(5e9)
+	exact := Clock{Offset: 1_795_215_960_123_000_000 - stamp, Quality: Exact}
+	payload := []byte(`{"time":"1970-01-01T00:00:05.000Z","ns":5000000000,"ms":5000,"s":5.000,"clock":"unsynced"}`)
+	slots := []Slot{{SlotTime, 9, 24}, {SlotUnixNano, 40, 10}, {SlotUnixMilli, 56, 4}, {SlotUnixSec, 65, 5}, {SlotClock, 70, 19}}
+	m := Message{Payload: payload, Slots: slots, Stamp: stamp}
+	shared := m
+	m.Rebase(exact)
+	want := `{"time":"2026-11-20T23:06:00.123Z","ns":1795215960123000000,"ms":1795215960123,"s":1795215960.123}`
+	if string(m.Payload) != want {
+		t.Errorf("got  %s\nwant %s", m.Payload, want)
+	}
+	m.Rebase(Clock{})
+	if !bytes.Equal(m.Payload, payload) || !reflect.DeepEqual(m.Slots, slots) {
+		t.Errorf("back again: %s %+v", m.Payload, m.Slots)
+	}
+	if &shared.Payload[0] != &payload[0] || shared.Slots[1].Len != 10 {
+		t.Error("the shared message changed")
+	}
+}
+
+func TestRebaseLeavesSlotsThatDoNotFitAlone(t *testing.T) {
+	for _, slots := range [][]Slot{{{SlotTime, 0, 24}}, {{SlotTime, -1, 0}}, {{SlotClock, 3, -1}}, {{9, 0, 0}}, {{SlotClock, 2, 1}, {SlotClock, 1, 0}}} {
+		m := Message{Payload: []byte("short"), Slots: slots}
+		if m.Rebase(Clock{}); string(m.Payload) != "short" {
+			t.Errorf("%+v: %q", slots, m.Payload)
+		}
+	}
+}
