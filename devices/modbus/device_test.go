@@ -28,7 +28,7 @@ func valueAt(unit byte, t Table, address int) uint16 {
 	if t.Bits() {
 		return uint16(address*7/3+int(unit)) & 1
 	}
-	return uint16(address) ^ uint16(unit)<<12 ^ uint16(t)<<10
+	return uint16(address) ^ uint16(unit)<<8 ^ uint16(t)<<13
 }
 
 func (p *plant) Read(dst []byte, unit byte, t Table, address, count uint16) ([]byte, error) {

@@ -126,13 +126,14 @@ func answerRTU(ctx context.Context, port Port, cfg serial.Config, unit byte, rep
 func nextRequest(in []byte, silent bool) (unit byte, req PDU, rest []byte) {
 	for i := range in {
 		n, known := requestLen(in[i:])
-		switch {
-		case !known:
+		if !known || n > maxRTU {
 			continue
-		case n > len(in)-i && !silent:
-			return 0, nil, in[i:]
-		case n > len(in)-i:
-			continue
+		}
+		if n > len(in)-i {
+			if silent {
+				continue
+			}
+			break
 		}
 		if pdu, ok := decodeRTU(in[i : i+n]); ok {
 			return in[i], pdu, in[i+n:]

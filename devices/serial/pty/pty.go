@@ -136,7 +136,7 @@ func (p *Pair) SetFaults(e End, f Faults) { p.wires[e].setFaults(f) }
 func (p *Pair) Tap(e End, fn func(piece []byte) []byte) { p.wires[e].setTap(fn) }
 
 // Inject puts noise on the line as if it came from end e, after what is under
-// way. When 64 injections wait, it waits too.
+// way. When many pieces wait, it waits too.
 func (p *Pair) Inject(e End, noise []byte) { p.wires[e].inject(noise) }
 
 func (p *Pair) path(e End) string { return [...]string{p.A, p.B}[e] }

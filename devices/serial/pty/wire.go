@@ -18,7 +18,10 @@ type Faults struct {
 	Latency time.Duration // added before each piece
 }
 
-const step = time.Millisecond // of pacing
+const (
+	step   = time.Millisecond // of pacing
+	queued = 16               // pieces that wait for the line
+)
 
 // A wire is one direction of a line.
 type wire struct {
@@ -38,7 +41,7 @@ type piece struct {
 }
 
 func newWire(char time.Duration) *wire {
-	return &wire{char: char, pieces: make(chan piece, 64), done: make(chan struct{})}
+	return &wire{char: char, pieces: make(chan piece, queued), done: make(chan struct{})}
 }
 
 func (w *wire) setFaults(f Faults) {
