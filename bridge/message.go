@@ -102,7 +102,7 @@ func (b *Bridge) properties(f *flight) *paho.PublishProperties {
 			}
 		}
 	}
-	out.User.Add(propID, messageID(f.source.id, f.seq))
+	out.User.Add(propID, MessageID(f.source.id, f.seq))
 	if f.replayed {
 		out.User.Add(propReplayed, "1")
 	}
@@ -120,9 +120,9 @@ func (b *Bridge) remaining(f *flight) *uint32 {
 	return new(uint32(max(1, int64(*total)-int64(age/time.Second))))
 }
 
-// messageID returns the id of a record that it keeps through all repetitions
+// MessageID returns the id of a record that it keeps through all repetitions
 // and that no other has: the id of its log and its number in base 32.
-func messageID(log string, seq spool.Seq) string {
+func MessageID(log string, seq spool.Seq) string {
 	return log + "-" + strconv.FormatUint(uint64(seq), 32)
 }
 

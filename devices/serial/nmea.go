@@ -8,7 +8,7 @@ import (
 )
 
 // A sentence is one NMEA 0183 sentence whose checksum was verified:
-// `$WIMWV,214.8,R,12.6,N,A*25` is address WIMWV and five data fields.
+// `$WIMWV,214.8,R,12.6,N,A*19` is address WIMWV and five data fields.
 type sentence struct {
 	address string
 	fields  [][]byte // of the line it came from; fields[0] is data field 1

@@ -1,0 +1,228 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"edgegateway/broker"
+	"edgegateway/devices"
+	"edgegateway/internal/clock"
+	"edgegateway/internal/config"
+	"edgegateway/mapping"
+)
+
+func newRead(opts *options) *cobra.Command {
+	var req readRequest
+	var every time.Duration
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "read DEVICE[.POINT] | BUS/UNIT TABLE:ADDRESS[-END] [TYPE]",
+		Short: "Read values now, with the raw registers beside them",
+		Example: `  gateway read main                    all points of a device
+  gateway read main.power --every 1s   one point, again and again
+  gateway read rs485/7 input:52 f32    registers of a unit that has no map yet
+  gateway read rs485/7 30053 f32       the same by the manual's number`,
+		Args: cobra.RangeArgs(1, 3),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			req.Target = args[0]
+			if len(args) > 1 {
+				req.Source = args[1]
+			}
+			if len(args) > 2 {
+				req.Type = args[2]
+			}
+			ctx, stop := withSignals(cmd.Context())
+			defer stop()
+			a, err := reach(ctx, opts)
+			if err != nil {
+				return err
+			}
+			defer a.close()
+			return readLoop(ctx, a, req, every, asJSON)
+		},
+	}
+	cmd.Flags().StringVar(&req.Order, "order", "", "byte order of a raw read: ABCD, CDAB, BADC or DCBA")
+	cmd.Flags().DurationVar(&every, "every", 0, "repeat at this interval until interrupted")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON, one line for each reading of the target")
+	return cmd
+}
+
+func newWrite(opts *options) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "write DEVICE.POINT VALUE",
+		Short: "Write a value, read it back, and say what became of it",
+		Example: `  gateway write boiler.setpoint 55.5
+  gateway write boiler.mode auto
+  gateway write boiler.pump true`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx, stop := withSignals(cmd.Context())
+			defer stop()
+			a, err := reach(ctx, opts)
+			if err != nil {
+				return err
+			}
+			defer a.close()
+			result, err := a.write(ctx, writeRequest{Target: args[0], Value: args[1]})
+			if err != nil {
+				return err
+			}
+			return printWrite(result, asJSON)
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the result as JSON")
+	return cmd
+}
+
+// An access is how a command reaches the devices: through the running gateway
+// or by opening the ports itself.
+type access struct {
+	read  func(context.Context, readRequest) ([]pointResult, error)
+	write func(context.Context, writeRequest) (writeResult, error)
+	close func()
+}
+
+// reach asks the running gateway if there is one, so that nobody has to stop
+// it to read a value.
+func reach(ctx context.Context, opts *options) (*access, error) {
+	socket := controlPath(opts.state)
+	var running Status
+	err := ask(ctx, socket, "/status", nil, &running)
+	switch {
+	case err == nil:
+		return &access{
+			read: func(ctx context.Context, req readRequest) (results []pointResult, err error) {
+				return results, ask(ctx, socket, "/read", req, &results)
+			},
+			write: func(ctx context.Context, req writeRequest) (result writeResult, err error) {
+				return result, ask(ctx, socket, "/write", req, &result)
+			},
+			close: func() {},
+		}, nil
+	case !errors.Is(err, errNotRunning):
+		return nil, err
+	}
+	cfg, err := loadConfig(opts.config)
+	if err != nil {
+		return nil, err
+	}
+	p, closePorts, err := openPlant(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &access{read: p.read, write: p.write, close: closePorts}, nil
+}
+
+// openPlant makes a plant whose ports this process opens itself, each with
+// the first request for it. It serves one request at a time.
+func openPlant(cfg *config.Config) (*plant, func(), error) {
+	mapper, err := mapping.New(cfg.Mapping())
+	if err != nil {
+		return nil, nil, err
+	}
+	now := clock.New(false, nil)
+	p := &plant{
+		cfg: cfg, mapper: mapper, buses: map[string]*plantBus{},
+		clock: func() broker.Clock { return now.Now() },
+		seen:  (*devices.Batch).Release,
+	}
+	for _, settings := range cfg.Buses {
+		if settings.Protocol != config.Modbus {
+			p.buses[settings.ID] = &plantBus{}
+			continue
+		}
+		line, _, err := openBus(settings, nil)
+		if err != nil {
+			return nil, nil, err
+		}
+		p.buses[settings.ID] = &plantBus{
+			line: line,
+			do:   func(ctx context.Context, q devices.Query, b *devices.Batch) error { return q.Do(ctx, b) },
+		}
+	}
+	return p, func() {
+		for _, b := range p.buses {
+			if b.line != nil {
+				b.line.Close()
+			}
+		}
+	}, nil
+}
+
+func readLoop(ctx context.Context, a *access, req readRequest, every time.Duration, asJSON bool) error {
+	for first := true; ; first = false {
+		results, err := a.read(ctx, req)
+		if err != nil {
+			return err
+		}
+		if err := printRead(results, asJSON, first); err != nil || every <= 0 {
+			return errors.Join(err, errRead(results))
+		}
+		select {
+		case <-time.After(every):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// errRead makes the exit code tell whether anything could be read.
+func errRead(results []pointResult) error {
+	for _, r := range results {
+		if r.Error == "" {
+			return nil
+		}
+	}
+	if len(results) == 0 {
+		return errors.New("nothing was read")
+	}
+	return errors.New(results[0].Detail)
+}
+
+func printRead(results []pointResult, asJSON, header bool) error {
+	if asJSON {
+		return json.NewEncoder(os.Stdout).Encode(results)
+	}
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	if header {
+		fmt.Fprintln(w, "DEVICE\tPOINT\tREGISTER\tRAW\tVALUE\t")
+	}
+	for _, r := range results {
+		value := strings.TrimSpace(string(r.Value) + " " + r.Unit)
+		if r.Error != "" {
+			value = "– " + r.Error
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t\n", r.Device, r.Point, r.Source, r.Raw, value)
+	}
+	return w.Flush()
+}
+
+func printWrite(r writeResult, asJSON bool) error {
+	if asJSON {
+		if err := json.NewEncoder(os.Stdout).Encode(r); err != nil {
+			return err
+		}
+	} else {
+		fmt.Printf("%s.%s: %s", r.Device, r.Point, r.State)
+		if string(r.Value) != "null" {
+			fmt.Printf(": %s", strings.TrimSpace(string(r.Value)+" "+r.Unit))
+		}
+		if r.Reason != "" {
+			fmt.Printf(": %s", r.Reason)
+		}
+		fmt.Println()
+	}
+	if r.State != mapping.Verified.String() && r.State != mapping.Written.String() {
+		return &exitError{code: exitFailed}
+	}
+	return nil
+}

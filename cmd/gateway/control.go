@@ -1,0 +1,202 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix" // SO_PEERCRED: who is at the other end of the control socket
+)
+
+// The control socket is HTTP on a Unix socket. Whoever the kernel lets
+// connect is allowed: the socket belongs to the service's user and group and
+// has mode 0660; beyond that only root and the service's own user are let in
+// by their credentials. Who wrote is logged.
+
+// maxRequest bounds the body of a control request, bytes.
+const maxRequest = 64 << 10
+
+// A control serves the commands of other processes while the gateway runs.
+type control struct {
+	path  string
+	plant *plant
+	// status is called from any goroutine.
+	status func() *Status
+	log    *slog.Logger
+}
+
+// listen makes the socket; an abandoned one of a gateway that was killed is
+// replaced, one that answers is not.
+func (c *control) listen() (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(c.path), 0o750); err != nil {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	if len(c.path) > 100 {
+		return nil, fmt.Errorf("control socket: the path %s is longer than the 100 characters a socket may have; use a shorter --state", c.path)
+	}
+	if conn, err := net.Dial("unix", c.path); err == nil {
+		conn.Close()
+		return nil, fmt.Errorf("control socket: another gateway is running and listens on %s", c.path)
+	}
+	if err := os.Remove(c.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	l, err := net.Listen("unix", c.path)
+	if err != nil {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	if err := os.Chmod(c.path, 0o660); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	return l, nil
+}
+
+// serve answers until ctx is done.
+func (c *control) serve(ctx context.Context, l net.Listener) error {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /status", c.getStatus)
+	mux.HandleFunc("POST /read", c.postRead)
+	mux.HandleFunc("POST /write", c.postWrite)
+	server := &http.Server{
+		Handler:           http.MaxBytesHandler(mux, maxRequest),
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       time.Minute,
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ConnContext:       withPeer,
+		ErrorLog:          slog.NewLogLogger(c.log.Handler(), slog.LevelWarn),
+	}
+	stop := context.AfterFunc(ctx, func() { server.Close() })
+	defer stop()
+	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("control socket: %w", err)
+	}
+	return nil
+}
+
+type peerKey struct{}
+
+// withPeer notes who connected.
+func withPeer(ctx context.Context, conn net.Conn) context.Context {
+	raw, err := conn.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return ctx
+	}
+	raw.Control(func(fd uintptr) {
+		if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+			ctx = context.WithValue(ctx, peerKey{}, cred)
+		}
+	})
+	return ctx
+}
+
+func (c *control) getStatus(w http.ResponseWriter, _ *http.Request) {
+	answer(w, c.status(), nil)
+}
+
+func (c *control) postRead(w http.ResponseWriter, r *http.Request) {
+	var req readRequest
+	if err := json.NewDecoder(r.Body).Decode(&req); err != nil {
+		answer(w, nil, usageError("read request: %w", err))
+		return
+	}
+	results, err := c.plant.read(r.Context(), req)
+	answer(w, results, err)
+}
+
+func (c *control) postWrite(w http.ResponseWriter, r *http.Request) {
+	var req writeRequest
+	if err := json.NewDecoder(r.Body).Decode(&req); err != nil {
+		answer(w, nil, usageError("write request: %w", err))
+		return
+	}
+	cred, ok := r.Context().Value(peerKey{}).(*unix.Ucred)
+	if !ok {
+		answer(w, nil, errors.New("write refused: the kernel does not tell who asks"))
+		return
+	}
+	result, err := c.plant.write(r.Context(), req)
+	log := c.log.With("device", result.Device, "point", result.Point, "uid", cred.Uid, "pid", cred.Pid)
+	if err != nil {
+		log.Warn("write over the control socket refused", "err", err)
+	} else {
+		log.Info("write over the control socket", "value", req.Value, "state", result.State, "reason", result.Reason)
+	}
+	answer(w, result, err)
+}
+
+// A refusal is how an error travels over the socket.
+type refusal struct {
+	Error string `json:"error"`
+	Code  int    `json:"code"` // exit code
+}
+
+func answer(w http.ResponseWriter, v any, err error) {
+	w.Header().Set("Content-Type", "application/json")
+	if err != nil {
+		code := exitFailed
+		if exit, ok := errors.AsType[*exitError](err); ok {
+			code = exit.code
+		}
+		w.WriteHeader(http.StatusUnprocessableEntity)
+		v = refusal{err.Error(), code}
+	}
+	json.NewEncoder(w).Encode(v) // the connection is gone if this fails
+}
+
+// errNotRunning says that no gateway listens on the control socket.
+var errNotRunning = errors.New("no gateway is running")
+
+// ask sends one request to the running gateway and decodes its answer into
+// result. A nil body is a GET.
+func ask(ctx context.Context, socket, path string, body, result any) error {
+	client := &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		},
+	}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://gateway"+path, nil)
+	if body != nil {
+		var text []byte
+		if text, err = json.Marshal(body); err == nil {
+			req, err = http.NewRequestWithContext(ctx, http.MethodPost, "http://gateway"+path, bytes.NewReader(text))
+		}
+	}
+	if err != nil {
+		return err
+	}
+	resp, err := client.Do(req)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED):
+		return errNotRunning
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("the control socket %s belongs to the gateway's user: use sudo, or join its group", socket)
+	case err != nil:
+		return fmt.Errorf("ask the running gateway: %w", err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return fmt.Errorf("read the gateway's answer: %w", err)
+	}
+	if resp.StatusCode == http.StatusOK {
+		return json.Unmarshal(text, result)
+	}
+	var no refusal
+	if json.Unmarshal(text, &no) != nil || no.Error == "" {
+		return fmt.Errorf("the gateway answered %s", resp.Status)
+	}
+	return &exitError{no.Code, errors.New(no.Error)}
+}

@@ -1,0 +1,755 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/eclipse/paho.golang/paho"
+
+	"edgegateway/devices/serial/pty"
+)
+
+// The tests of this file run the binary as a user would, between programs
+// that were not written here: pymodbus as the devices and mosquitto as the
+// cloud. A program that is missing fails them.
+
+var binary string // the gateway, built for these tests
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", "gateway-test-")
+		if err != nil {
+			panic(err)
+		}
+		defer os.RemoveAll(dir)
+		binary = filepath.Join(dir, "gateway")
+		build := exec.Command("go", "build", "-o", binary, ".")
+		build.Stderr = os.Stderr
+		if err := build.Run(); err != nil {
+			fmt.Fprintln(os.Stderr, "build the gateway:", err)
+			return 1
+		}
+		return m.Run()
+	}())
+}
+
+// eventually waits until cond holds. Nothing is concluded from how long it
+// took; the limit only ends a test that would hang.
+func eventually(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	deadline := time.After(90 * time.Second)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for !cond() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("still waiting: %s", what)
+		}
+	}
+}
+
+func freePort(t *testing.T) string {
+	t.Helper()
+	addrs, err := freeAddresses(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, port, _ := net.SplitHostPort(addrs[0])
+	return port
+}
+
+func writeFile(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A process is a program that a test started and will stop.
+type process struct {
+	t    *testing.T
+	cmd  *exec.Cmd
+	out  *buffer
+	done chan struct{}
+}
+
+// buffer collects output that is read while it grows.
+type buffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
+func start(t *testing.T, name string, args ...string) *process {
+	t.Helper()
+	p := &process{t: t, cmd: exec.Command(name, args...), out: new(buffer), done: make(chan struct{})}
+	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
+	if err := p.cmd.Start(); err != nil {
+		t.Fatalf("start %s: %v (./test.sh installs what the tests need)", name, err)
+	}
+	go func() {
+		p.cmd.Wait()
+		close(p.done)
+	}()
+	t.Cleanup(func() {
+		p.kill()
+		if t.Failed() {
+			t.Logf("output of %s %v:\n%s", filepath.Base(name), args, p.out)
+		}
+	})
+	return p
+}
+
+func (p *process) kill() {
+	p.cmd.Process.Kill()
+	<-p.done
+}
+
+// stop ends the process politely and returns its exit code.
+func (p *process) stop() int {
+	p.t.Helper()
+	p.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-p.done:
+	case <-time.After(40 * time.Second):
+		p.t.Fatalf("%v did not end after SIGTERM:\n%s", p.cmd.Args, p.out)
+	}
+	return p.cmd.ProcessState.ExitCode()
+}
+
+// A cloud is Debian's mosquitto, over TLS with client certificates and
+// passwords, keeping its state over restarts.
+type cloud struct {
+	t    *testing.T
+	dir  string
+	port string
+	*process
+}
+
+func newCloud(t *testing.T) *cloud {
+	t.Helper()
+	c := &cloud{t: t, dir: t.TempDir(), port: freePort(t)}
+	if err := writeDemoKeys(c.dir); err != nil {
+		t.Fatal(err)
+	}
+	passwords := filepath.Join(c.dir, "passwords")
+	writeFile(t, passwords, "gateway:secret-of-the-gateway\nwatcher:secret-of-the-watcher\n")
+	if out, err := exec.Command("mosquitto_passwd", "-U", passwords).CombinedOutput(); err != nil {
+		t.Fatalf("mosquitto_passwd: %v: %s", err, out)
+	}
+	writeFile(t, filepath.Join(c.dir, "mosquitto.conf"), fmt.Sprintf(`
+user root
+listener %s 127.0.0.1
+cafile %[2]s/credentials/ca.crt
+certfile %[2]s/credentials/cloud.crt
+keyfile %[2]s/credentials/cloud.key
+require_certificate true
+allow_anonymous false
+password_file %[2]s/passwords
+persistence true
+persistence_location %[2]s/
+max_queued_messages 0
+set_tcp_nodelay true
+`, c.port, c.dir))
+	return c
+}
+
+func (c *cloud) start() {
+	c.t.Helper()
+	c.process = start(c.t, mosquittoPath(), "-c", filepath.Join(c.dir, "mosquitto.conf"))
+	eventually(c.t, "mosquitto listens", func() bool {
+		conn, err := net.Dial("tcp", "127.0.0.1:"+c.port)
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	})
+}
+
+func mosquittoPath() string {
+	if path, err := exec.LookPath("mosquitto"); err == nil {
+		return path
+	}
+	return "/usr/sbin/mosquitto" // not in everybody's PATH
+}
+
+func (c *cloud) tls() *tls.Config {
+	c.t.Helper()
+	at := func(name string) string { return filepath.Join(c.dir, "credentials", name) }
+	cert, err := tls.LoadX509KeyPair(at("gateway.crt"), at("gateway.key"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	ca, err := os.ReadFile(at("ca.crt"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(ca)
+	return &tls.Config{Certificates: []tls.Certificate{cert}, RootCAs: pool, ServerName: "localhost"}
+}
+
+// bridge is the [bridge.cloud] table that leads a gateway to c.
+func (c *cloud) bridge(rest string) string {
+	return fmt.Sprintf(`
+[bridge.cloud]
+url       = "tls://localhost:%s"
+client_id = "{name}"
+username  = "gateway"
+password  = "${file:%[2]s/password}"
+ca        = "${file:%[2]s/credentials/ca.crt}"
+cert      = "${file:%[2]s/credentials/gateway.crt}"
+key       = "${file:%[2]s/credentials/gateway.key}"
+%[3]s
+`, c.port, c.dir, rest)
+}
+
+// An arrival is one message that the watcher got.
+type arrival struct{ topic, payload, id string }
+
+// A watcher is a subscriber with a session of its own, so that it misses
+// nothing while the broker is away.
+type watcher struct {
+	mu  sync.Mutex
+	all []arrival
+}
+
+func (w *watcher) add(p *paho.Publish) {
+	a := arrival{topic: p.Topic, payload: string(p.Payload)}
+	if p.Properties != nil {
+		a.id = p.Properties.User.Get("mid")
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.all = append(w.all, a)
+}
+
+// on returns the payloads of a topic in the order of arrival, repetitions of
+// the same id left out.
+func (w *watcher) on(topic string) (payloads []string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	seen := map[string]bool{}
+	for _, a := range w.all {
+		if a.topic == topic && !seen[a.id] {
+			seen[a.id] = a.id != ""
+			payloads = append(payloads, a.payload)
+		}
+	}
+	return payloads
+}
+
+// watch subscribes to everything at c for as long as the test runs.
+func (c *cloud) watch() *watcher {
+	w := new(watcher)
+	config := c.tls()
+	ctx := c.t.Context()
+	go func() {
+		for ctx.Err() == nil {
+			w.session(ctx, "127.0.0.1:"+c.port, config)
+			select {
+			case <-time.After(50 * time.Millisecond):
+			case <-ctx.Done():
+			}
+		}
+	}()
+	return w
+}
+
+func (w *watcher) session(ctx context.Context, addr string, config *tls.Config) {
+	conn, err := (&tls.Dialer{Config: config}).DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	client := paho.NewClient(paho.ClientConfig{
+		Conn: conn,
+		OnPublishReceived: []func(paho.PublishReceived) (bool, error){
+			func(r paho.PublishReceived) (bool, error) { w.add(r.Packet); return true, nil },
+		},
+	})
+	expiry := uint32(3600)
+	connect := &paho.Connect{
+		ClientID: "watcher", KeepAlive: 30, Username: "watcher", UsernameFlag: true,
+		Password: []byte("secret-of-the-watcher"), PasswordFlag: true,
+		Properties: &paho.ConnectProperties{SessionExpiryInterval: &expiry},
+	}
+	if _, err := client.Connect(ctx, connect); err != nil {
+		return
+	}
+	if _, err := client.Subscribe(ctx, &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{{Topic: "#", QoS: 1}}}); err != nil {
+		return
+	}
+	select {
+	case <-client.Done():
+	case <-ctx.Done():
+	}
+}
+
+// pymodbus starts a device made with pymodbus.
+func pymodbus(t *testing.T, args ...string) *process {
+	t.Helper()
+	p := start(t, "/usr/bin/python3", append([]string{"testdata/pymodbus_device.py"}, args...)...)
+	if args[0] == "tcp" {
+		eventually(t, "pymodbus listens", func() bool {
+			conn, err := net.Dial("tcp", net.JoinHostPort(args[1], args[2]))
+			if err == nil {
+				conn.Close()
+			}
+			return err == nil
+		})
+	}
+	return p
+}
+
+// A site is a gateway's configuration and state.
+type site struct {
+	t           *testing.T
+	config      string
+	state       string
+	broker      string // port of the local broker
+	*process           // once it runs
+	environment []string
+}
+
+func newSite(t *testing.T, gateway string, devices map[string]string) *site {
+	t.Helper()
+	s := &site{t: t, config: t.TempDir(), broker: freePort(t)}
+	var err error
+	if s.state, err = os.MkdirTemp("", "gw-"); err != nil { // short: it holds a socket
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(s.state) })
+	writeFile(t, filepath.Join(s.config, "gateway.toml"), fmt.Sprintf("name = \"plant\"\n[broker]\nlisten = [\"tcp://127.0.0.1:%s\"]\n%s", s.broker, gateway))
+	for name, text := range devices {
+		writeFile(t, filepath.Join(s.config, "devices.d", name+".toml"), text)
+	}
+	return s
+}
+
+func (s *site) args(command string, more ...string) []string {
+	return append([]string{command, "--config", s.config, "--state", s.state}, more...)
+}
+
+// run starts the gateway and waits until it is ready.
+func (s *site) run() {
+	s.t.Helper()
+	s.process = start(s.t, binary, s.args("run")...)
+	eventually(s.t, "the gateway is ready", func() bool {
+		select {
+		case <-s.done:
+			s.t.Fatalf("the gateway ended:\n%s", s.out)
+		default:
+		}
+		return strings.Contains(s.out.String(), "msg=ready")
+	})
+}
+
+// command runs another command of the gateway and returns its output.
+func (s *site) command(name string, more ...string) (stdout string, code int) {
+	s.t.Helper()
+	cmd := exec.Command(binary, s.args(name, more...)...)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
+		s.t.Fatal(err)
+	}
+	if errs.Len() > 0 {
+		s.t.Logf("gateway %s %v: %s", name, more, &errs)
+	}
+	return out.String(), cmd.ProcessState.ExitCode()
+}
+
+// plcPoints reads every common type from the pymodbus device.
+const plcPoints = `
+u16     = { holding = 0, type = "u16", scale = 0.1, unit = "V" }
+i16     = { holding = 1, type = "i16" }
+u32     = { holding = 2, type = "u32" }
+i32     = { holding = 4, type = "i32" }
+u64     = { holding = 6, type = "u64" }
+i64     = { holding = 10, type = "i64" }
+f32     = { holding = 14, type = "f32", unit = "V" }
+f64     = { holding = 16, type = "f64" }
+swapped = { holding = 20, type = "f32", order = "CDAB" }
+text    = { holding = 22, type = "string(8)" }
+bcd     = { holding = 26, type = "bcd16" }
+flags   = { holding = 27, type = "u16", bits = { 0 = "running", 3 = "fault" } }
+half    = { holding = 28, type = "f16" }
+mode    = { holding = 29, type = "u16", enum = { 0 = "off", 2 = "manual" } }
+none    = { holding = 30, type = "u16", invalid = [65535] }
+nan     = { holding = 31, type = "f32" }
+input   = { input = 2, type = "u32" }
+coil    = { coil = 3 }
+discrete = { discrete = 2 }
+setpoint = { holding = 200, type = "i16", scale = 0.5, unit = "°C", write = { min = 0, max = 50, step = 0.5 } }
+pump     = { coil = 5, write = true }
+`
+
+// wantValues are the values of plcPoints as the registers of the device hold
+// them, in the words of the payload.
+var wantValues = map[string]string{
+	"u16": `"value":230.1,"unit":"V"`, "i16": `"value":-1234,`, "u32": `"value":3000000000,`, "i32": `"value":-2000000000,`,
+	"u64": `"value":9007199254740993,`, "i64": `"value":-9223372036854775808,`,
+	"f32": `"value":230.1,`, "f64": `"value":0.1,`, "swapped": `"value":-12.5,`, "text": `"value":"METER-7",`,
+	"bcd": `"value":1234,`, "flags": `"value":{"running":true,"fault":true},`, "half": `"value":0.5,`, "mode": `"value":"manual",`,
+	"none": `"value":null,`, "nan": `"value":null,`,
+	"input": `"value":3000000000,`, "coil": `"value":true,`, "discrete": `"value":false,`,
+}
+
+// expectValues waits for all points of a device and checks what arrived.
+func expectValues(t *testing.T, w *watcher, device string) {
+	t.Helper()
+	for point, want := range wantValues {
+		topic := "dt/plant/" + device + "/" + point
+		eventually(t, topic, func() bool { return len(w.on(topic)) > 0 })
+		for _, payload := range w.on(topic) {
+			if !strings.Contains(payload, want) {
+				t.Errorf("%s: got %s, want it to hold %s", topic, payload, want)
+				break
+			}
+		}
+	}
+}
+
+func TestFirstLight(t *testing.T) {
+	far := newCloud(t)
+	writeFile(t, filepath.Join(far.dir, "password"), "secret-of-the-gateway")
+	os.Chmod(filepath.Join(far.dir, "password"), 0o600)
+	far.start()
+	w := far.watch()
+
+	plcPort := freePort(t)
+	pymodbus(t, "tcp", "127.0.0.1", plcPort)
+	line, err := pty.Open(pty.Config{Baud: 19200, Format: "8N1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { line.Close() })
+	pymodbus(t, "rtu", line.B, "19200")
+
+	s := newSite(t, fmt.Sprintf(`
+[bus.rs485]
+address = %q
+baud    = 19200
+`, line.A)+far.bridge(`
+send   = { "{name}/+" = "dt/{name}/+", "{name}/+/+" = "dt/{name}/+/+", "site/#" = "dt/site/#" }
+replay = "strict"`), map[string]string{
+		"plc": fmt.Sprintf(`
+[device.plc]
+bus     = "tcp://127.0.0.1:%s"
+unit_id = 1
+every   = "500ms"
+[device.plc.points]
+count = { holding = 100, type = "u32", every = "50ms" }
+%s`, plcPort, plcPoints),
+		"meter": `
+[device.meter]
+bus     = "rs485"
+unit_id = 1
+every   = "1s"
+timeout = "2s"
+[device.meter.points]
+` + plcPoints,
+	})
+	if out, code := s.command("check"); code != exitOK {
+		t.Fatalf("check: code %d\n%s", code, out)
+	}
+	s.run()
+	expectValues(t, w, "plc")
+	expectValues(t, w, "meter")
+
+	// An outage with a kill -9 in its middle, while a local client publishes.
+	p := newPublisher(t, "127.0.0.1:"+s.broker)
+	p.awaitMore(50)
+	far.stop()
+	p.awaitMore(150)
+	s.kill()
+	s.run()
+	p.awaitMore(150)
+	before := len(w.on("dt/site/log"))
+	far.start()
+	p.awaitMore(50)
+	acked := p.stop()
+	eventually(t, "the last acknowledged message arrives", func() bool {
+		got := w.on("dt/site/log")
+		return len(got) > before && slices.Contains(got, acked[len(acked)-1])
+	})
+	if code := s.stop(); code != exitOK {
+		t.Fatalf("exit code %d after SIGTERM:\n%s", code, s.out)
+	}
+	checkPublished(t, acked, w.on("dt/site/log"))
+	checkCounts(t, w.on("dt/plant/plc/count"))
+}
+
+// checkPublished proves that what was acknowledged arrived, in its order. A
+// message that was sent again for want of an acknowledgement may come twice.
+func checkPublished(t *testing.T, acked, got []string) {
+	t.Helper()
+	next := 0
+	for _, payload := range got {
+		if next < len(acked) && payload == acked[next] {
+			next++
+		} else if !slices.Contains(acked[:next], payload) && slices.Contains(acked, payload) {
+			t.Fatalf("%s came before %s", payload, acked[next])
+		}
+	}
+	if next < len(acked) {
+		t.Fatalf("%s was acknowledged and did not arrive (%d of %d did)", acked[next], next, len(acked))
+	}
+	t.Logf("%d messages acknowledged, all arrived in order; %d arrived", len(acked), len(got))
+}
+
+// checkCounts proves that no reading is missing: each of them raised the
+// number in the device by one. The kill may have hit one between the bus and
+// the spool.
+func checkCounts(t *testing.T, payloads []string) {
+	t.Helper()
+	var last uint64
+	jumps := 0
+	for i, payload := range payloads {
+		var n uint64
+		if _, err := fmt.Sscanf(payload, `{"value":%d,`, &n); err != nil {
+			t.Fatalf("payload %q: %v", payload, err)
+		}
+		switch {
+		case i == 0 || n == last+1:
+		case n <= last:
+			t.Fatalf("%d came after %d", n, last)
+		default:
+			jumps++
+			if n > last+3 {
+				t.Fatalf("%d came after %d: readings are missing", n, last)
+			}
+		}
+		last = n
+	}
+	if jumps > 1 {
+		t.Fatalf("%d holes in %d readings, at most the one of the kill is allowed", jumps, len(payloads))
+	}
+	t.Logf("%d readings in order, %d hole at the kill", len(payloads), jumps)
+}
+
+// A publisher is a local client that numbers what it publishes with QoS 1 and
+// sends again what was not acknowledged.
+type publisher struct {
+	t      *testing.T
+	cancel context.CancelFunc
+	done   chan struct{}
+	mu     sync.Mutex
+	acked  []string
+}
+
+func newPublisher(t *testing.T, addr string) *publisher {
+	ctx, cancel := context.WithCancel(t.Context())
+	p := &publisher{t: t, cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(p.done)
+		for n := 1; ctx.Err() == nil; {
+			p.session(ctx, addr, &n)
+			select {
+			case <-time.After(20 * time.Millisecond):
+			case <-ctx.Done():
+			}
+		}
+	}()
+	t.Cleanup(func() { p.stop() })
+	return p
+}
+
+func (p *publisher) session(ctx context.Context, addr string, n *int) {
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	client := paho.NewClient(paho.ClientConfig{Conn: conn})
+	if _, err := client.Connect(ctx, &paho.Connect{ClientID: "publisher", CleanStart: true, KeepAlive: 30}); err != nil {
+		return
+	}
+	for ctx.Err() == nil {
+		payload := fmt.Sprintf("message %d", *n)
+		r, err := client.Publish(ctx, &paho.Publish{Topic: "site/log", QoS: 1, Payload: []byte(payload)})
+		if err != nil || r.ReasonCode >= 0x80 {
+			return
+		}
+		*n++
+		p.mu.Lock()
+		p.acked = append(p.acked, payload)
+		p.mu.Unlock()
+		select {
+		case <-time.After(2 * time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (p *publisher) count() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.acked)
+}
+
+func (p *publisher) awaitMore(n int) {
+	p.t.Helper()
+	want := p.count() + n
+	eventually(p.t, "acknowledgements of the local broker", func() bool { return p.count() >= want })
+}
+
+func (p *publisher) stop() []string {
+	p.cancel()
+	<-p.done
+	return p.acked
+}
+
+func TestStartsWithoutItsNeighbours(t *testing.T) {
+	far := newCloud(t)
+	writeFile(t, filepath.Join(far.dir, "password"), "secret-of-the-gateway")
+	os.Chmod(filepath.Join(far.dir, "password"), 0o600)
+	plcPort := freePort(t)
+	s := newSite(t, far.bridge(`send = { "{name}/+/+" = "dt/{name}/+/+" }`), map[string]string{
+		"plc": fmt.Sprintf("[device.plc]\nbus = \"tcp://127.0.0.1:%s\"\nunit_id = 1\nevery = \"200ms\"\n[device.plc.points]\n%s", plcPort, plcPoints),
+	})
+	s.run()
+	eventually(t, "the log tells of both", func() bool {
+		log := s.out.String()
+		return strings.Contains(log, "bus=") && strings.Contains(log, "bridge=cloud")
+	})
+	out, code := s.command("status")
+	if code != exitOK || !strings.Contains(out, "offline") {
+		t.Fatalf("status: code %d\n%s", code, out)
+	}
+	pymodbus(t, "tcp", "127.0.0.1", plcPort)
+	far.start()
+	expectValues(t, far.watch(), "plc")
+	for _, attr := range []string{"bus=", "bridge="} {
+		if n := countLines(s.out.String(), "level=WARN", attr); n != 1 {
+			t.Errorf("%d warnings with %s, want the trouble to be told once:\n%s", n, attr, s.out)
+		}
+	}
+}
+
+func countLines(text string, parts ...string) (n int) {
+	for line := range strings.Lines(text) {
+		if !slices.ContainsFunc(parts, func(p string) bool { return !strings.Contains(line, p) }) {
+			n++
+		}
+	}
+	return n
+}
+
+func TestReadAndWriteWithAndWithoutTheService(t *testing.T) {
+	plcPort := freePort(t)
+	pymodbus(t, "tcp", "127.0.0.1", plcPort)
+	s := newSite(t, "", map[string]string{
+		"plc": fmt.Sprintf("[device.plc]\nbus = \"tcp://127.0.0.1:%s\"\nunit_id = 1\n[device.plc.points]\n%s", plcPort, plcPoints),
+	})
+	for _, running := range []bool{false, true} {
+		if running {
+			s.run()
+		}
+		for _, c := range []struct {
+			args []string
+			code int
+			want string
+		}{
+			{[]string{"read", "plc.f32"}, 0, "4366 199A"},
+			{[]string{"read", "plc.u64"}, 0, "9007199254740993"},
+			{[]string{"read", "plc.nan"}, 1, "–"},
+			{[]string{"read", "tcp://127.0.0.1:" + plcPort + "/1", "holding:14", "f32"}, 0, "230.1"},
+			{[]string{"read", "tcp://127.0.0.1:" + plcPort + "/1", "40015", "f32"}, 0, "230.1"},
+			{[]string{"read", "plc.nosuch"}, exitUsage, ""},
+			{[]string{"write", "plc.setpoint", "21.5"}, 0, "verified: 21.5 °C"},
+			{[]string{"read", "plc.setpoint"}, 0, "21.5 °C"},
+			{[]string{"write", "plc.setpoint", "60"}, 1, "rejected"},
+			{[]string{"write", "plc.f32", "1"}, 1, "rejected"},
+			{[]string{"write", "plc.pump", "true"}, 0, "verified: true"},
+		} {
+			out, code := s.command(c.args[0], c.args[1:]...)
+			if code != c.code || !strings.Contains(out, c.want) {
+				t.Errorf("running %v: gateway %v: code %d, want %d with %q:\n%s", running, c.args, code, c.code, c.want, out)
+			}
+		}
+	}
+}
+
+func TestCommandsAreAnswered(t *testing.T) {
+	plcPort := freePort(t)
+	pymodbus(t, "tcp", "127.0.0.1", plcPort)
+	s := newSite(t, "", map[string]string{
+		"plc": fmt.Sprintf("[device.plc]\nbus = \"tcp://127.0.0.1:%s\"\nunit_id = 1\n[device.plc.points]\n%s", plcPort, plcPoints),
+	})
+	s.run()
+	sub := start(t, "mosquitto_sub", "-p", s.broker, "-v", "-q", "1", "-t", "plant/+/+/set/result", "-t", "plant/+/_set/result", "-t", "plant/plc/setpoint")
+	eventually(t, "the subscriber gets the retained value", func() bool { return strings.Contains(sub.out.String(), "plant/plc/setpoint {") })
+	for _, c := range []struct{ topic, payload, want string }{
+		{"plant/plc/setpoint/set", `{"value":33.5,"id":"job-7"}`, `"status":"verified","id":"job-7"`},
+		{"plant/plc/setpoint/set", "99", `"status":"rejected"`},
+		{"plant/plc/f32/set", "1", `"status":"rejected"`},
+		{"plant/plc/_set", `{"setpoint":12,"pump":false}`, `plant/plc/_set/result {"status":"verified"`},
+	} {
+		if out, err := exec.Command("mosquitto_pub", "-p", s.broker, "-q", "1", "-t", c.topic, "-m", c.payload).CombinedOutput(); err != nil {
+			t.Fatalf("mosquitto_pub: %v: %s", err, out)
+		}
+		eventually(t, c.topic+" "+c.payload+" is answered with "+c.want, func() bool { return strings.Contains(sub.out.String(), c.want) })
+	}
+	eventually(t, "the written value is published", func() bool { return strings.Contains(sub.out.String(), `plant/plc/setpoint {"value":12,`) })
+
+	// Values are the gateway's alone.
+	exec.Command("mosquitto_pub", "-p", s.broker, "-q", "1", "-V", "5", "-t", "plant/plc/setpoint", "-m", "forged").Run()
+	exec.Command("mosquitto_pub", "-p", s.broker, "-q", "1", "-V", "5", "-t", "plant/plc/setpoint/set", "-m", "14").Run()
+	eventually(t, "the next value", func() bool { return strings.Contains(sub.out.String(), `plant/plc/setpoint {"value":14,`) })
+	if strings.Contains(sub.out.String(), "forged") {
+		t.Error("a client published on a value topic")
+	}
+}
+
+func TestCheckNamesEveryMistake(t *testing.T) {
+	s := newSite(t, "[brige.aws]\nurl = \"tls://x\"\n", map[string]string{
+		"boiler": "[device.boiler]\nbus = \"plx\"\nunit_id = 1\n[device.boiler.points]\nmode = { holdng = 100, type = \"u16\" }\n",
+		"broken": "[device.x\n",
+	})
+	out, code := s.command("check")
+	if code != exitConfig {
+		t.Errorf("code %d, want %d", code, exitConfig)
+	}
+	for _, want := range []string{
+		`gateway.toml:4:2: error: `, `did you mean "bridge"?`,
+		`devices.d/boiler.toml:5:10: error: `, `did you mean "holding"?`, "^",
+		`devices.d/broken.toml:1:`,
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("check does not say %q:\n%s", want, out)
+		}
+	}
+	if out, code := s.command("run"); code != exitConfig {
+		t.Errorf("run with a wrong configuration: code %d, want %d\n%s", code, exitConfig, out)
+	}
+}

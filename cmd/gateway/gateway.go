@@ -1,0 +1,399 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"edgegateway/bridge"
+	"edgegateway/broker"
+	"edgegateway/broker/spool"
+	"edgegateway/devices"
+	"edgegateway/devices/modbus"
+	"edgegateway/devices/serial"
+	"edgegateway/internal/clock"
+	"edgegateway/internal/config"
+	"edgegateway/mapping"
+)
+
+// A gateway is everything that `run` runs. It is built by newGateway, and
+// each part is run in the stage that says when it has to end.
+type gateway struct {
+	cfg     *config.Config
+	log     *slog.Logger
+	started devices.Stamp
+	clock   *clock.Source
+	logs    [broker.NumClasses]*spool.Log
+	broker  *broker.Broker
+	buses   []*bus
+	bridges []*bridge.Bridge
+	plant   *plant
+	command *commander
+	control *control
+}
+
+// A bus is a field bus with what belongs to it alone.
+type bus struct {
+	*config.Bus
+	poller *devices.Poller
+	pump   *pump
+}
+
+// places are the folders a gateway works in.
+type places struct {
+	state   string
+	runtime string
+}
+
+// newGateway opens the spool and builds the rest; nothing runs yet but the
+// spool's committers, which close ends.
+func newGateway(cfg *config.Config, at places, readOnly bool, log *slog.Logger) (g *gateway, err error) {
+	g = &gateway{cfg: cfg, log: log, started: devices.Now()}
+	defer func() {
+		if err != nil {
+			g.close()
+		}
+	}()
+	g.clock = clock.New(false, g.clockChanged)
+	if err := g.openLogs(at); err != nil {
+		return g, err
+	}
+	if err := g.newBroker(at); err != nil {
+		return g, err
+	}
+	if err := g.newBridges(); err != nil {
+		return g, err
+	}
+	if err := g.newBuses(readOnly); err != nil {
+		return g, err
+	}
+	g.command = newCommander(g.plant, g.broker.Publish, log)
+	for _, filter := range g.command.topics(cfg.Name) {
+		if err := g.broker.Handle(filter, g.command.handle); err != nil {
+			return g, err
+		}
+	}
+	g.control = &control{path: filepath.Join(at.runtime, "control.sock"), plant: g.plant, status: g.status, log: log}
+	return g, nil
+}
+
+// close commits and closes the logs.
+func (g *gateway) close() error {
+	var errs []error
+	for class, l := range g.logs {
+		if l == nil {
+			continue
+		}
+		if err := l.Close(); err != nil {
+			errs = append(errs, fmt.Errorf("close the %s spool: %w", broker.Class(class), err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (g *gateway) openLogs(at places) error {
+	for class := range g.logs {
+		settings, name := g.cfg.Spools[class], broker.Class(class).String()
+		l, err := spool.Open(spool.Config{
+			Dir:     cmp.Or(settings.Dir, filepath.Join(at.state, "spool", name)),
+			RingDir: at.runtime,
+			Name:    name,
+			Size:    settings.Size,
+			Sync:    settings.Sync,
+			Machine: machine(),
+			Log:     g.log.With("spool", name),
+			Time:    g.clock.Times,
+			BootID:  bootID(),
+		})
+		if err != nil {
+			return fmt.Errorf("open the %s spool: %w", name, err)
+		}
+		g.logs[class] = l
+	}
+	return nil
+}
+
+func (g *gateway) newBroker(at places) (err error) {
+	g.broker, err = broker.New(broker.Config{
+		Listen:   g.cfg.Listen,
+		Limits:   g.cfg.Limits,
+		StateDir: at.state,
+		Logs:     g.logs,
+		Allow:    owns(g.cfg.Name),
+		Clock:    g.clock.Now,
+		Log:      g.log,
+	})
+	if err != nil {
+		return fmt.Errorf("start the broker: %w", err)
+	}
+	return nil
+}
+
+// owns returns the rule that keeps everybody but the gateway itself off its
+// value, status and result topics: of what lies below its name, clients and
+// bridges publish commands only. A bridge publishes nothing else anywhere.
+func owns(name string) func(user, clientID, topic string, access broker.Access) bool {
+	return func(user, _, topic string, access broker.Access) bool {
+		if access != broker.Write {
+			return true
+		}
+		below, ours := strings.CutPrefix(topic, name+"/")
+		if !ours {
+			return topic != name && !strings.HasPrefix(user, "bridge:")
+		}
+		levels := strings.Split(below, "/")
+		switch len(levels) {
+		case 2:
+			return levels[1] == "_set" || levels[1] == "_get"
+		case 3:
+			return levels[2] == "set"
+		}
+		return false
+	}
+}
+
+func (g *gateway) newBridges() error {
+	online, offline := g.statusPayload("online"), g.statusPayload("offline")
+	for _, settings := range g.cfg.Bridges {
+		cfg := settings.Config
+		cfg.BootID = bootID()
+		cfg.OnGap = g.publishGap
+		if settings.StatusTopic != "" {
+			cfg.Status = &bridge.Status{Topic: settings.StatusTopic, Online: online, Offline: offline}
+		}
+		b, err := bridge.New(cfg, g.broker, g.clock.Now, g.log)
+		if err != nil {
+			return err
+		}
+		g.bridges = append(g.bridges, b)
+	}
+	return nil
+}
+
+// newBuses builds a poller, a mapper and a pump for each bus.
+func (g *gateway) newBuses(readOnly bool) error {
+	all, err := mapping.New(g.cfg.Mapping())
+	if err != nil {
+		return err
+	}
+	g.plant = &plant{cfg: g.cfg, mapper: all, buses: map[string]*plantBus{}, clock: g.clock.Now, readOnly: readOnly}
+	pumps := map[string]*pump{}
+	for _, settings := range g.cfg.Buses {
+		if len(settings.Devices) == 0 {
+			continue
+		}
+		b, line, err := g.newBus(settings)
+		if err != nil {
+			return err
+		}
+		g.buses = append(g.buses, b)
+		pumps[b.ID] = b.pump
+		g.plant.buses[b.ID] = &plantBus{line: line, do: b.poller.Do}
+	}
+	g.plant.seen = func(b *devices.Batch) {
+		if p := pumps[b.Device.Bus]; p != nil {
+			p.hand(b)
+			return
+		}
+		b.Release()
+	}
+	return nil
+}
+
+func (g *gateway) newBus(settings *config.Bus) (*bus, devices.Line, error) {
+	mapper, err := mapping.New(mapping.Config{Gateway: g.cfg.Name, Devices: settings.Devices, Publish: g.cfg.Publish})
+	if err != nil {
+		return nil, nil, err
+	}
+	b := &bus{Bus: settings, pump: newPump(mapper, g.broker.Publish, g.clock.Now)}
+	poll := devices.PollerConfig{Bus: settings.ID, Out: b.pump.in, Log: g.log}
+	for _, dev := range settings.Devices {
+		poll.Devices = append(poll.Devices, dev.Device)
+	}
+	if poll.Line, poll.Listener, err = openBus(settings, poll.Devices); err != nil {
+		return nil, nil, err
+	}
+	b.poller, err = devices.NewPoller(poll)
+	return b, poll.Line, err
+}
+
+// openBus is the protocol table: it returns the line or the listener of a
+// bus, which opens its port when it needs it.
+func openBus(settings *config.Bus, devs []*devices.Device) (devices.Line, devices.Listener, error) {
+	switch settings.Protocol {
+	case config.Modbus:
+		line, err := modbus.NewLine(settings.Modbus)
+		if err != nil {
+			return nil, nil, fmt.Errorf("bus %s: %w", settings.ID, err)
+		}
+		return line, nil, nil
+	case config.Lines:
+		lines, err := serial.NewLines(serial.LinesConfig{
+			Bus:      settings.ID,
+			Devices:  devs,
+			Checksum: settings.Lines.Checksum,
+			Open:     openStream(settings),
+		})
+		if err != nil {
+			return nil, nil, err
+		}
+		return nil, lines, nil
+	}
+	return nil, nil, fmt.Errorf("bus %s: protocol %q is not known", settings.ID, settings.Protocol)
+}
+
+func openStream(settings *config.Bus) func() (serial.Stream, error) {
+	if settings.Lines.Address != "" {
+		return func() (serial.Stream, error) {
+			return net.DialTimeout("tcp", settings.Lines.Address, 10*time.Second)
+		}
+	}
+	return func() (serial.Stream, error) { return serial.Open(settings.Lines.Serial) }
+}
+
+// A stage is a set of parts that end together.
+type stage struct {
+	name   string
+	ctx    context.Context
+	cancel context.CancelFunc
+	parts  sync.WaitGroup
+	failed func(error)
+}
+
+func newStage(name string, failed func(error)) *stage {
+	s := &stage{name: name, failed: failed}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	return s
+}
+
+func (s *stage) run(part string, run func(context.Context) error) {
+	s.parts.Go(func() {
+		if err := run(s.ctx); err != nil && s.ctx.Err() == nil {
+			s.failed(fmt.Errorf("%s: %w", part, err))
+		}
+	})
+}
+
+func (s *stage) end() {
+	s.cancel()
+	s.parts.Wait()
+}
+
+// run works until ctx is done, and then ends politely: first what asks and
+// obeys, then what publishes, then the bridges, which get some time to hand
+// over what they still have, then the broker with its clients. ready is
+// called when all listeners listen.
+func (g *gateway) run(ctx context.Context, ready func()) error {
+	socket, err := g.control.listen()
+	if err != nil {
+		return err
+	}
+	ctx, fail := context.WithCancelCause(ctx)
+	failed := func(err error) { fail(err) }
+	field, pumps, uplinks, site := newStage("field", failed), newStage("pumps", failed), newStage("bridges", failed), newStage("site", failed)
+	defer func() {
+		g.log.Info("stopping", "reason", context.Cause(ctx))
+		for _, s := range []*stage{field, pumps, uplinks, site} {
+			s.end()
+		}
+	}()
+
+	site.run("control socket", func(ctx context.Context) error { return g.control.serve(ctx, socket) })
+	site.run("broker", g.broker.Run)
+	select {
+	case <-g.broker.Ready():
+	case <-ctx.Done():
+		return errStopped(ctx)
+	}
+	g.publishStatus("online")
+	for _, b := range g.bridges {
+		uplinks.run("bridge", b.Run)
+	}
+	for _, b := range g.buses {
+		pumps.run("bus "+b.ID, b.pump.run)
+		field.run("bus "+b.ID, b.poller.Run)
+	}
+	field.run("commands", g.command.run)
+	field.run("clock", g.clock.Run)
+	ready()
+	<-ctx.Done()
+	return errStopped(ctx)
+}
+
+// errStopped returns what went wrong, nil for a stop that was asked for.
+func errStopped(ctx context.Context) error {
+	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) && !errors.Is(err, errSignal) {
+		return err
+	}
+	return nil
+}
+
+// clockChanged publishes the retained values again once it is known what time
+// it is: those from before carry times that may be months off.
+func (g *gateway) clockChanged(q broker.Quality) {
+	g.log.Info("clock changed", "quality", q.String())
+	if q != broker.Exact {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	for _, b := range g.buses {
+		b.pump.republish(ctx)
+	}
+	g.publishStatus("online")
+}
+
+// A gatewayStatus is the payload of NAME/_status.
+type gatewayStatus struct {
+	Status  string     `json:"status"`
+	Version string     `json:"version"`
+	Config  string     `json:"config"` // hash of the configuration
+	Time    *time.Time `json:"time,omitempty"`
+}
+
+// statusPayload is what a bridge says of the gateway upstream. It carries no
+// time, for as a Will it is published when nobody knows it.
+func (g *gateway) statusPayload(status string) []byte {
+	text, _ := json.Marshal(gatewayStatus{Status: status, Version: version(), Config: g.cfg.Hash()})
+	return text
+}
+
+// publishStatus publishes NAME/_status to the site. With QoS 0 no bridge is
+// owed it: each tells its own far side whether the gateway is connected.
+func (g *gateway) publishStatus(status string) {
+	now := int64(devices.Now())
+	wall := g.clock.Now().Wall(now)
+	text, _ := json.Marshal(gatewayStatus{Status: status, Version: version(), Config: g.cfg.Hash(), Time: &wall})
+	g.broker.Publish(&broker.Message{Topic: g.cfg.Name + "/_status", Payload: text, Retain: true, Stamp: now})
+}
+
+// A gapMessage is the payload of NAME/_gap.
+type gapMessage struct {
+	Bridge string    `json:"bridge"`
+	Class  string    `json:"class"`
+	First  string    `json:"first"` // message ids, as the user property mid has them
+	Last   string    `json:"last"`
+	Count  uint64    `json:"count"` // 0: not known
+	Reason string    `json:"reason"`
+	Time   time.Time `json:"time"`
+}
+
+// publishGap tells everybody that messages a bridge was owed are lost.
+func (g *gateway) publishGap(gap bridge.Gap) {
+	now, log := int64(devices.Now()), g.logs[gap.Class].ID()
+	text, _ := json.Marshal(gapMessage{
+		Bridge: gap.Bridge, Class: gap.Class.String(), First: bridge.MessageID(log, gap.First), Last: bridge.MessageID(log, gap.Last),
+		Count: gap.Count, Reason: gap.Reason, Time: g.clock.Now().Wall(now),
+	})
+	g.broker.Publish(&broker.Message{
+		Topic: g.cfg.Name + "/_gap", Payload: text, QoS: 1, Class: broker.Critical, Stamp: now,
+	})
+}

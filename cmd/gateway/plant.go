@@ -1,0 +1,436 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"edgegateway/broker"
+	"edgegateway/devices"
+	"edgegateway/devices/modbus"
+	"edgegateway/internal/config"
+	"edgegateway/mapping"
+)
+
+// A plant is the buses and devices as commands use them: behind the pollers
+// of a running gateway, or opened for one command. Its methods may be called
+// from any goroutine.
+type plant struct {
+	cfg      *config.Config
+	mapper   *mapping.Mapper // all devices; only what reads nothing that changes
+	buses    map[string]*plantBus
+	clock    func() broker.Clock
+	readOnly bool // nothing is written
+	// seen takes over each batch that was read on demand, to publish it.
+	seen func(*devices.Batch)
+}
+
+// A plantBus is one bus that can be asked.
+type plantBus struct {
+	line devices.Line // planned with only inside a query; nil on a bus that speaks by itself
+	do   func(context.Context, devices.Query, *devices.Batch) error
+}
+
+// askTimeout bounds one request of a command, waiting for its turn included.
+const askTimeout = 20 * time.Second
+
+// A lateQuery is planned when its turn on the bus has come, since only the
+// owner of a bus may plan with its line.
+type lateQuery struct {
+	name   string
+	points []*devices.Point
+	plan   func() ([]devices.Query, error)
+}
+
+func (q *lateQuery) String() string           { return q.name }
+func (q *lateQuery) Points() []*devices.Point { return q.points }
+
+func (q *lateQuery) Do(ctx context.Context, b *devices.Batch) error {
+	queries, err := q.plan()
+	if err != nil {
+		return err
+	}
+	for _, query := range queries {
+		if err := query.Do(ctx, b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readQuery reads points of dev.
+func (p *plantBus) readQuery(dev *devices.Device, points []*devices.Point) devices.Query {
+	return &lateQuery{
+		name:   fmt.Sprintf("read of %d points of device %s", len(points), dev.ID),
+		points: points,
+		plan:   func() ([]devices.Query, error) { return p.line.Plan(dev, points) },
+	}
+}
+
+// writeQuery writes raw to a point of dev and reads it back if it can be.
+func (p *plantBus) writeQuery(dev *devices.Device, point *mapping.Point, raw []byte) devices.Query {
+	return &lateQuery{
+		name:   fmt.Sprintf("write to %s of device %s", point.Name, dev.ID),
+		points: []*devices.Point{point.Point},
+		plan: func() ([]devices.Query, error) {
+			q, err := p.line.Write(dev, point.Point, raw, !point.Write.NoVerify)
+			return []devices.Query{q}, err
+		},
+	}
+}
+
+// bus returns the bus of a device.
+func (p *plant) bus(dev *mapping.Device) (*plantBus, error) {
+	b := p.buses[dev.Bus]
+	if b == nil || b.line == nil {
+		return nil, fmt.Errorf("device %s: bus %s speaks by itself and cannot be asked; see `gateway status`, or subscribe to its topics", dev.ID, dev.Bus)
+	}
+	return b, nil
+}
+
+// get reads points of dev now.
+func (p *plant) get(ctx context.Context, dev *mapping.Device, points []*devices.Point) (*devices.Batch, error) {
+	bus, err := p.bus(dev)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	b := devices.NewBatch(dev.Device)
+	if err := bus.do(ctx, bus.readQuery(dev.Device, points), b); err != nil && len(b.Readings) == 0 {
+		b.Release()
+		return nil, err
+	}
+	return b, nil
+}
+
+// pass hands on what was read on demand, so that it is published, too.
+func (p *plant) pass(b *devices.Batch) {
+	good := func(r devices.Reading) bool { return r.Err == nil }
+	if !slices.ContainsFunc(b.Readings, good) {
+		b.Release()
+		return
+	}
+	b.State = devices.Online
+	p.seen(b)
+}
+
+// put writes one value and says how it went. It never repeats a write: one
+// whose answer was lost may have been carried out, and is Unknown.
+func (p *plant) put(ctx context.Context, dev *mapping.Device, set mapping.Set) mapping.PointResult {
+	result := mapping.PointResult{Point: set.Point, New: set.Value}
+	refuse := func(state mapping.ResultState, reason string) mapping.PointResult {
+		result.State, result.Reason = state, reason
+		return result
+	}
+	if p.readOnly {
+		return refuse(mapping.Rejected, "the gateway runs with --read-only")
+	}
+	bus, err := p.bus(dev)
+	if err != nil {
+		return refuse(mapping.Rejected, err.Error())
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	b := devices.NewBatch(dev.Device)
+	defer p.pass(b)
+	err = bus.do(ctx, bus.writeQuery(dev.Device, set.Point, set.Raw), b)
+	result.State, result.Reason = judge(err, b, set)
+	if len(b.Readings) > 0 && b.Readings[0].Err == nil {
+		if v, err := mapping.Decode(set.Point, b.Readings[0].Raw); err == nil {
+			result.New = v
+		}
+	}
+	return result
+}
+
+// judge says what became of a write from the query's error and what it read
+// back.
+func judge(err error, b *devices.Batch, set mapping.Set) (mapping.ResultState, string) {
+	if len(b.Readings) > 0 && b.Readings[0].Err != nil {
+		err = b.Readings[0].Err
+	}
+	switch {
+	case errors.Is(err, modbus.ErrReadBack):
+		return mapping.Written, "not verified: " + devices.Cause(err)
+	case errors.Is(err, modbus.ErrUnanswered):
+		return mapping.Unknown, devices.Cause(err) + ": the device may have carried it out"
+	case errors.As(err, new(*modbus.Exception)):
+		return mapping.Failed, devices.Cause(err)
+	case err != nil:
+		return mapping.Failed, err.Error()
+	case len(b.Readings) == 0:
+		return mapping.Written, ""
+	case !bytes.Equal(b.Readings[0].Raw, set.Raw):
+		return mapping.Failed, "the device answered that it wrote, but holds another value"
+	}
+	return mapping.Verified, ""
+}
+
+// A readRequest says what to read: `main`, `main.power`, or `rs485/7` with
+// Source `input:52` and Type `f32`.
+type readRequest struct {
+	Target string `json:"target"`
+	Source string `json:"source,omitempty"`
+	Type   string `json:"type,omitempty"`
+	Order  string `json:"order,omitempty"`
+}
+
+// A pointResult is one point as it was just read.
+type pointResult struct {
+	Device string          `json:"device"`
+	Point  string          `json:"point"`
+	Source string          `json:"source"`
+	Raw    string          `json:"raw,omitempty"` // registers in hexadecimal, as on the wire
+	Value  json.RawMessage `json:"value"`
+	Unit   string          `json:"unit,omitempty"`
+	Error  string          `json:"error,omitempty"`
+	Detail string          `json:"detail,omitempty"` // the error in full
+	Time   time.Time       `json:"time"`
+}
+
+func (p *plant) read(ctx context.Context, req readRequest) ([]pointResult, error) {
+	dev, points, err := p.target(req)
+	if err != nil {
+		return nil, err
+	}
+	b, err := p.get(ctx, dev, seams(points))
+	if err != nil {
+		return nil, err
+	}
+	defer p.pass(b)
+	results := make([]pointResult, 0, len(points))
+	clock := p.clock()
+	for _, point := range points {
+		i := slices.IndexFunc(b.Readings, func(r devices.Reading) bool { return r.Point == point.Point })
+		if i < 0 {
+			continue // not asked after the device had fallen silent
+		}
+		results = append(results, pointResultOf(dev, point, &b.Readings[i], clock))
+	}
+	return results, nil
+}
+
+func seams(points []*mapping.Point) []*devices.Point {
+	list := make([]*devices.Point, len(points))
+	for i, point := range points {
+		list[i] = point.Point
+	}
+	return list
+}
+
+func pointResultOf(dev *mapping.Device, point *mapping.Point, r *devices.Reading, clock broker.Clock) pointResult {
+	result := pointResult{
+		Device: dev.ID, Point: point.Name, Source: point.Source.String(), Unit: point.Unit,
+		Value: json.RawMessage("null"), Time: clock.Wall(int64(r.At)),
+	}
+	err := r.Err
+	if err == nil {
+		result.Raw = registers(r.Raw)
+		var v mapping.Value
+		if v, err = mapping.Decode(point, r.Raw); err == nil {
+			result.Value = v.AppendJSON(nil)
+		}
+	}
+	if err != nil {
+		result.Error, result.Detail = devices.Cause(err), err.Error()
+	}
+	return result
+}
+
+// registers writes raw as an electrician reads it: "4366 199A".
+func registers(raw []byte) string {
+	if len(raw)%2 != 0 {
+		return strings.ToUpper(hex.EncodeToString(raw))
+	}
+	var words []string
+	for i := 0; i < len(raw); i += 2 {
+		words = append(words, strings.ToUpper(hex.EncodeToString(raw[i:i+2])))
+	}
+	return strings.Join(words, " ")
+}
+
+// target finds what a request names.
+func (p *plant) target(req readRequest) (*mapping.Device, []*mapping.Point, error) {
+	if req.Source != "" {
+		return p.rawTarget(req)
+	}
+	dev, point, err := p.find(req.Target)
+	if err != nil {
+		return nil, nil, err
+	}
+	if point == nil {
+		return dev, dev.Points, nil
+	}
+	return dev, []*mapping.Point{point}, nil
+}
+
+// find finds DEVICE or DEVICE.POINT; either may be the table key or the name.
+func (p *plant) find(target string) (*mapping.Device, *mapping.Point, error) {
+	device, name, dotted := target, "", false
+	dev := p.device(device)
+	if dev == nil {
+		device, name, dotted = strings.Cut(target, ".")
+		dev = p.device(device)
+	}
+	if dev == nil {
+		return nil, nil, usageError("there is no device %q; there are: %s", device, strings.Join(p.deviceIDs(), ", "))
+	}
+	if !dotted {
+		return dev, nil, nil
+	}
+	for _, point := range dev.Points {
+		if point.Name == name {
+			return dev, point, nil
+		}
+	}
+	return nil, nil, usageError("device %s has no point %q; it has: %s", dev.ID, name, strings.Join(pointNames(dev), ", "))
+}
+
+func (p *plant) device(name string) *mapping.Device {
+	i := slices.IndexFunc(p.cfg.Devices, func(d *mapping.Device) bool { return d.ID == name || d.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return p.cfg.Devices[i]
+}
+
+func (p *plant) deviceIDs() (ids []string) {
+	for _, d := range p.cfg.Devices {
+		ids = append(ids, d.ID)
+	}
+	return ids
+}
+
+func pointNames(dev *mapping.Device) (names []string) {
+	for _, point := range dev.Points {
+		names = append(names, point.Name)
+	}
+	return names
+}
+
+// rawTarget makes a device for `BUS/UNIT TABLE:ADDRESS[-END] [TYPE]`.
+func (p *plant) rawTarget(req readRequest) (*mapping.Device, []*mapping.Point, error) {
+	cut := strings.LastIndexByte(req.Target, '/')
+	if cut < 0 || p.buses[req.Target[:cut]] == nil {
+		return nil, nil, usageError("%q names no unit: write BUS/UNIT, such as rs485/7", req.Target)
+	}
+	unit, err := strconv.ParseUint(req.Target[cut+1:], 10, 8)
+	if err != nil {
+		return nil, nil, usageError("%q: the unit id is a number from 0 to 255", req.Target)
+	}
+	registers, typ, length, err := parseSource(req.Source, req.Type)
+	if err != nil {
+		return nil, nil, err
+	}
+	order, err := mapping.ParseOrder(cmp.Or(req.Order, "ABCD"))
+	if err != nil {
+		return nil, nil, usageError("--order: %w", err)
+	}
+	dev := &mapping.Device{Device: &devices.Device{
+		ID: req.Target, Name: req.Target, Bus: req.Target[:cut], Unit: modbus.Unit{ID: byte(unit)},
+	}}
+	for _, r := range registers {
+		point := &devices.Point{Name: r.String(), Source: r}
+		dev.Device.Points = append(dev.Device.Points, point)
+		dev.Points = append(dev.Points, &mapping.Point{Point: point, Type: typ, Length: length, Order: order})
+	}
+	return dev, dev.Points, nil
+}
+
+// parseSource reads `input:52`, `holding:100-120` or a reference number like
+// 40101, with the type of each value in it.
+func parseSource(source, typ string) ([]modbus.Register, mapping.Type, int, error) {
+	first, last, err := parseSpan(source)
+	if err != nil {
+		return nil, 0, 0, err
+	}
+	if first.Table.Bits() {
+		typ = cmp.Or(typ, "bool")
+	}
+	t, length, err := mapping.ParseType(cmp.Or(typ, "u16"))
+	if err != nil {
+		return nil, 0, 0, usageError("%w", err)
+	}
+	count := max(1, t.Registers(length))
+	var list []modbus.Register
+	for address := int(first.Address); address <= last && address+count <= 1<<16; address += count {
+		list = append(list, modbus.Register{Table: first.Table, Address: uint16(address), Count: uint16(count)})
+	}
+	if len(list) == 0 {
+		return nil, 0, 0, usageError("%s: addresses end at 65535", source)
+	}
+	return list, t, length, nil
+}
+
+func parseSpan(source string) (first modbus.Register, last int, err error) {
+	table, span, ok := strings.Cut(source, ":")
+	if !ok {
+		if first, err = modbus.ParseRef(source); err != nil {
+			return first, 0, usageError("%q is neither TABLE:ADDRESS, such as input:52, nor a %w", source, err)
+		}
+		return first, int(first.Address), nil
+	}
+	tables := map[string]modbus.Table{"coil": modbus.Coil, "discrete": modbus.Discrete, "input": modbus.Input, "holding": modbus.Holding}
+	if tables[table] == 0 {
+		return first, 0, usageError("%q is not a register table: coil, discrete, input or holding", table)
+	}
+	from, to, ranged := strings.Cut(span, "-")
+	address, err := strconv.ParseUint(from, 0, 16)
+	if err != nil {
+		return first, 0, usageError("%q: the address is a number from 0 to 65535", source)
+	}
+	last = int(address)
+	if ranged {
+		end, err := strconv.ParseUint(to, 0, 16)
+		if err != nil || int(end) < last {
+			return first, 0, usageError("%q: the range ends with a number from %d to 65535", source, address)
+		}
+		last = int(end)
+	}
+	return modbus.Register{Table: tables[table], Address: uint16(address)}, last, nil
+}
+
+// A writeRequest says what to write where.
+type writeRequest struct {
+	Target string `json:"target"` // DEVICE.POINT
+	Value  string `json:"value"`
+}
+
+// A writeResult is the answer to a write.
+type writeResult struct {
+	Device string          `json:"device"`
+	Point  string          `json:"point"`
+	State  string          `json:"state"`
+	Reason string          `json:"reason,omitempty"`
+	Value  json.RawMessage `json:"value"` // what the device holds now, or was told to
+	Unit   string          `json:"unit,omitempty"`
+}
+
+func (p *plant) write(ctx context.Context, req writeRequest) (writeResult, error) {
+	dev, point, err := p.find(req.Target)
+	if err != nil {
+		return writeResult{}, err
+	}
+	if point == nil {
+		return writeResult{}, usageError("%q names a device: write DEVICE.POINT", req.Target)
+	}
+	result := writeResult{Device: dev.ID, Point: point.Name, Unit: point.Unit, Value: json.RawMessage("null")}
+	command, err := p.mapper.Write(dev.Name, point.Name, []byte(req.Value))
+	if err != nil {
+		result.State, result.Reason = mapping.Rejected.String(), err.Error()
+		return result, nil
+	}
+	done := p.put(ctx, dev, command.Sets[0])
+	result.State, result.Reason = done.State.String(), done.Reason
+	result.Value = done.New.AppendJSON(nil)
+	return result, nil
+}

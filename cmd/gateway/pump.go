@@ -1,0 +1,97 @@
+package main
+
+import (
+	"context"
+	"sync/atomic"
+
+	"edgegateway/broker"
+	"edgegateway/devices"
+	"edgegateway/mapping"
+)
+
+// A pump carries the batches of one bus through its mapper to the broker. It
+// owns the mapper: whoever wants something of it sends a call.
+type pump struct {
+	in       chan *devices.Batch // of the bus's poller; full: the poller drops its oldest and counts it
+	calls    chan func(*mapping.Mapper)
+	mapper   *mapping.Mapper
+	publish  func(*broker.Message)
+	clock    func() broker.Clock
+	messages []broker.Message // reused for each batch
+	readings atomic.Uint64    // good and bad ones alike
+}
+
+func newPump(m *mapping.Mapper, publish func(*broker.Message), clock func() broker.Clock) *pump {
+	return &pump{
+		in:      make(chan *devices.Batch, 8),
+		calls:   make(chan func(*mapping.Mapper)),
+		mapper:  m,
+		publish: publish,
+		clock:   clock,
+	}
+}
+
+// run works until ctx is done and what had been handed in is published.
+func (p *pump) run(ctx context.Context) error {
+	for {
+		select {
+		case b := <-p.in:
+			p.take(b)
+		case call := <-p.calls:
+			call(p.mapper)
+		case <-ctx.Done():
+			for {
+				select {
+				case b := <-p.in:
+					p.take(b)
+				default:
+					return nil
+				}
+			}
+		}
+	}
+}
+
+func (p *pump) take(b *devices.Batch) {
+	p.readings.Add(uint64(len(b.Readings)))
+	p.messages = p.mapper.AppendMessages(p.messages[:0], b, p.clock())
+	p.send()
+	b.Release()
+}
+
+func (p *pump) send() {
+	for i := range p.messages {
+		p.publish(&p.messages[i])
+	}
+	clear(p.messages)
+}
+
+// hand gives the pump a batch that was read on demand; while the pump is
+// behind, what it will read by itself is as good.
+func (p *pump) hand(b *devices.Batch) {
+	select {
+	case p.in <- b:
+	default:
+		b.Release()
+	}
+}
+
+// republish publishes all retained values again, with the times that are
+// known now.
+func (p *pump) republish(ctx context.Context) {
+	p.call(ctx, func(m *mapping.Mapper) {
+		p.messages = m.Republish(p.messages[:0], p.clock())
+		p.send()
+	})
+}
+
+// call runs f in the pump's goroutine and waits for it; f is not run if ctx
+// is done first.
+func (p *pump) call(ctx context.Context, f func(*mapping.Mapper)) {
+	done := make(chan struct{})
+	select {
+	case p.calls <- func(m *mapping.Mapper) { defer close(done); f(m) }:
+		<-done
+	case <-ctx.Done():
+	}
+}

@@ -1,0 +1,128 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/coreos/go-systemd/v22/daemon" // the notify protocol, kept by those who define it
+	"github.com/spf13/cobra"
+
+	"edgegateway/devices/serial"
+	"edgegateway/internal/config"
+)
+
+// errSignal is why a gateway stops that was asked to.
+var errSignal = errors.New("asked to stop")
+
+func newRun(opts *options) *cobra.Command {
+	var readOnly bool
+	var level slog.Level
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Poll the devices, serve the site and bridge to the clouds",
+		Long: `run reads the configuration and works until it gets SIGTERM or SIGINT; then it
+finishes what is under way and hands over what it can within ten seconds. What
+is left stays in the state folder for the next start.`,
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			return runGateway(opts, readOnly, newLogger(level))
+		},
+	}
+	cmd.Flags().BoolVar(&readOnly, "read-only", false, "poll and publish, write nothing to any device")
+	cmd.Flags().TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
+	return cmd
+}
+
+func runGateway(opts *options, readOnly bool, log *slog.Logger) error {
+	ctx, stop := withSignals(context.Background())
+	defer stop()
+	cfg, err := loadConfig(opts.config)
+	if err != nil {
+		return err
+	}
+	// Before anything listens: the serial package needs low descriptors.
+	if err := serial.Reserve(len(cfg.Buses)); err != nil {
+		log.Warn("serial ports opened late may not work", "err", err)
+	}
+	at, err := makePlaces(opts.state)
+	if err != nil {
+		return err
+	}
+	g, err := newGateway(cfg, at, readOnly, log)
+	if err != nil {
+		return err
+	}
+	log.Info("starting", "name", cfg.Name, "version", version(), "config", cfg.Hash(),
+		"buses", len(g.buses), "devices", len(cfg.Devices), "bridges", len(g.bridges))
+	err = g.run(ctx, func() {
+		log.Info("ready", "broker", g.listening(), "control", g.control.path)
+		notify(log, daemon.SdNotifyReady+"\nSTATUS="+g.summary())
+	})
+	notify(log, daemon.SdNotifyStopping)
+	return errors.Join(err, g.close())
+}
+
+// loadConfig reads a configuration, or prints what is wrong with it.
+func loadConfig(path string) (*config.Config, error) {
+	cfg, report := config.Load(path, config.Options{})
+	if cfg == nil || report.Warnings() > 0 {
+		report.WriteTo(os.Stderr)
+	}
+	if cfg == nil {
+		return nil, &exitError{code: exitConfig}
+	}
+	return cfg, nil
+}
+
+// makePlaces makes the folders a gateway writes into.
+func makePlaces(state string) (places, error) {
+	at := places{state: state, runtime: runtimeDir(state)}
+	for _, dir := range []string{at.state, at.runtime} {
+		if err := os.MkdirAll(dir, 0o750); err != nil {
+			return at, fmt.Errorf("make the state folder: %w; name one you may write to with --state", err)
+		}
+	}
+	return at, nil
+}
+
+// withSignals ends ctx with errSignal when the process is asked to stop; a
+// second signal ends the process at once.
+func withSignals(parent context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(parent)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	go func() {
+		select {
+		case s := <-signals:
+			signal.Stop(signals)
+			cancel(fmt.Errorf("%w by %v", errSignal, s))
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { signal.Stop(signals); cancel(nil) }
+}
+
+func notify(log *slog.Logger, state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		log.Warn("systemd was not told", "err", err)
+	}
+}
+
+// newLogger logs to standard error; journald adds the time itself.
+func newLogger(level slog.Level) *slog.Logger {
+	options := &slog.HandlerOptions{Level: level}
+	if os.Getenv("JOURNAL_STREAM") != "" {
+		options.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
+			if len(groups) == 0 && a.Key == slog.TimeKey {
+				return slog.Attr{}
+			}
+			return a
+		}
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, options))
+}

@@ -1,0 +1,224 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"edgegateway/bridge"
+	"edgegateway/broker"
+	"edgegateway/broker/spool"
+	"edgegateway/devices"
+	"edgegateway/mapping"
+)
+
+// A Status is what a running gateway says of itself, over the control socket.
+type Status struct {
+	Name     string  `json:"name"`
+	Version  string  `json:"version"`
+	Config   string  `json:"config"` // hash of the configuration
+	Uptime   float64 `json:"uptime"` // seconds
+	Clock    string  `json:"clock"`
+	Readings uint64  `json:"readings"` // since the start, failed ones too
+
+	Buses   []BusStatus            `json:"buses"`
+	Devices []DeviceStatus         `json:"devices"`
+	Bridges []bridge.Stats         `json:"bridges"`
+	Spools  map[string]spool.Stats `json:"spools"`
+	Broker  broker.Stats           `json:"broker"`
+	Listen  []string               `json:"listen"`
+}
+
+// A BusStatus is one bus with its figures.
+type BusStatus struct {
+	Protocol string `json:"protocol"`
+	Address  string `json:"address"`
+	devices.BusStats
+}
+
+// A DeviceStatus is one device with its points.
+type DeviceStatus struct {
+	ID         string        `json:"id"`
+	Name       string        `json:"name"`
+	Bus        string        `json:"bus"`
+	State      string        `json:"state"`
+	For        float64       `json:"for"`         // seconds in this state
+	LastAnswer *float64      `json:"last_answer"` // seconds ago; null: never
+	LastError  string        `json:"last_error,omitempty"`
+	Points     []PointStatus `json:"points"`
+}
+
+// A PointStatus is the last known of a point.
+type PointStatus struct {
+	Name  string          `json:"name"`
+	Value json.RawMessage `json:"value"`
+	Unit  string          `json:"unit,omitempty"`
+	Error string          `json:"error,omitempty"`
+	Age   *float64        `json:"age"` // seconds; null: not read yet
+}
+
+func (g *gateway) status() *Status {
+	now := devices.Now()
+	s := &Status{
+		Name: g.cfg.Name, Version: version(), Config: g.cfg.Hash(),
+		Uptime: now.Sub(g.started).Seconds(), Clock: g.clock.Now().Quality.String(),
+		Spools: map[string]spool.Stats{}, Broker: g.broker.Stats(), Listen: g.listening(),
+	}
+	for _, b := range g.buses {
+		stats := b.poller.Stats()
+		s.Buses = append(s.Buses, BusStatus{Protocol: b.Protocol, Address: b.Address, BusStats: stats})
+		s.Devices = append(s.Devices, b.deviceStatus(now, stats)...)
+		s.Readings += b.pump.readings.Load()
+	}
+	for _, b := range g.bridges {
+		s.Bridges = append(s.Bridges, b.Stats())
+	}
+	for class, l := range g.logs {
+		s.Spools[broker.Class(class).String()] = l.Stats()
+	}
+	return s
+}
+
+// deviceStatus joins the poller's figures with the mapper's values.
+func (b *bus) deviceStatus(now devices.Stamp, stats devices.BusStats) []DeviceStatus {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	var list []DeviceStatus
+	b.pump.call(ctx, func(m *mapping.Mapper) {
+		for i, dev := range b.Devices {
+			figures := stats.Devices[i]
+			d := DeviceStatus{
+				ID: dev.ID, Name: dev.Name, Bus: dev.Bus, State: figures.State.String(),
+				For: now.Sub(figures.Since).Seconds(), LastAnswer: ago(now, figures.LastAnswer), LastError: figures.LastError,
+			}
+			for _, c := range m.Snapshot(dev.ID) {
+				d.Points = append(d.Points, PointStatus{
+					Name: c.Point.Name, Value: c.Value.AppendJSON(nil), Unit: c.Point.Unit, Error: c.Cause, Age: ago(now, c.At),
+				})
+			}
+			list = append(list, d)
+		}
+	})
+	return list
+}
+
+func ago(now, at devices.Stamp) *float64 {
+	if at == 0 {
+		return nil
+	}
+	s := now.Sub(at).Seconds()
+	return &s
+}
+
+// listening returns where the broker listens.
+func (g *gateway) listening() (urls []string) {
+	for i, l := range g.cfg.Listen {
+		scheme := "tcp"
+		if l.TLS != nil {
+			scheme = "tls"
+		}
+		if addr := g.broker.Addr(i); addr != nil {
+			urls = append(urls, scheme+"://"+addr.String())
+		}
+	}
+	return urls
+}
+
+// summary is the line that systemctl status shows.
+func (g *gateway) summary() string {
+	return fmt.Sprintf("%d buses, %d devices, %d bridges", len(g.buses), len(g.cfg.Devices), len(g.bridges))
+}
+
+func newStatus(opts *options) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show buses, devices, bridges and buffers of the running gateway",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var s Status
+			socket := controlPath(opts.state)
+			if err := ask(cmd.Context(), socket, "/status", nil, &s); err != nil {
+				return fmt.Errorf("%w (asked at %s)", err, socket)
+			}
+			if asJSON {
+				out := json.NewEncoder(os.Stdout)
+				out.SetIndent("", "  ")
+				return out.Encode(s)
+			}
+			return s.print(os.Stdout)
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print everything as JSON")
+	return cmd
+}
+
+func (s *Status) print(out io.Writer) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "%s  up %s, clock %s, version %s, configuration %s\n", s.Name, brief(s.Uptime), s.Clock, s.Version, s.Config)
+	fmt.Fprintf(w, "broker  %s, %d clients\n", strings.Join(s.Listen, " "), s.Broker.Clients)
+	fmt.Fprintln(w, "\nBUS\tADDRESS\tBUSY\tREQUESTS\tTIMEOUTS\tERRORS\tLATE\t")
+	for _, b := range s.Buses {
+		fmt.Fprintf(w, "%s\t%s\t%.0f %%\t%d\t%d\t%d\t%d\t%s\n", b.Bus, b.Address, 100*b.Busy, b.Requests, b.Timeouts, b.Errors, b.Overruns, b.trouble())
+	}
+	fmt.Fprintln(w, "\nDEVICE\tBUS\tSTATE\tFOR\tPOINTS\tLAST ANSWER\t")
+	for _, d := range s.Devices {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", d.ID, d.Bus, d.State, brief(d.For), len(d.Points), d.answered(), d.trouble())
+	}
+	fmt.Fprintln(w, "\nBRIDGE\tSTATE\tSINCE\tTO\tDELIVERED\tWAITING\t")
+	for _, b := range s.Bridges {
+		var waiting uint64
+		for _, l := range b.Backlog {
+			waiting += l.Records
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\t%s\n", b.Name, b.State, brief(time.Since(b.Since).Seconds()), b.URL, b.Acked, waiting, bridgeTrouble(&b))
+	}
+	return w.Flush()
+}
+
+func (b *BusStatus) trouble() string {
+	if b.PortDown {
+		return b.PortError
+	}
+	return ""
+}
+
+func (d *DeviceStatus) answered() string {
+	if d.LastAnswer == nil {
+		return "never"
+	}
+	return brief(*d.LastAnswer) + " ago"
+}
+
+func (d *DeviceStatus) trouble() string {
+	if d.State == devices.Online.String() {
+		return ""
+	}
+	return d.LastError
+}
+
+func bridgeTrouble(b *bridge.Stats) string {
+	if b.State == bridge.Up {
+		return ""
+	}
+	return b.LastError
+}
+
+// brief writes seconds as people say them: 0.3 s, 12 s, 5m10s, 3h2m0s.
+func brief(s float64) string {
+	if s < 10 {
+		return fmt.Sprintf("%.1f s", s)
+	}
+	d := time.Duration(s * float64(time.Second))
+	if d < time.Minute {
+		return fmt.Sprintf("%.0f s", s)
+	}
+	return d.Round(time.Second).String()
+}
