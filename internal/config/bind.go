@@ -5,6 +5,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -30,19 +31,29 @@ func (h here) set() bool      { return h.at != nil }
 
 // errorAt and its kin report about a node: its value or its key.
 func (b *binder) errorAt(n *node, format string, args ...any) {
-	b.add(Error, n.src, n.val, format, args...)
+	b.report(Error, n, n.val, format, args...)
 }
 
 func (b *binder) errorKey(n *node, format string, args ...any) {
-	b.add(Error, n.src, n.key, format, args...)
+	b.report(Error, n, n.key, format, args...)
 }
 
 func (b *binder) warnAt(n *node, format string, args ...any) {
-	b.add(Warning, n.src, n.val, format, args...)
+	b.report(Warning, n, n.val, format, args...)
 }
 
 func (b *binder) warnKey(n *node, format string, args ...any) {
-	b.add(Warning, n.src, n.key, format, args...)
+	b.report(Warning, n, n.key, format, args...)
+}
+
+// report files an issue. Where the value of n came from a reference the
+// message shows the reference instead.
+func (b *binder) report(sev Severity, n *node, at span, format string, args ...any) {
+	message := fmt.Sprintf(format, args...)
+	if v := b.secrets.expanded[n]; v != "" {
+		message = strings.NewReplacer(v, n.value.(string), strings.Trim(strconv.Quote(v), `"`), n.value.(string)).Replace(message)
+	}
+	b.add(sev, n.src, at, "%s", message)
 }
 
 // table fills the struct that dst points to from table n. what names the

@@ -3,7 +3,9 @@ package config
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
+	"net/url"
 	"strings"
 	"time"
 
@@ -52,6 +54,8 @@ func (l *loader) readURLs(key string, raw *rawBridge) []text {
 			good = append(good, t)
 		} else if found && bridgeSchemes[scheme] == "" {
 			l.errorAt(t.at, "a bridge cannot connect by %s://; there is tls:// (or mqtts://) and, without encryption, tcp:// (or mqtt://)", scheme)
+		} else if _, broken := errors.AsType[*url.Error](err); broken {
+			l.errorAt(t.at, "this is no URL; write tls://HOST:8883") // its error would quote a password in it
 		} else {
 			l.errorAt(t.at, "%v", err)
 		}

@@ -43,7 +43,7 @@ func (l *loader) readBroker(raw *rawBroker) {
 		case err != nil:
 			l.errorAt(t.at, "%v", err)
 		case slices.Contains(l.cfg.Listen, a):
-			l.errorAt(t.at, "%s is in the list twice", t.shown())
+			l.errorAt(t.at, "%s is in the list twice", t.V)
 		default:
 			l.cfg.Listen = append(l.cfg.Listen, a)
 		}
@@ -107,7 +107,7 @@ func (l *loader) readClass(raw *rawClass, s *Spool) {
 	if raw.Dir.set() {
 		s.Dir = raw.Dir.V
 		if !path.IsAbs(s.Dir) {
-			l.errorAt(raw.Dir.at, "%q is no whole path; write one that begins with /", raw.Dir.shown())
+			l.errorAt(raw.Dir.at, "%q is no whole path; write one that begins with /", raw.Dir.V)
 		}
 	}
 }
@@ -185,7 +185,7 @@ func (l *loader) readPublishTable(key string, raw *rawPublish) mapping.Publish {
 // a typing error.
 func (l *loader) checkPattern(t text) {
 	if _, err := path.Match(t.V, ""); err != nil {
-		l.errorAt(t.at, "%q is no pattern of device names: %v", t.shown(), err)
+		l.errorAt(t.at, "%q is no pattern of device names: %v", t.V, err)
 		return
 	}
 	var names []string
@@ -198,7 +198,7 @@ func (l *loader) checkPattern(t text) {
 		names = append(names, d.ID)
 	}
 	if !l.incomplete {
-		l.warnAt(t.at, "no device is called %q%s", t.shown(), didYouMean(nearest(t.V, names)))
+		l.warnAt(t.at, "no device is called %q%s", t.V, didYouMean(nearest(t.V, names)))
 	}
 }
 
@@ -208,7 +208,7 @@ func (l *loader) choice(t text, def string, words ...string) string {
 		return def
 	}
 	if !slices.Contains(words, t.V) {
-		l.errorAt(t.at, "%q is none of the choices %q%s", t.shown(), strings.Join(words, ", "), didYouMean(nearest(t.V, words)))
+		l.errorAt(t.at, "%q is none of the choices %q%s", t.V, strings.Join(words, ", "), didYouMean(nearest(t.V, words)))
 		return def
 	}
 	return t.V

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
@@ -54,7 +55,7 @@ func (l *loader) readBus(b *bus, raw *rawBus) {
 	case Lines:
 		p.Protocol = Lines
 	default:
-		l.errorAt(raw.Protocol.at, "there is no protocol %q; there is %q and %q%s", raw.Protocol.shown(), Modbus, Lines,
+		l.errorAt(raw.Protocol.at, "there is no protocol %q; there is %q and %q%s", raw.Protocol.V, Modbus, Lines,
 			didYouMean(nearest(raw.Protocol.V, []string{Modbus, Lines})))
 	}
 	raw.Timeout.atLeast(l.binder, time.Millisecond, "the timeout")
@@ -179,8 +180,9 @@ func parseAddress(s string) (address, error) {
 	return address{text: u.Scheme + "://" + net.JoinHostPort(u.Hostname(), port), scheme: u.Scheme}, nil
 }
 
+// plainURL is err without the URL, which the caller names already.
 func plainURL(err error) error {
-	if e, ok := err.(*url.Error); ok {
+	if e, ok := errors.AsType[*url.Error](err); ok {
 		return e.Err
 	}
 	return err
@@ -226,9 +228,9 @@ func (l *loader) findBus(d *deviceBuilder, t text) *bus {
 	}
 	hint := didYouMean(nearest(t.V, known))
 	if hint == "" {
-		hint = fmt.Sprintf("; write [bus.%s] with its address, or a URL here", t.shown())
+		hint = fmt.Sprintf("; write [bus.%s] with its address, or a URL here", t.V)
 	}
-	l.errorAt(t.at, "device %q names the bus %q, but there is no such bus%s", d.key, t.shown(), hint)
+	l.errorAt(t.at, "device %q names the bus %q, but there is no such bus%s", d.key, t.V, hint)
 	return nil
 }
 
@@ -315,7 +317,7 @@ func (l *loader) checkTalker(d *deviceBuilder) {
 	}
 	c := d.raw.Checksum
 	if c.V != "" && c.V != "nmea" && c.V != "none" {
-		l.errorAt(c.at, `there is no checksum %q; there is "nmea" and "none"`, c.shown())
+		l.errorAt(c.at, `there is no checksum %q; there is "nmea" and "none"`, c.V)
 	}
 	sum := c.V
 	if sum == "none" {

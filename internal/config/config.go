@@ -111,6 +111,9 @@ type Bridge struct {
 	Cert        *Certificate // nil: none is shown upstream
 }
 
+// String names the bridge without its password.
+func (b *Bridge) String() string { return "bridge " + b.Name }
+
 // A Certificate is a client certificate that is read again for each
 // connection, so that a renewed file is used without a restart.
 type Certificate struct {

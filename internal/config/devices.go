@@ -26,6 +26,7 @@ func (l *loader) addDevice(key string, n *node) {
 		return
 	}
 	if far, ok := l.profileOf(n); ok {
+		l.checkDropped(far, n)
 		l.buildDevice(key, overlayDevice(far, n))
 	}
 }
@@ -59,11 +60,30 @@ func (l *loader) addTemplate(key string, n *node) {
 	if !ok {
 		return
 	}
+	l.checkDropped(far, common)
 	for _, id := range ids {
 		near := common.with("unit_id", t.UnitIDs.at.as(int64(id)))
 		near = overlayDevice(near, overrides[id])
 		near = l.nameFromTemplate(key, near, id, t.UnitIDs.at)
 		l.buildDevice(fmt.Sprintf("%s-%d", key, id), overlayDevice(far, near))
+	}
+}
+
+// checkDropped finds points to be dropped that the profile does not have.
+func (l *loader) checkDropped(profile, n *node) {
+	points := n.child("points")
+	if !points.isTable() {
+		return
+	}
+	have := profile.child("points")
+	for _, name := range points.order {
+		if drop := points.keys[name]; drop.value == false && have.child(name) == nil {
+			var known []string
+			if have.isTable() {
+				known = have.order
+			}
+			l.warnKey(drop, "there is no point %q to drop%s", name, didYouMean(nearest(name, known)))
+		}
 	}
 }
 
@@ -169,7 +189,9 @@ func (l *loader) buildDevice(key string, n *node) {
 		Profile: raw.Profile.V,
 	}
 	d.checkIdentity(n)
-	d.checkTimes()
+	d.checkDefaults(&raw.rawDefaults)
+	d.raw.Timeout.atLeast(d.binder, time.Millisecond, "the timeout")
+	d.raw.Stale.atLeast(d.binder, leastEvery, "stale")
 	d.readGroups()
 	d.readTags()
 	d.bus = l.busOf(d, n)
@@ -207,16 +229,17 @@ func (d *deviceBuilder) checkIdentity(n *node) {
 	d.names[d.dev.Name] = n
 }
 
-func (d *deviceBuilder) checkTimes() {
-	d.raw.Every.atLeast(d.binder, leastEvery, "the interval")
-	d.raw.Timeout.atLeast(d.binder, time.Millisecond, "the timeout")
-	d.raw.Stale.atLeast(d.binder, leastEvery, "stale")
+// checkDefaults looks at what points inherit, whether or not one does.
+func (b *binder) checkDefaults(d *rawDefaults) {
+	d.Every.atLeast(b, leastEvery, "the interval")
+	b.parseOrder(d.Order)
+	b.parseType(d.Type)
 }
 
 func (d *deviceBuilder) readGroups() {
 	for _, g := range d.raw.Groups.V {
 		d.groups[g.key] = g.value
-		g.value.Every.atLeast(d.binder, leastEvery, "the interval")
+		d.checkDefaults(&g.value.rawDefaults)
 	}
 }
 
@@ -227,7 +250,7 @@ func (d *deviceBuilder) readTags() {
 	d.dev.Tags = make(map[string]string)
 	for _, t := range d.raw.Tags.V {
 		if wrong := checkName(t.value.V); wrong != "" {
-			d.errorAt(t.value.at, "the tag %q %s; tags may stand in topics", t.value.shown(), wrong)
+			d.errorAt(t.value.at, "the tag %q %s; tags may stand in topics", t.value.V, wrong)
 		}
 		d.dev.Tags[t.key] = t.value.V
 	}

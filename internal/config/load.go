@@ -89,7 +89,7 @@ func newLoader(opts Options, lenient bool) *loader {
 	}
 	credDir, _ := opts.Env("CREDENTIALS_DIRECTORY")
 	return &loader{
-		binder:   &binder{Report: new(Report), secrets: &secrets{credDir: credDir, env: opts.Env, optional: lenient}},
+		binder:   &binder{Report: new(Report), secrets: &secrets{credDir: credDir, env: opts.Env, expanded: make(map[*node]string), optional: lenient}},
 		opts:     opts,
 		cfg:      new(Config),
 		profiles: make(map[string]*node),
@@ -312,7 +312,6 @@ func (l *loader) readGateway(root *node) {
 	l.table(root, &raw, "gateway.toml")
 	l.readName(&raw)
 	l.readTimezone(raw.Timezone)
-	l.topics = map[string]string{"name": l.cfg.Name}
 	l.readBuses(raw.Bus)
 	l.readBroker(&raw.Broker)
 	l.readSpool(&raw.Spool)
@@ -366,10 +365,10 @@ func (l *loader) readName(raw *rawGateway) {
 	}
 	l.cfg.Name = name.V
 	if wrong := checkName(name.V); wrong != "" {
-		l.errorAt(name.at, "the name %q %s", name.shown(), wrong)
+		l.errorAt(name.at, "the name %q %s", name.V, wrong)
 	}
 	if bridged && slices.Contains(hostNames, strings.ToLower(name.V)) {
-		l.errorAt(name.at, "%q is what every fresh machine is called; a gateway with a bridge needs a name of its own, or two of them meet upstream", name.shown())
+		l.errorAt(name.at, "%q is what every fresh machine is called; a gateway with a bridge needs a name of its own, or two of them meet upstream", name.V)
 	}
 }
 
@@ -380,7 +379,7 @@ func (l *loader) readTimezone(t text) {
 	}
 	zone, err := time.LoadLocation(t.V)
 	if err != nil {
-		l.errorAt(t.at, `there is no time zone %q; zones are called like "Europe/Berlin"`, t.shown())
+		l.errorAt(t.at, `there is no time zone %q; zones are called like "Europe/Berlin"`, t.V)
 		return
 	}
 	l.cfg.Timezone = zone

@@ -30,6 +30,7 @@ type pointBuilder struct {
 
 // build returns the point, nil if it is not known where it is or what.
 func (p *pointBuilder) build() *mapping.Point {
+	p.checkDefaults(&p.raw.rawDefaults)
 	p.findGroup()
 	p.point.Group = p.raw.Group.V
 	located := p.locate()
@@ -79,7 +80,6 @@ func (p *pointBuilder) defaults() []*rawDefaults {
 
 // every is the wanted interval; a bus that speaks by itself sets its own.
 func (p *pointBuilder) every() time.Duration {
-	p.raw.Every.atLeast(p.binder, leastEvery, "the interval")
 	for _, d := range p.defaults() {
 		if d.Every.set() {
 			return d.Every.V
@@ -249,9 +249,8 @@ func (p *pointBuilder) readType(located bool) bool {
 		}
 		return true
 	}
-	t, length, err := mapping.ParseType(written.V)
-	if err != nil {
-		p.errorAt(written.at, "%v%s", err, didYouMean(nearestType(written.V)))
+	t, length, ok := p.parseType(written)
+	if !ok {
 		return false
 	}
 	p.point.Type, p.point.Length = t, length
@@ -267,6 +266,29 @@ func (p *pointBuilder) readType(located bool) bool {
 }
 
 var typeWords = strings.Fields("bool u16 i16 u32 i32 u64 i64 f16 f32 f64 bcd16 bcd32 string bytes mod10 text")
+
+// parseType reads a type that was set, and reports what is wrong with it.
+func (b *binder) parseType(t text) (typ mapping.Type, length int, ok bool) {
+	if !t.set() {
+		return 0, 0, false
+	}
+	typ, length, err := mapping.ParseType(t.V)
+	if err != nil {
+		b.errorAt(t.at, "%v%s", err, didYouMean(nearestType(t.V)))
+	}
+	return typ, length, err == nil
+}
+
+func (b *binder) parseOrder(t text) mapping.Order {
+	if !t.set() {
+		return mapping.ABCD
+	}
+	o, err := mapping.ParseOrder(t.V)
+	if err != nil {
+		b.errorAt(t.at, "%v", err)
+	}
+	return o
+}
 
 // typeAliases are what other programs call our types.
 var typeAliases = map[string]string{
@@ -305,15 +327,10 @@ func (p *pointBuilder) source() devices.Source {
 
 func (p *pointBuilder) readOrder() {
 	for _, d := range p.defaults() {
-		if !d.Order.set() {
-			continue
+		if d.Order.set() {
+			p.point.Order = p.parseOrder(d.Order)
+			return
 		}
-		o, err := mapping.ParseOrder(d.Order.V)
-		if err != nil {
-			p.errorAt(d.Order.at, "%v", err)
-		}
-		p.point.Order = o
-		return
 	}
 }
 

@@ -204,7 +204,7 @@ func (f *source) locate(i *Issue, s span) {
 	if len(f.data) == 0 {
 		return
 	}
-	start := min(s.start, len(f.data))
+	start := max(min(s.start, len(f.data)), 0) // the decoder may say -1
 	begin := strings.LastIndexByte(f.data[:start], '\n') + 1
 	line, _, _ := strings.Cut(f.data[begin:], "\n")
 	line = strings.TrimSuffix(line, "\r")

@@ -41,12 +41,21 @@ type secrets struct {
 	dir      string // configuration folder
 	credDir  string // $CREDENTIALS_DIRECTORY, "" if systemd gave none
 	env      func(string) (string, bool)
-	optional bool // a missing secret is a warning: someone checks what a service will run
+	expanded map[*node]string // what references stand for, so that no message shows it
+	optional bool             // a missing secret is a warning: someone checks what a service will run
 }
 
 // expand returns what s stands for and whether it was a reference. ok is
 // false when it cannot be found, which is reported.
 func (x *secrets) expand(b *binder, n *node, s string) (v string, isRef, ok bool) {
+	v, isRef, ok = x.lookup(b, n, s)
+	if isRef && ok {
+		x.expanded[n] = v
+	}
+	return v, isRef, ok
+}
+
+func (x *secrets) lookup(b *binder, n *node, s string) (v string, isRef, ok bool) {
 	kind, name, isRef := reference(s)
 	if !isRef {
 		if strings.Contains(s, "${") {
@@ -66,7 +75,7 @@ func (x *secrets) expand(b *binder, n *node, s string) (v string, isRef, ok bool
 	if !ok {
 		return "", true, false
 	}
-	data, err := x.read(b, n, path)
+	data, err := x.read(b, n, path, true)
 	if err != nil {
 		return "", true, false
 	}
@@ -137,13 +146,9 @@ func (x *secrets) abs(path string) string {
 	return filepath.Join(x.dir, path)
 }
 
-// read returns a secret file's content. A file that everyone may read is
-// warned about.
-func (x *secrets) read(b *binder, n *node, path string) ([]byte, error) {
-	return x.readFile(b, n, path, true)
-}
-
-func (x *secrets) readFile(b *binder, n *node, path string, secret bool) ([]byte, error) {
+// read returns a file's content. If it is secret and everyone may read it,
+// that is warned about.
+func (x *secrets) read(b *binder, n *node, path string, secret bool) ([]byte, error) {
 	info, err := os.Stat(path)
 	if err == nil && !info.Mode().IsRegular() {
 		err = errors.New("it is no regular file")
@@ -191,7 +196,7 @@ type secret struct {
 func (s *secret) bind(b *binder, n *node) {
 	var t text
 	if t.bind(b, n); t.set() {
-		s.at, s.V, s.literal = n, Secret(t.V), t.ref == ""
+		s.at, s.V, s.literal = n, Secret(t.V), !t.isRef
 	}
 }
 
@@ -231,7 +236,7 @@ func (f *pemFile) bind(b *binder, n *node) {
 }
 
 func (f *pemFile) load(b *binder, n *node, path string) {
-	data, err := b.secrets.readFile(b, n, path, false)
+	data, err := b.secrets.read(b, n, path, false)
 	switch {
 	case err != nil:
 	case !strings.Contains(string(data), pemBegin):

@@ -13,10 +13,8 @@ import (
 
 type text struct {
 	here
-	V string
-	// ref is the reference that V came from, "" if V was written out. It is
-	// what messages show.
-	ref string
+	V     string
+	isRef bool // V came from a reference; binder.report keeps it out of messages
 }
 
 func (t *text) bind(b *binder, n *node) {
@@ -29,33 +27,27 @@ func (t *text) bind(b *binder, n *node) {
 	if !ok {
 		return
 	}
-	t.at, t.V = n, v
-	if isRef {
-		t.ref = s
-	}
+	t.at, t.V, t.isRef = n, v, isRef
 }
 
-// shown is the value as messages may quote it.
-func (t text) shown() string {
-	if t.ref != "" {
-		return t.ref
-	}
-	return t.V
-}
-
-type integer struct {
+// scalar is a value that the decoder makes as it is wanted.
+type scalar[T int64 | bool] struct {
 	here
-	V int64
+	V T
 }
 
-func (i *integer) bind(b *binder, n *node) {
-	v, ok := n.value.(int64)
+func (s *scalar[T]) bind(b *binder, n *node) {
+	v, ok := n.value.(T)
 	if !ok {
-		b.errorAt(n, "this is %s; it must be a whole number", n.kind())
+		b.errorAt(n, "this is %s; it must be %s", n.kind(), map[any]string{false: "true or false", int64(0): "a whole number"}[any(v)])
 		return
 	}
-	i.at, i.V = n, v
+	s.at, s.V = n, v
 }
+
+type boolean = scalar[bool]
+
+type integer struct{ scalar[int64] }
 
 // within reports whether i lies between least and most, or was not set.
 func (i integer) within(b *binder, least, most int64, what string) bool {
@@ -64,20 +56,6 @@ func (i integer) within(b *binder, least, most int64, what string) bool {
 	}
 	b.errorAt(i.at, "%s is %d; it must be between %d and %d", what, i.V, least, most)
 	return false
-}
-
-type boolean struct {
-	here
-	V bool
-}
-
-func (t *boolean) bind(b *binder, n *node) {
-	v, ok := n.value.(bool)
-	if !ok {
-		b.errorAt(n, "this is %s; it must be true or false", n.kind())
-		return
-	}
-	t.at, t.V = n, v
 }
 
 type duration struct {
@@ -98,14 +76,6 @@ func (d *duration) bind(b *binder, n *node) {
 	default:
 		b.errorAt(n, `this is %s; a time is written "500ms", "5s" or "14d"`, n.kind())
 	}
-}
-
-// or returns the value, or another if it was not set.
-func (d duration) or(other time.Duration) time.Duration {
-	if d.set() {
-		return d.V
-	}
-	return other
 }
 
 // atLeast reports a value that is set and shorter.
