@@ -95,7 +95,7 @@ func (l *loader) readPort(b *bus, raw *rawBus) {
 func (l *loader) readEndpoint(b *bus, raw *rawBus, a address) {
 	for _, n := range []*node{raw.Baud.at, raw.Format.at} {
 		if n != nil {
-			l.errorKey(n, `%s is of a serial port; for a serial line behind a TCP gateway write behind = { baud = 9600, format = "8N1" }`, n.src.data[n.key.start:n.key.end])
+			l.errorKey(n, `%s is of a serial port; for a serial line behind a TCP gateway write behind = { baud = 9600, format = "8N1" }`, n.keyText())
 		}
 	}
 	if b.pub.Protocol == Lines && a.scheme != "tcp" {
@@ -271,16 +271,13 @@ func (l *loader) setUnit(d *deviceBuilder, n *node) {
 		return
 	}
 	id := d.raw.UnitID.V
-	most, least := int64(247), int64(1)
-	if d.bus.host {
-		most, least = 255, 0
-	}
-	switch {
-	case id >= 0 && id <= 255 && (id < least || id > most && id != 255 || d.bus.host && id > 247 && id != 255):
-		l.errorAt(d.raw.UnitID.at, "unit_id %d cannot be used: devices have 1 to 247%s", id, onlyTCP(id))
-		return
-	case id < 0 || id > 255:
-		l.errorAt(d.raw.UnitID.at, "unit_id is %d; devices have 1 to 247", id)
+	special := id == 0 || id == 255
+	if (id < 1 || id > 247) && !(special && d.bus.host) {
+		hint := ""
+		if special {
+			hint = ", and 0 or 255 only where a tcp:// address is the device itself"
+		}
+		l.errorAt(d.raw.UnitID.at, "unit_id %d cannot be used: devices have 1 to 247%s", id, hint)
 		return
 	}
 	d.raw.MaxRead.within(l.binder, 1, 125, "max_read")
@@ -290,13 +287,6 @@ func (l *loader) setUnit(d *deviceBuilder, n *node) {
 		Timeout: d.raw.Timeout.V, Pause: d.raw.Pause.V,
 	}
 	l.checkClaimed(d)
-}
-
-func onlyTCP(id int64) string {
-	if id == 0 || id == 255 {
-		return ", and 0 or 255 only where a tcp:// address is the device itself"
-	}
-	return ""
 }
 
 func (l *loader) checkClaimed(d *deviceBuilder) {

@@ -3,7 +3,6 @@ package config
 import (
 	"bytes"
 	"crypto/tls"
-	"fmt"
 	"os"
 )
 
@@ -48,6 +47,3 @@ func (l *loader) checkKeyFile(key pemFile) {
 		l.checkMode(key.at, key.Path, info)
 	}
 }
-
-// String says where it is from.
-func (c *Certificate) String() string { return fmt.Sprintf("certificate %s", c.cert.name()) }

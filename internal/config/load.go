@@ -266,7 +266,9 @@ func (l *loader) readProfile(at *node, name string) *node {
 	file := path.Join("profiles", name+".toml")
 	own := os.DirFS(l.dir)
 	fsys, shown := own, file
-	if !exists(own, file) {
+	if exists(own, file) {
+		l.cfg.Files = append(l.cfg.Files, file)
+	} else {
 		fsys, shown = l.opts.Profiles, file+" (built in)"
 	}
 	if !exists(fsys, file) {

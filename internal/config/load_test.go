@@ -424,6 +424,17 @@ func TestCheckForgivesMissingSecrets(t *testing.T) {
 	}
 }
 
+func TestFilesAreThoseOfTheFolder(t *testing.T) {
+	cfg := mustLoad(t, "-- gateway.toml --\nname = \"a\"\n-- devices.d/.hidden.toml --\n[\n-- devices.d/notes.txt --\n[\n-- profiles/acme/meter.toml --\n[points]\nx = { input = 1 }\n"+
+		"-- devices.d/d.toml --\n[device.d]\nbus = \"tcp://10.0.0.1\"\nunit_id = 1\nprofile = \"acme/meter\"\n", nil)
+	if want := []string{"gateway.toml", "devices.d/d.toml", "profiles/acme/meter.toml"}; !reflect.DeepEqual(cfg.Files, want) {
+		t.Errorf("read %v, want %v", cfg.Files, want)
+	}
+	if d := device(t, cfg, "d"); len(d.Points) != 1 || d.Points[0].Name != "x" {
+		t.Errorf("the folder's own profile is not over the built-in one: %v", d.Points)
+	}
+}
+
 func TestMissingFolder(t *testing.T) {
 	_, report := Load(filepath.Join(t.TempDir(), "none"), Options{})
 	if err := report.Err(); err == nil || !strings.Contains(err.Error(), "gateway init") {

@@ -128,6 +128,9 @@ func (n *node) written() string {
 	return n.src.data[min(n.val.start, end):end]
 }
 
+// keyText is the key as it stands in the file.
+func (n *node) keyText() string { return n.src.data[n.key.start:n.key.end] }
+
 // kind says what n is, with its article.
 func (n *node) kind() string {
 	switch n.value.(type) {
