@@ -214,7 +214,9 @@ func (c *client) authorize(ctx context.Context, p *packet.Connect) error {
 			Topic: w.Topic, Payload: w.Payload, QoS: w.QoS, Retain: w.Retain,
 			Props: messageProperties(w.Props), From: c.from, client: c.id,
 		}).clone()
-		if !c.mayPublish(w.Topic) {
+		// Mosquitto's bridges leave their state under $SYS; that will is let in,
+		// and dropped when it is due.
+		if w.Topic[0] != '$' && !c.mayPublish(w.Topic) {
 			return &packet.Error{Reason: packet.NotAuthorized, What: fmt.Sprintf("not allowed to leave a will at %q", w.Topic)}
 		}
 	}
