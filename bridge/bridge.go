@@ -114,7 +114,8 @@ func (b *Bridge) Run(ctx context.Context) error {
 		u := b.urls[failed%len(b.urls)]
 		b.count.trying(u.Host)
 		l, err := b.connect(ctx, u)
-		if err == nil {
+		login := err != nil
+		if !login {
 			start := time.Now()
 			err = b.serve(ctx, l)
 			if time.Since(start) >= settled {
@@ -124,7 +125,7 @@ func (b *Bridge) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		b.lost(err, u.Host)
+		b.lost(err, u.Host, login)
 		select {
 		case <-time.After(b.backoff(failed + 1)):
 		case <-ctx.Done():
@@ -278,8 +279,8 @@ func (b *Bridge) restored(l *link) {
 
 // lost logs the end or the lack of a connection: once in an outage, and once
 // more for each reason that waits for a person.
-func (b *Bridge) lost(err error, host string) {
-	words, person := explain(err, host, time.Now())
+func (b *Bridge) lost(err error, host string, login bool) {
+	words, person := explain(err, host, login, time.Now())
 	b.count.down(b.cfg.Now(), words)
 	switch {
 	case person && !b.told[words] && len(b.told) < 8:

@@ -249,6 +249,10 @@ func TestUnaskedAuthentication(t *testing.T) {
 	})
 }
 
+func remoteAlert(text string) error {
+	return &net.OpError{Op: "remote error", Err: errors.New("tls: " + text)}
+}
+
 func TestExplain(t *testing.T) {
 	now := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
 	cert := &x509.Certificate{DNSNames: []string{"a.example"}, NotBefore: now.AddDate(0, -2, 0), NotAfter: now.AddDate(0, -1, 0)}
@@ -263,16 +267,16 @@ func TestExplain(t *testing.T) {
 		{&net.OpError{Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}, "up:1 refused the connection", false},
 		{syscall.ENETUNREACH, "no route to up:1", false},
 		{context.DeadlineExceeded, "no answer from up:1", false},
-		{io.EOF, "closed the connection", false},
+		{io.EOF, "closed the connection during login", false},
 		{&tls.CertificateVerificationError{Err: x509.HostnameError{Certificate: cert, Host: "b"}}, `not for "b" but for a.example`, true},
 		{&tls.CertificateVerificationError{Err: x509.CertificateInvalidError{Cert: cert, Reason: x509.Expired}}, "expired", true},
 		{x509.CertificateInvalidError{Cert: early, Reason: x509.Expired}, "is this clock right?", true},
 		{x509.UnknownAuthorityError{}, "authority not trusted", true},
 		{tls.RecordHeaderError{}, "does not speak TLS", true},
-		{&net.OpError{Err: tls.AlertError(116)}, "wants a client certificate", true},
-		{tls.AlertError(48), "does not accept our client certificate", true},
-		{tls.AlertError(45), "client certificate has expired", true},
-		{tls.AlertError(80), "ended TLS", true},
+		{remoteAlert("certificate required"), "wants a client certificate", true},
+		{remoteAlert("unknown certificate authority"), "does not accept our client certificate", true},
+		{remoteAlert("expired certificate"), "client certificate has expired", true},
+		{remoteAlert("internal error"), "ended TLS: internal error", true},
 		{&refusal{"CONNACK", 0x86, ""}, "user or password", true},
 		{&refusal{"CONNACK", 0x87, ""}, "not authorised", true},
 		{&refusal{"CONNACK", 0x84, ""}, "does not speak MQTT 5", true},
@@ -281,7 +285,7 @@ func TestExplain(t *testing.T) {
 		{&refusal{"DISCONNECT", 0x8B, ""}, "shutting down", false},
 		{errors.New("other"), "other", false},
 	} {
-		words, person := explain(fmt.Errorf("connect: %w", c.err), "up:1", now)
+		words, person := explain(fmt.Errorf("connect: %w", c.err), "up:1", true, now)
 		if !strings.Contains(words, c.want) || person != c.person {
 			t.Errorf("%v: %q, %t; want %q, %t", c.err, words, person, c.want, c.person)
 		}

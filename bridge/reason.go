@@ -113,9 +113,10 @@ var (
 	errPing     = errors.New("the far broker stopped answering (no PINGRESP)")
 )
 
-// explain turns what ended a connection or kept one from beginning into words
-// for people, and says whether it waits for one of them. host is where to.
-func explain(err error, host string, now time.Time) (words string, person bool) {
+// explain turns what ended a connection, or with login set kept one from
+// beginning, into words for people, and says whether it waits for one of them.
+// host is where to.
+func explain(err error, host string, login bool, now time.Time) (words string, person bool) {
 	if r, ok := errors.AsType[*refusal](err); ok {
 		return r.Error(), r.person()
 	}
@@ -138,7 +139,10 @@ func explain(err error, host string, now time.Time) (words string, person bool) 
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded), errors.Is(err, syscall.ETIMEDOUT):
 		return fmt.Sprintf("no answer from %s in time: check the network, a firewall, the address", host), false
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		return fmt.Sprintf("%s closed the connection without a reason: broker stopped, not an MQTT 5 broker, or one that wants tls://", host), false
+		if login {
+			return fmt.Sprintf("%s closed the connection during login: no MQTT 5 broker, or one that wants tls:// or a client certificate", host), false
+		}
+		return fmt.Sprintf("%s closed the connection without a reason: broker stopped, network trouble, or another client with the same client id", host), false
 	}
 	return err.Error(), false
 }
@@ -160,8 +164,8 @@ func explainTLS(err error, now time.Time) string {
 	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
 		return "the server does not speak TLS at this port: use tcp://, or its TLS port"
 	}
-	if e, ok := errors.AsType[tls.AlertError](err); ok {
-		return explainAlert(e)
+	if e, ok := errors.AsType[*net.OpError](err); ok && e.Op == "remote error" {
+		return explainAlert(e.Err.Error())
 	}
 	if e, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return fmt.Sprintf("the server's certificate does not convince: %v", e.Err)
@@ -169,17 +173,19 @@ func explainTLS(err error, now time.Time) string {
 	return ""
 }
 
-// explainAlert words what the server's side of TLS says (RFC 8446, 6.2).
-func explainAlert(alert tls.AlertError) string {
-	switch alert {
-	case 116:
+// explainAlert words what the server's side of TLS says (RFC 8446, 6.2). Over
+// TCP crypto/tls gives it as text only.
+func explainAlert(alert string) string {
+	alert = strings.TrimPrefix(alert, "tls: ")
+	switch {
+	case alert == "certificate required":
 		return "the server wants a client certificate: see cert and key"
-	case 42, 43, 44, 46, 48, 49:
-		return fmt.Sprintf("the server does not accept our client certificate (%v): see cert and key", alert)
-	case 45:
+	case alert == "expired certificate":
 		return "the server says that our client certificate has expired: renew it, or check the clock here and there"
+	case strings.Contains(alert, "certificate"), alert == "access denied":
+		return fmt.Sprintf("the server does not accept our client certificate (%s): see cert and key", alert)
 	}
-	return fmt.Sprintf("the server ended TLS: %v", alert)
+	return fmt.Sprintf("the server ended TLS: %s", alert)
 }
 
 // names lists whom a certificate is for.
