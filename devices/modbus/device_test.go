@@ -125,9 +125,15 @@ func scripted(t *testing.T, cfg Config, s script) *Line {
 		}
 	}
 	var running sync.WaitGroup
+	var mu sync.Mutex
+	answer := func(frame []byte) []piece { // connections share s
+		mu.Lock()
+		defer mu.Unlock()
+		return s(frame)
+	}
 	c.dial = func(context.Context) (Port, error) {
 		near, far := net.Pipe()
-		running.Go(func() { runScript(far, frameLen, s) })
+		running.Go(func() { runScript(far, frameLen, answer) })
 		return near, nil
 	}
 	l := newLine(cfg, c)
@@ -226,6 +232,24 @@ func run(t *testing.T, dev *devices.Device, qs ...devices.Query) (*devices.Batch
 		t.Errorf("%d readings of %d points", len(b.Readings), points)
 	}
 	return b, first
+}
+
+// judge compares what one read of one point found with the cause of failure
+// wanted, "" for the right values, and returns the error of query or reading.
+func judge(t *testing.T, b *devices.Batch, err error, want string) error {
+	t.Helper()
+	err = cmp.Or(err, b.Readings[0].Err)
+	got := ""
+	if err != nil {
+		got = devices.Cause(err)
+	}
+	if got != want {
+		t.Errorf("error %v, want %q", err, want)
+	}
+	if err := verify(b); err != nil {
+		t.Error(err)
+	}
+	return err
 }
 
 // verify says which good readings of b are not what a plant holds.

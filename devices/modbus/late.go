@@ -44,6 +44,7 @@ type openRequest struct {
 	sent  time.Time
 	until time.Time // forgotten after
 	wait  time.Duration
+	times int // sent in a row: as many answers may come
 }
 
 // wait returns how long to wait for an answer where timeout is configured.
@@ -63,9 +64,10 @@ func (l *lateReplies) add(r *request, sent time.Time, timeout time.Duration, spo
 
 func (l *lateReplies) put(o openRequest) {
 	if n := len(l.open); n > 0 && l.open[n-1].r.same(o.r) {
-		l.open[n-1] = o
-		return
+		o.times = l.open[n-1].times
+		l.open = l.open[:n-1]
 	}
+	o.times++
 	l.open = append(l.open, o)
 }
 
@@ -90,20 +92,16 @@ func (l *lateReplies) confuses(r *request) bool {
 // x is the same question as all of them is it taken for its answer, and then
 // another answer may follow.
 func (l *lateReplies) settle(x *exchanging, pdu PDU, now time.Time) (mine, late bool) {
-	oldest, same := -1, true
+	oldest := -1
+	mine = x != nil && x.r.fits(pdu)
 	for i, o := range l.open {
-		if _, err := o.r.shape(pdu); err == nil {
-			if oldest < 0 {
-				oldest = i
-			}
-			same = same && x != nil && o.r.same(x.r)
+		if !o.r.fits(pdu) {
+			continue
 		}
-	}
-	mine = x != nil && same
-	if x != nil {
-		if _, err := x.r.shape(pdu); err != nil {
-			mine = false
+		if oldest < 0 {
+			oldest = i
 		}
+		mine = mine && o.r.same(x.r)
 	}
 	if oldest < 0 {
 		if mine {
@@ -112,7 +110,10 @@ func (l *lateReplies) settle(x *exchanging, pdu PDU, now time.Time) (mine, late 
 		return mine, false
 	}
 	o := l.open[oldest]
-	l.open = l.open[oldest+1:]
+	l.open = l.open[oldest:]
+	if l.open[0].times--; l.open[0].times == 0 {
+		l.open = l.open[1:]
+	}
 	if mine {
 		l.put(openRequest{r: x.r, sent: x.sent, until: x.sent.Add(o.until.Sub(o.sent)), wait: o.wait})
 		return true, false

@@ -20,16 +20,19 @@ func TestLateAnswerIsNeverAnotherRegistersValue(t *testing.T) {
 		knows    func(fn byte) bool // keeps silent on other functions
 		minGood  int
 		lossRate float64
+		places   int // registers to choose from
 	}{
-		{"a little late", 190 * time.Millisecond, func(byte) bool { return true }, 900, 0},
-		{"later than twice the timeout", 700 * time.Millisecond, func(byte) bool { return true }, 300, 0},
-		{"lost and late", 400 * time.Millisecond, func(byte) bool { return true }, 300, 0.3},
-		{"only function 3", 300 * time.Millisecond, func(fn byte) bool { return fn == fnReadHolding }, 300, 0.1},
-		{"seconds late", 5 * time.Second, func(byte) bool { return true }, 1, 0.2},
+		{"a little late", 190 * time.Millisecond, func(byte) bool { return true }, 900, 0, 100},
+		{"later than twice the timeout", 700 * time.Millisecond, func(byte) bool { return true }, 300, 0, 3},
+		{"lost and late", 400 * time.Millisecond, func(byte) bool { return true }, 300, 0.3, 3},
+		{"only function 3", 300 * time.Millisecond, func(fn byte) bool { return fn == fnReadHolding }, 300, 0.1, 3},
+		{"much later than the timeout", 700 * time.Millisecond, func(byte) bool { return true }, 300, 0, 100},
+		{"seconds late, few registers", 5 * time.Second, func(byte) bool { return true }, 1, 0.2, 2},
+		{"seconds late", 5 * time.Second, func(byte) bool { return true }, 1, 0.2, 100},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				rnd := rand.New(rand.NewPCG(1, 2))
+				rnd := rand.New(rand.NewPCG(1, 2)) // the device's; the line's has its own
 				l := scripted(t, Config{Serial: at9600}, func(frame []byte) []piece {
 					if !tt.knows(frame[1]) || rnd.Float64() < tt.lossRate {
 						return nil
@@ -37,7 +40,7 @@ func TestLateAnswerIsNeverAnotherRegistersValue(t *testing.T) {
 					think := time.Duration(rnd.Int64N(int64(tt.slowest)))
 					return []piece{{think, rtuReply(&plant{}, frame)}}
 				})
-				good, wrong := pollRandomly(t, l, rnd, 1000)
+				good, wrong := pollRandomly(t, l, tt.places, 1000)
 				t.Logf("good %d, wrong %d, %+v", good, wrong, l.Stats())
 				if wrong != 0 {
 					t.Errorf("%d wrong values", wrong)
@@ -52,9 +55,10 @@ func TestLateAnswerIsNeverAnotherRegistersValue(t *testing.T) {
 
 // pollRandomly reads n times some registers, of one of two lengths, of one of
 // two units.
-func pollRandomly(t *testing.T, l *Line, rnd *rand.Rand, n int) (good, wrong int) {
+func pollRandomly(t *testing.T, l *Line, places, n int) (good, wrong int) {
+	rnd := rand.New(rand.NewPCG(3, 4))
 	for range n {
-		reg := Register{Holding, uint16(rnd.IntN(100)), uint16(1 + rnd.IntN(2))}
+		reg := Register{Holding, uint16(rnd.IntN(places)), uint16(1 + rnd.IntN(2))}
 		b, err := read(t, l, meter(Unit{ID: byte(1 + rnd.IntN(2))}, reg))
 		switch {
 		case err == nil && verify(b) != nil:
@@ -175,5 +179,32 @@ func TestProbeIsUnmistakable(t *testing.T) {
 	l.expire(now.Add(2 * horizon))
 	if len(l.open) != 0 {
 		t.Errorf("%d open beyond the horizon", len(l.open))
+	}
+}
+
+// TestSameQuestionTwiceHasTwoAnswers: after the first of them, the second may
+// still be taken for an answer to another question.
+func TestSameQuestionTwiceHasTwoAnswers(t *testing.T) {
+	l := &lateReplies{}
+	now := time.Now()
+	asked, other := readRequest(1, Register{Holding, 1, 1}), readRequest(1, Register{Holding, 2, 1})
+	for range 2 {
+		l.add(asked, now, time.Second, false)
+	}
+	for answers := range 3 {
+		if want := answers < 2; l.confuses(other) != want || l.confuses(asked) {
+			t.Errorf("after %d answers confused: %v", answers, !want)
+		}
+		l.settle(nil, PDU{3, 2, 0, 1}, now)
+	}
+
+	// An answer to the same question asked again may be either's.
+	l.add(asked, now, time.Second, false)
+	if mine, _ := l.settle(&exchanging{r: asked, sent: now}, PDU{3, 2, 0, 1}, now); !mine || !l.confuses(other) {
+		t.Errorf("mine %v, confused %v", mine, l.confuses(other))
+	}
+	// One to a later question settles all before it.
+	if mine, _ := l.settle(&exchanging{r: readRequest(1, Register{Input, 0, 1}), sent: now}, PDU{4, 2, 0, 1}, now); !mine || l.confuses(other) {
+		t.Errorf("mine %v, confused %v", mine, l.confuses(other))
 	}
 }

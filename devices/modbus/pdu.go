@@ -155,6 +155,13 @@ func (r *request) shape(begin PDU) (length int, err error) {
 	return r.replyLen(), nil
 }
 
+// fits reports whether pdu, a whole PDU with a good checksum whose length
+// shape gave, can answer r.
+func (r *request) fits(pdu PDU) bool {
+	n, err := r.shape(pdu)
+	return err == nil && n == len(pdu)
+}
+
 // check proves that reply, a whole PDU, answers r. An exception is returned
 // as *Exception.
 func (r *request) check(reply PDU) error {

@@ -387,11 +387,12 @@ func (w *rtuWire) settle(x *exchanging, unit byte, pdu PDU) bool {
 	return mine
 }
 
-func (w *rtuWire) unit(id byte) *lateReplies {
-	l := w.late[id]
-	if l == nil {
-		l = new(lateReplies)
-		w.late[id] = l
+func (w *rtuWire) unit(id byte) *lateReplies { return entry(w.late, id) }
+
+// entry returns what m holds for id, a zero T if nothing yet.
+func entry[T any](m map[byte]*T, id byte) *T {
+	if m[id] == nil {
+		m[id] = new(T)
 	}
-	return l
+	return m[id]
 }

@@ -38,7 +38,7 @@ func TestRTUAnswers(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		say  func(frame []byte) []piece
-		want string // a part of the error; "" for right values
+		want string // the cause; "" for right values
 	}{
 		{"whole", honest, ""},
 		{"leading NUL", func([]byte) []piece { return atOnce(joined([]byte{0}, good)) }, ""},
@@ -64,24 +64,16 @@ func TestRTUAnswers(t *testing.T) {
 		{"exception of another function", func([]byte) []piece { return atOnce(reply(0x84, 2)) }, "bad reply"},
 		{"another unit", func([]byte) []piece { b, _ := encodeRTU(2, good[1:len(good)-2]); return atOnce(b) }, "bad reply"},
 		{"short, then silence", func([]byte) []piece { return atOnce(good[:9]) }, "bad reply"},
-		{"spew", func([]byte) []piece { return slices.Repeat([]piece{{time.Millisecond, bytes.Repeat([]byte{1, 3}, 40)}}, 300) }, "bad reply"},
+		{"spew", func([]byte) []piece {
+			return slices.Repeat([]piece{{time.Millisecond, bytes.Repeat([]byte{1, 3}, 40)}}, 300)
+		}, "bad reply"},
 		{"hang-up in the answer", func([]byte) []piece { return []piece{{0, good[:7]}, {0, hangUp}} }, "port unavailable"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				l := scripted(t, Config{Serial: at9600}, tt.say)
 				b, err := read(t, l, meter(Unit{ID: 1}, Register{Holding, 100, 4}))
-				if err == nil {
-					err = b.Readings[0].Err
-				}
-				switch {
-				case tt.want != "" && (err == nil || devices.Cause(err) != tt.want):
-					t.Errorf("error %v, want %s", err, tt.want)
-				case tt.want == "" && err != nil:
-					t.Error(err)
-				case verify(b) != nil:
-					t.Error(verify(b))
-				}
+				err = judge(t, b, err, tt.want)
 				if err != nil && !strings.Contains(err.Error(), "unit 1: holding 100-103 on rtu+tcp://device") {
 					t.Errorf("%v names no place", err)
 				}

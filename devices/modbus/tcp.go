@@ -23,8 +23,9 @@ const maxMissed = 3
 type tcpWire struct {
 	packager *goburrow.TCPClientHandler // counts transactions, over all connections; opens nothing
 	in       []byte                     // arrived and not understood
-	missed   int
-	latency  map[byte]*latency // by unit
+	missed   int                        // exchanges in a row without a byte
+	last     time.Time                  // end of the last exchange
+	latency  map[byte]*latency          // by unit
 	stats    *counters
 	chunk    [maxTCP]byte
 }
@@ -44,7 +45,11 @@ func (w *tcpWire) thinking(unit byte) time.Duration {
 
 // exchange asks r and returns the proven answer.
 func (w *tcpWire) exchange(ctx context.Context, p Port, u Unit, r *request) (answer, error) {
+	if !sleep(ctx, time.Until(w.last.Add(u.Pause))) {
+		return answer{}, context.Cause(ctx)
+	}
 	a, err := w.send(ctx, p, u, r)
+	w.last = time.Now()
 	if err != nil && !isException(err) {
 		err = unanswered(r, err)
 	}
@@ -77,7 +82,7 @@ func (w *tcpWire) send(ctx context.Context, p Port, u Unit, r *request) (answer,
 		at := devices.Now()
 		pdu, err := w.open(r, frame, reply)
 		if err == nil || isException(err) {
-			w.unit(u.ID).add(time.Since(sent))
+			entry(w.latency, u.ID).add(time.Since(sent))
 		}
 		return answer{pdu: pdu, at: at}, err
 	}
@@ -139,15 +144,6 @@ func (w *tcpWire) silence(timeout time.Duration) error {
 		return &brokenError{err}
 	}
 	return err
-}
-
-func (w *tcpWire) unit(id byte) *latency {
-	l := w.latency[id]
-	if l == nil {
-		l = new(latency)
-		w.latency[id] = l
-	}
-	return l
 }
 
 // A brokenError is an error after which the connection is of no use, though

@@ -34,7 +34,7 @@ func TestTCPAnswers(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		say    func(good []byte) []piece
-		want   string // a part of the error; "" for right values
+		want   string // the cause; "" for right values
 		opened uint64 // connections after a good read that follows
 	}{
 		{"whole", func(g []byte) []piece { return atOnce(g) }, "", 1},
@@ -76,17 +76,7 @@ func TestTCPAnswers(t *testing.T) {
 				})
 				dev := meter(Unit{ID: 1}, Register{Holding, 100, 4})
 				b, err := read(t, l, dev)
-				if err == nil {
-					err = b.Readings[0].Err
-				}
-				switch {
-				case tt.want != "" && (err == nil || devices.Cause(err) != tt.want):
-					t.Errorf("error %v, want %s", err, tt.want)
-				case tt.want == "" && err != nil:
-					t.Error(err)
-				case verify(b) != nil:
-					t.Error(verify(b))
-				}
+				judge(t, b, err, tt.want)
 				if strings.Contains(tt.name, "too long") {
 					return // the next frame's first bytes belong to this one
 				}
@@ -128,6 +118,21 @@ func TestTCPIdleClose(t *testing.T) {
 		}
 		if _, err = run(t, dev, q); !errors.Is(err, ErrUnanswered) || writes != 1 {
 			t.Errorf("%v after %d writes", err, writes)
+		}
+	})
+}
+
+func TestTCPPause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := scripted(t, Config{URL: "tcp://plc"}, func(frame []byte) []piece { return atOnce(tcpReply(&plant{}, frame)) })
+		start := time.Now()
+		for range 3 {
+			if _, err := read(t, l, meter(Unit{ID: 1, Pause: 50 * time.Millisecond}, Register{Holding, 1, 1})); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if d := time.Since(start); d != 100*time.Millisecond { // virtual time
+			t.Errorf("three reads took %v", d)
 		}
 	})
 }

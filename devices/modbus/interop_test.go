@@ -1,0 +1,171 @@
+package modbus
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"edgegateway/devices"
+	"edgegateway/devices/serial"
+	"edgegateway/devices/serial/pty"
+)
+
+// pymodbus starts a server not written here and returns its first line of
+// output, when it is ready.
+func pymodbus(t *testing.T, args ...string) string {
+	t.Helper()
+	// Debian's own interpreter, for which python3-pymodbus is installed.
+	cmd := exec.CommandContext(t.Context(), "/usr/bin/python3", append([]string{"testdata/server.py"}, args...)...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatalf("this test needs python3: %v", err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		cmd.Wait()
+		t.Fatalf("this test needs Debian's python3-pymodbus, python3-serial-asyncio and python3-six: %s", stderr.String())
+	}
+	return strings.TrimSpace(line)
+}
+
+// onPTY returns a paced pair and the line's setting.
+func onPTY(t testing.TB, baud int) (*pty.Pair, serial.Config) {
+	t.Helper()
+	pair, err := pty.Open(pty.Config{Baud: baud})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { pair.Close() })
+	return pair, serial.Config{Path: pair.A, Baud: baud, Format: "8N1"}
+}
+
+// TestPymodbus reads all tables of a foreign server, writes and reads back,
+// and asks for what it does not have.
+func TestPymodbus(t *testing.T) {
+	t.Run("TCP", func(t *testing.T) {
+		testForeignServer(t, Config{URL: "tcp://127.0.0.1:" + pymodbus(t, "tcp")})
+	})
+	t.Run("RTU", func(t *testing.T) {
+		const baud = 38400
+		pair, cfg := onPTY(t, baud)
+		pymodbus(t, "rtu", pair.B, strconv.Itoa(baud))
+		testForeignServer(t, Config{Serial: cfg, Timeout: 5 * time.Second})
+	})
+}
+
+func testForeignServer(t *testing.T, cfg Config) {
+	l, err := NewLine(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for unit := byte(1); unit <= 2; unit++ {
+		dev := meter(Unit{ID: unit}, Register{Coil, 3, 30}, Register{Discrete, 0, 9}, Register{Input, 1, 125}, Register{Holding, 100, 2}, Register{Holding, 102, 1})
+		b, err := read(t, l, dev)
+		if err != nil || verify(b) != nil {
+			t.Errorf("unit %d: %v, %v", unit, err, verify(b))
+		}
+	}
+	dev := meter(Unit{ID: 1}, Register{Holding, 10, 1}, Register{Holding, 20, 3}, Register{Coil, 30, 1}, Register{Coil, 40, 11})
+	for i, raw := range []string{"\x12\x34", "\x00\x01\xFF\xFE\x80\x00", "\x01", "\x01\x00\x01\x01\x01\x00\x00\x00\x01\x00\x01"} {
+		q, err := l.Write(dev, dev.Points[i], []byte(raw), true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, err := run(t, dev, q); err != nil || string(b.Readings[0].Raw) != raw {
+			t.Errorf("%v: %v, read back % x", q, err, b.Readings[0].Raw)
+		}
+	}
+	b, err := read(t, l, meter(Unit{ID: 1}, Register{Holding, 290, 5}, Register{Holding, 295, 10}))
+	if err != nil || verify(b) != nil || b.Readings[0].Err != nil || devices.Cause(b.Readings[1].Err) != "illegal data address" {
+		t.Errorf("beyond the last register: %v, %v, %v", err, b.Readings[0].Err, b.Readings[1].Err)
+	}
+}
+
+// TestMbpoll lets a foreign client read from and write to this package's
+// server over both carriers.
+func TestMbpoll(t *testing.T) {
+	t.Run("TCP", func(t *testing.T) {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		store := &plant{}
+		done := make(chan error)
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() { done <- ServeTCP(ctx, ln, store) }()
+		_, port, _ := net.SplitHostPort(ln.Addr().String())
+		testForeignClient(t, store, "-p", port, "127.0.0.1")
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("RTU", func(t *testing.T) {
+		pair, cfg := onPTY(t, 38400)
+		port, err := serial.Open(serial.Config{Path: pair.B, Baud: 38400})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer port.Close()
+		pair.Inject(pty.A, []byte{0, 0xFF, 1, 3}) // noise at the start
+		store := &plant{}
+		done := make(chan error)
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() { done <- ServeRTU(ctx, port, cfg, store) }()
+		testForeignClient(t, store, "-m", "rtu", "-b", "38400", "-P", "none", "-o", "5", pair.A)
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func testForeignClient(t *testing.T, store *plant, where ...string) {
+	mbpoll := func(what string, values ...string) string {
+		args := append([]string{"-1", "-0", "-a", "7"}, strings.Fields(what)...)
+		out, err := exec.CommandContext(t.Context(), "mbpoll", append(append(args, where...), values...)...).CombinedOutput()
+		if _, exited := errors.AsType[*exec.ExitError](err); err != nil && !exited {
+			t.Fatalf("this test needs Debian's mbpoll: %v", err)
+		}
+		return string(out)
+	}
+	for typ, table := range map[string]Table{"0": Coil, "1": Discrete, "3:hex": Input, "4:hex": Holding} {
+		out := mbpoll("-r 10 -c 5 -t " + typ)
+		for a := 10; a < 15; a++ {
+			want := fmt.Sprintf("[%d]: \t0x%04X", a, valueAt(7, table, a))
+			if table.Bits() {
+				want = fmt.Sprintf("[%d]: \t%d", a, valueAt(7, table, a))
+			}
+			if !strings.Contains(out, want) {
+				t.Errorf("%v: %q is not in\n%s", table, want, out)
+			}
+		}
+	}
+	for what, values := range map[string][]string{"-t 4 -r 20": {"1234", "4321"}, "-t 4 -r 30": {"77"}, "-t 0 -r 5": {"1"}} {
+		if out := mbpoll(what, values...); !strings.Contains(out, fmt.Sprintf("Written %d references", len(values))) {
+			t.Errorf("write %s: %s", what, out)
+		}
+	}
+	store.mu.Lock()
+	defer store.mu.Unlock()
+	for reg, want := range map[Register]uint16{{Holding, 20, 1}: 1234, {Holding, 21, 1}: 4321, {Holding, 30, 1}: 77, {Coil, 5, 1}: 1} {
+		if got := store.written[reg]; got != want {
+			t.Errorf("%v: %d was written, want %d", reg, got, want)
+		}
+	}
+}
