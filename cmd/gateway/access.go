@@ -129,7 +129,7 @@ func openPlant(cfg *config.Config) (*plant, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	now := clock.New(false, nil)
+	now := clock.New(cfg.TrustClock, nil)
 	p := &plant{
 		cfg: cfg, mapper: mapper, buses: map[string]*plantBus{},
 		clock: func() broker.Clock { return now.Now() },

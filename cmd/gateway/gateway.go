@@ -62,7 +62,7 @@ func newGateway(cfg *config.Config, at places, readOnly bool, log *slog.Logger) 
 			g.close()
 		}
 	}()
-	g.clock = clock.New(false, g.clockChanged)
+	g.clock = clock.New(cfg.TrustClock, g.clockChanged)
 	if err := g.openLogs(at); err != nil {
 		return g, err
 	}
@@ -353,11 +353,15 @@ func (g *gateway) clockChanged(q broker.Quality) {
 
 // A gatewayStatus is the payload of NAME/_status.
 type gatewayStatus struct {
-	Status  string     `json:"status"`
-	Version string     `json:"version"`
-	Config  string     `json:"config"` // hash of the configuration
-	Time    *time.Time `json:"time,omitempty"`
+	Status  string `json:"status"`
+	Version string `json:"version"`
+	Config  string `json:"config"` // hash of the configuration
+	Time    string `json:"time,omitempty"`
+	Clock   string `json:"clock,omitempty"` // its quality, unless it is exact
 }
+
+// payloadTime is how times are written in payloads that hold no slots.
+const payloadTime = "2006-01-02T15:04:05.000Z"
 
 // statusPayload is what a bridge says of the gateway upstream. It carries no
 // time, for as a Will it is published when nobody knows it.
@@ -369,21 +373,24 @@ func (g *gateway) statusPayload(status string) []byte {
 // publishStatus publishes NAME/_status to the site. With QoS 0 no bridge is
 // owed it: each tells its own far side whether the gateway is connected.
 func (g *gateway) publishStatus(status string) {
-	now := int64(devices.Now())
-	wall := g.clock.Now().Wall(now)
-	text, _ := json.Marshal(gatewayStatus{Status: status, Version: version(), Config: g.cfg.Hash(), Time: &wall})
+	now, clock := int64(devices.Now()), g.clock.Now()
+	s := gatewayStatus{Status: status, Version: version(), Config: g.cfg.Hash(), Time: clock.Wall(now).Format(payloadTime)}
+	if clock.Quality != broker.Exact {
+		s.Clock = clock.Quality.String()
+	}
+	text, _ := json.Marshal(s)
 	g.broker.Publish(&broker.Message{Topic: g.cfg.Name + "/_status", Payload: text, Retain: true, Stamp: now})
 }
 
 // A gapMessage is the payload of NAME/_gap.
 type gapMessage struct {
-	Bridge string    `json:"bridge"`
-	Class  string    `json:"class"`
-	First  string    `json:"first"` // message ids, as the user property mid has them
-	Last   string    `json:"last"`
-	Count  uint64    `json:"count"` // 0: not known
-	Reason string    `json:"reason"`
-	Time   time.Time `json:"time"`
+	Bridge string `json:"bridge"`
+	Class  string `json:"class"`
+	First  string `json:"first"` // message ids, as the user property mid has them
+	Last   string `json:"last"`
+	Count  uint64 `json:"count"` // 0: not known
+	Reason string `json:"reason"`
+	Time   string `json:"time"`
 }
 
 // publishGap tells everybody that messages a bridge was owed are lost.
@@ -391,7 +398,7 @@ func (g *gateway) publishGap(gap bridge.Gap) {
 	now, log := int64(devices.Now()), g.logs[gap.Class].ID()
 	text, _ := json.Marshal(gapMessage{
 		Bridge: gap.Bridge, Class: gap.Class.String(), First: bridge.MessageID(log, gap.First), Last: bridge.MessageID(log, gap.Last),
-		Count: gap.Count, Reason: gap.Reason, Time: g.clock.Now().Wall(now),
+		Count: gap.Count, Reason: gap.Reason, Time: g.clock.Now().Wall(now).Format(payloadTime),
 	})
 	g.broker.Publish(&broker.Message{
 		Topic: g.cfg.Name + "/_gap", Payload: text, QoS: 1, Class: broker.Critical, Stamp: now,

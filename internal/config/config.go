@@ -56,6 +56,10 @@ type Config struct {
 	Name     string         // of the gateway: the first level of its topics
 	Timezone *time.Location // for anything daily
 
+	// TrustClock says that the machine's wall time is synchronised whatever
+	// the kernel says of it.
+	TrustClock bool
+
 	Buses   []*Bus // in the order of the files, then those implied by URLs
 	Devices []*mapping.Device
 	Publish []mapping.Publish

@@ -314,6 +314,7 @@ func (l *loader) readGateway(root *node) {
 	l.table(root, &raw, "gateway.toml")
 	l.readName(&raw)
 	l.readTimezone(raw.Timezone)
+	l.cfg.TrustClock = l.choice(raw.Clock, "auto", "auto", "trusted") == "trusted"
 	l.readBuses(raw.Bus)
 	l.readBroker(&raw.Broker)
 	l.readSpool(&raw.Spool)

@@ -7,6 +7,7 @@ type rawGateway struct {
 	here
 	Name     text                `toml:"name"`
 	Timezone text                `toml:"timezone"`
+	Clock    text                `toml:"clock"`
 	Bus      tables[rawBus]      `toml:"bus"`
 	Broker   rawBroker           `toml:"broker"`
 	Spool    rawSpool            `toml:"spool"`
