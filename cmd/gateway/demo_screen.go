@@ -36,13 +36,13 @@ func (s *screen) intro() {
 	_, port, _ := strings.Cut(d.at.broker, ":")
 	fmt.Fprintf(s.out, "Configuration: %s\nWatch the site:  mosquitto_sub -p %s -t 'plant-a/#' -v\nWrite a value:   mosquitto_pub -p %[2]s -t plant-a/boiler/setpoint/set -m 55.5\n\n", d.dir, port)
 	if s.live {
-		fmt.Fprint(s.out, "\x1b[?25l\x1b[s") // hide the cursor, remember the place
+		fmt.Fprint(s.out, "\x1b[?25l") // hide the cursor
 	}
 }
 
 func (s *screen) end() {
 	if s.live {
-		fmt.Fprint(s.out, "\x1b[?25h")
+		fmt.Fprint(s.out, "\x1b[J\x1b[?25hHanding over what is left …\n") // in place of the picture
 	}
 }
 
