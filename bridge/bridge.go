@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"edgegateway/broker"
@@ -30,7 +31,8 @@ type Bridge struct {
 	dial    func(context.Context, *url.URL) (net.Conn, error)
 	random  func() float64
 	count   counters
-	gaps    sync.Mutex // held while OnGap is called
+	gaps    sync.Mutex  // held while OnGap is called
+	barred  atomic.Bool // what came from upstream last was not accepted here
 
 	// The rest belongs to the goroutine of Run.
 
@@ -39,6 +41,7 @@ type Bridge struct {
 	accepted   uint64          // messages acknowledged since the start
 	careful    int             // so many messages go one at a time
 	suspect    suspect         // the message that went alone when the server ended the connection
+	deaf       string          // why subscribing failed, "" if it did not
 	told       map[string]bool // reasons logged in this outage
 	refused    map[string]byte // topics refused, with the reason, as logged
 }
@@ -56,7 +59,7 @@ func New(cfg Config, br *broker.Broker, clock func() broker.Clock, log *slog.Log
 	if err != nil || len(cfg.Send) == 0 {
 		return b, err
 	}
-	d, err := br.Durable(b.user, b.send.filters, b.cfg.QoS)
+	d, err := br.Durable(cfg.Name, b.send.filters, b.cfg.QoS)
 	if err != nil {
 		return nil, fmt.Errorf("bridge %s: subscribe at the local broker: %w", cfg.Name, err)
 	}
@@ -110,24 +113,23 @@ const settled = 30 * time.Second
 // for at most DrainTime, publishes the offline status and disconnects. It
 // returns nil.
 func (b *Bridge) Run(ctx context.Context) error {
-	for failed := 0; ; failed++ {
+	for failed := 0; ; { // times in a row
 		u := b.urls[failed%len(b.urls)]
 		b.count.trying(u.Host)
 		l, err := b.connect(ctx, u)
-		login := err != nil
+		login, start := err != nil, time.Now()
 		if !login {
-			start := time.Now()
 			err = b.serve(ctx, l)
-			if time.Since(start) >= settled {
-				failed = -1
-			}
+		}
+		if failed++; time.Since(start) >= settled {
+			failed = 0
 		}
 		if ctx.Err() != nil {
 			return nil
 		}
 		b.lost(err, u.Host, login)
 		select {
-		case <-time.After(b.backoff(failed + 1)):
+		case <-time.After(b.backoff(failed)):
 		case <-ctx.Done():
 			return nil
 		}
@@ -139,11 +141,8 @@ func (b *Bridge) Run(ctx context.Context) error {
 // that a thousand gateways do not come back at one moment.
 func (b *Bridge) backoff(failed int) time.Duration {
 	least, most := b.cfg.MinBackoff, b.cfg.MaxBackoff
-	round := failed / len(b.urls)
-	bound := most
-	if round < 16 {
-		bound = min(most, least<<round)
-	}
+	round := max(0, failed-1)/len(b.urls) + 1
+	bound := min(most, least<<min(round, 16))
 	return least + time.Duration(b.random()*float64(max(0, bound-least)))
 }
 
@@ -155,8 +154,8 @@ func (b *Bridge) serve(ctx context.Context, l *link) error {
 	if b.cfg.Status != nil {
 		s.announce(b.cfg.Status.Online)
 	}
-	if err := l.subscribe(ctx, b.recv.filters); err != nil && l.conn.Err() == nil && ctx.Err() == nil {
-		b.log.Error("uplink works, but commands will not arrive", "err", err)
+	if err := l.subscribe(ctx, b.recv.filters); l.conn.Err() == nil && ctx.Err() == nil {
+		b.subscribed(err)
 	}
 
 	// Streams outlive ctx, for draining.
@@ -180,6 +179,21 @@ func (b *Bridge) serve(ctx context.Context, l *link) error {
 	b.suspectContent(s, err)
 	l.abort()
 	return err
+}
+
+// subscribed logs when subscribing begins and ceases to fail.
+func (b *Bridge) subscribed(err error) {
+	words := ""
+	if err != nil {
+		words = err.Error()
+	}
+	if words != "" && words != b.deaf {
+		b.log.Error("uplink works, but commands will not arrive", "err", words)
+	}
+	if words == "" && b.deaf != "" {
+		b.log.Info("commands will arrive again")
+	}
+	b.deaf = words
 }
 
 // A suspect is a message after which the far broker ended the connection.

@@ -308,7 +308,7 @@ var testClock = broker.Clock{Quality: broker.Exact}
 
 // newRig returns a bridge that is not running yet. It is to be called inside
 // a synctest bubble.
-func newRig(t *testing.T, change func(*Config)) *rig {
+func newRig(t testing.TB, change func(*Config)) *rig {
 	cfg := Config{
 		Name: "cloud", URLs: []string{"tcp://up:1883"}, ClientID: "gw", QoS: 1,
 		Send: []Rule{{"p/#", "dt/p/#"}}, Replay: Strict, Now: fakeNow,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/url"
 	"time"
@@ -64,7 +65,7 @@ func (b *Bridge) connect(ctx context.Context, u *url.URL) (*link, error) {
 
 // newLink prepares a link over an open connection.
 func (b *Bridge) newLink(raw net.Conn, host string) *link {
-	acks := make(chan ack, b.cfg.Window)
+	acks := make(chan ack, b.cfg.Window+2) // and two for the status
 	ctx, done := context.WithCancel(context.Background())
 	l := &link{
 		conn: newConn(raw, b.cfg.WriteTimeout, maxInbound),
@@ -131,7 +132,7 @@ func (b *Bridge) connectPacket() *paho.Connect {
 		KeepAlive:    uint16(b.cfg.KeepAlive / time.Second),
 		CleanStart:   false, // subscriptions and commands on their way survive
 		Properties: &paho.ConnectProperties{
-			SessionExpiryInterval: new(uint32(b.cfg.Session / time.Second)),
+			SessionExpiryInterval: new(uint32(min(b.cfg.Session/time.Second, math.MaxUint32))),
 			ReceiveMaximum:        new(uint16(inboundWindow)),
 			MaximumPacketSize:     new(uint32(maxInbound)),
 			RequestProblemInfo:    true,
@@ -207,8 +208,9 @@ func (l *link) subscribe(ctx context.Context, filters []string) error {
 	return errors.Join(errs...)
 }
 
-// down is closed when the connection is gone and paho's goroutines are, too.
-func (l *link) down() <-chan struct{} { return l.client.Done() }
+// down is closed when the connection is gone. Paho's goroutines may still be
+// there for a while, if a handler waits for the local broker.
+func (l *link) down() <-chan struct{} { return l.sess.lost }
 
 // cause returns why the link went down.
 func (l *link) cause() error {
@@ -238,7 +240,7 @@ func (l *link) cause() error {
 func (l *link) abort() {
 	l.done()
 	l.conn.Close()
-	<-l.down()
+	<-l.client.Done()
 }
 
 // leave ends the link politely.

@@ -20,14 +20,13 @@ func (b *Bridge) receive(ctx context.Context, l *link, p *paho.Publish) {
 		_ = l.client.Ack(p) // nothing to do about it, now or later
 		return
 	}
-	err := b.local.PublishFrom(ctx, msg, func(err error) { b.received(l, p, err) })
+	err := b.local.PublishFrom(ctx, msg, func(err error) { b.stored(l, p, err) })
 	if err != nil && ctx.Err() == nil {
-		b.log.Warn("message from upstream not accepted", "topic", msg.Topic, "err", err)
 		code := byte(packets.PubackImplementationSpecificError)
 		if errors.Is(err, broker.ErrRefused) {
 			code = packets.PubackNotAuthorized
 		}
-		b.answer(l, p, code)
+		b.reject(l, p, code, err)
 	}
 }
 
@@ -70,19 +69,23 @@ func inboundProperties(in *paho.PublishProperties) *broker.Properties {
 	return out
 }
 
-// received is called when the local broker has a message safe, or has not.
-func (b *Bridge) received(l *link, p *paho.Publish, err error) {
+// stored is called when the local broker has a message safe, or has not.
+func (b *Bridge) stored(l *link, p *paho.Publish, err error) {
 	if err != nil {
-		b.log.Warn("message from upstream could not be stored and was refused", "topic", p.Topic, "err", err)
-		b.answer(l, p, packets.PubackQuotaExceeded)
+		b.reject(l, p, packets.PubackQuotaExceeded, err)
 		return
 	}
+	b.barred.Store(false)
 	b.count.add(&b.count.Received)
 	_ = l.client.Ack(p) // after the end of the link it is delivered again
 }
 
-// answer acknowledges p with a reason code of refusal.
-func (b *Bridge) answer(l *link, p *paho.Publish, code byte) {
+// reject acknowledges p with a reason code of refusal. The first of several in
+// a row is logged.
+func (b *Bridge) reject(l *link, p *paho.Publish, code byte, err error) {
+	if !b.barred.Swap(true) {
+		b.log.Warn("message from upstream refused", "topic", p.Topic, "err", err)
+	}
 	b.count.add(&b.count.Rejected)
 	if p.QoS > 0 {
 		l.sess.refuse(p.PacketID, code)

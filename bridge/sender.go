@@ -269,8 +269,8 @@ func (s *sender) farewell() {
 	for s.inFlight > 0 {
 		select {
 		case a := <-s.l.acks:
-			s.settle(a)
-			if a.source == nil {
+			own := a.source == nil // settle recycles it
+			if s.settle(a); own {
 				return
 			}
 		case <-s.l.down():

@@ -18,7 +18,8 @@ import (
 //
 // Paho calls its methods from several goroutines.
 type session struct {
-	acks chan<- ack // has room for as many as may be in flight
+	acks chan<- ack    // has room for as many as may be in flight
+	lost chan struct{} // closed by ConnectionLost
 
 	mu      sync.Mutex
 	conn    io.Writer // nil: before CONNACK and after the end
@@ -38,6 +39,7 @@ type ack struct {
 func newSession(acks chan<- ack) *session {
 	return &session{
 		acks:    acks,
+		lost:    make(chan struct{}),
 		flights: make(map[uint16]*flight),
 		waiting: make(map[uint16]chan<- packets.ControlPacket),
 		refused: make(map[uint16]byte),
@@ -62,6 +64,11 @@ func (s *session) ConnectionLost(goodbye *packets.Disconnect) error {
 	s.conn = nil
 	if goodbye != nil {
 		s.goodbye = goodbye
+	}
+	select {
+	case <-s.lost:
+	default:
+		close(s.lost)
 	}
 	for id, answer := range s.waiting {
 		answer <- packets.ControlPacket{} // paho reads it as "connection lost"
