@@ -819,3 +819,67 @@ func TestSimulateServesAConfiguration(t *testing.T) {
 		t.Error("simulate left its site.toml behind")
 	}
 }
+
+// A full spool drops its oldest and says so, and the rest arrives in order.
+func TestFullSpoolTellsWhatItDropped(t *testing.T) {
+	far := newCloud(t)
+	writeFile(t, filepath.Join(far.dir, "password"), "secret-of-the-gateway")
+	os.Chmod(filepath.Join(far.dir, "password"), 0o600)
+	s := newSite(t, "[spool]\nsize = \"8MiB\"\n"+far.bridge("send = { \"site/#\" = \"dt/site/#\", \"{name}/_gap\" = \"dt/{name}/_gap\" }\nreplay = \"strict\""), nil)
+	s.run()
+
+	const count, size = 200, 100_000 // 20 MB into 8 MiB
+	conn, err := net.Dial("tcp", "127.0.0.1:"+s.broker)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	client := paho.NewClient(paho.ClientConfig{Conn: conn, PacketTimeout: time.Minute})
+	if _, err := client.Connect(t.Context(), &paho.Connect{ClientID: "filler", CleanStart: true, KeepAlive: 60}); err != nil {
+		t.Fatal(err)
+	}
+	filler := strings.Repeat("x", size)
+	for i := range count {
+		if _, err := client.Publish(t.Context(), &paho.Publish{Topic: "site/log", QoS: 1, Payload: fmt.Appendf(nil, "%d %s", i, filler)}); err != nil {
+			t.Fatalf("publish %d: %v", i, err)
+		}
+	}
+	if used := folderSize(t, filepath.Join(s.state, "spool", "telemetry")); used > 9<<20 {
+		t.Errorf("the spool takes %d bytes, its size is 8 MiB", used)
+	}
+
+	far.start()
+	w := far.watch()
+	eventually(t, "the last message arrives", func() bool {
+		got := w.on("dt/site/log")
+		return len(got) > 0 && strings.HasPrefix(got[len(got)-1], fmt.Sprint(count-1, " "))
+	})
+	eventually(t, "the gap is told", func() bool { return len(w.on("dt/plant/_gap")) > 0 })
+	var gap gapMessage
+	if err := json.Unmarshal([]byte(w.on("dt/plant/_gap")[0]), &gap); err != nil {
+		t.Fatal(err)
+	}
+	got := w.on("dt/site/log")
+	if int(gap.Count)+len(got) != count || gap.Reason != "quota" || gap.Bridge != "cloud" {
+		t.Errorf("gap %+v and %d messages: together they must be the %d that were published", gap, len(got), count)
+	}
+	for i, payload := range got {
+		if want := fmt.Sprint(count-len(got)+i, " "); !strings.HasPrefix(payload, want) {
+			t.Fatalf("message %d of the rest begins %.10q, want %q", i, payload, want)
+		}
+	}
+}
+
+func folderSize(t *testing.T, dir string) (total int64) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil {
+			total += info.Size()
+		}
+	}
+	return total
+}
