@@ -183,9 +183,8 @@ func claim(topic *string, t *Publish, gateway string, dev *Device, p *Point, tak
 
 // AppendMessages appends what b is to the world, its times as c has them: the
 // device's status if it changed, the points that are worth it, and objects of
-// them. The messages are valid until the next call of AppendMessages or
-// Republish. A batch of a device that m does not know, after a reload, is
-// nothing.
+// them. The messages are valid until the next call. A batch of a device that m
+// does not know, after a reload, is nothing.
 func (m *Mapper) AppendMessages(dst []broker.Message, b *devices.Batch, c broker.Clock) []broker.Message {
 	d := m.byDevice[b.Device]
 	if d == nil {
@@ -228,12 +227,8 @@ func (p *pointState) take(r *devices.Reading, cycle uint64) {
 	p.cycle = cycle
 	p.due = p.worth()
 	if p.due {
-		p.markSent()
+		p.sent, p.sentCause, p.everSent = p.current.Value, p.current.Cause, true
 	}
-}
-
-func (p *pointState) markSent() {
-	p.sent, p.sentCause, p.everSent = p.current.Value, p.current.Cause, true
 }
 
 // current decodes a reading.
@@ -275,37 +270,6 @@ func (d Deadband) passes(last, now Value) bool {
 	const slack = 1 + 1e-9 // so that 230.1 to 230.6 is a change of 0.5
 	change := math.Abs(b - a)
 	return change > 0 && change*slack >= max(d.Abs, math.Abs(a)*d.Percent/100)
-}
-
-// Republish appends all retained values again, with times as c has them: when
-// the clock has become exact, those that were stamped before tell it now.
-// They are the last values read, which a deadband may have held back. The
-// messages are valid until the next call.
-func (m *Mapper) Republish(dst []broker.Message, c broker.Clock) []broker.Message {
-	m.out.reset(c)
-	m.cycle++
-	for _, d := range m.devices {
-		if d.stated {
-			dst = append(dst, m.statusMessage(d))
-		}
-		d.recall(m.cycle)
-		for i := range m.publish {
-			if m.publish[i].Retain && d.latest != 0 {
-				dst = m.appendTable(dst, d, i, d.latest)
-			}
-		}
-	}
-	return dst
-}
-
-// recall marks all that was ever read as read and due in this cycle.
-func (d *deviceState) recall(cycle uint64) {
-	for _, p := range d.points {
-		if p.current.At != 0 {
-			p.cycle, p.due = cycle, true
-			p.markSent()
-		}
-	}
 }
 
 // Snapshot returns the last known of each point of a device, in the order of

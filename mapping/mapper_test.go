@@ -175,10 +175,6 @@ func TestClockThatIsNotExactIsTold(t *testing.T) {
 		`plant-a/main meter/_status {"status":"online","time":"1970-01-01T00:16:40.000Z","clock":"unsynced"}`,
 		`plant-a/main meter/pf {"value":0.001,"time":"1970-01-01T00:16:40.000Z","clock":"unsynced","quality":"good"}`,
 		`plant-a/main meter {"time":"1970-01-01T00:16:40.000Z","clock":"unsynced","pf":0.001}`)
-	f.clock = exact
-	f.want(f.lines(f.m.Republish(nil, exact)),
-		`plant-a/main meter/_status {"status":"online","time":"2026-11-20T23:06:00.123Z"}`,
-		`plant-a/main meter/pf {"value":0.001,"time":"2026-11-20T23:06:00.123Z","quality":"good"}`)
 }
 
 // A message that was rendered before the first synchronisation and rebased

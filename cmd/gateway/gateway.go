@@ -343,11 +343,7 @@ func (g *gateway) clockChanged(q broker.Quality) {
 	if q != broker.Exact {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	for _, b := range g.buses {
-		b.pump.republish(ctx)
-	}
+	g.broker.Resync()
 	g.publishStatus("online")
 }
 

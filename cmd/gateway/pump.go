@@ -76,15 +76,6 @@ func (p *pump) hand(b *devices.Batch) {
 	}
 }
 
-// republish publishes all retained values again, with the times that are
-// known now.
-func (p *pump) republish(ctx context.Context) {
-	p.call(ctx, func(m *mapping.Mapper) {
-		p.messages = m.Republish(p.messages[:0], p.clock())
-		p.send()
-	})
-}
-
 // call runs f in the pump's goroutine and waits for it; f is not run if ctx
 // is done first.
 func (p *pump) call(ctx context.Context, f func(*mapping.Mapper)) {
