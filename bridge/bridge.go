@@ -38,9 +38,10 @@ type Bridge struct {
 
 	willQoS    byte // what the far broker supports, as far as known
 	willRetain bool
-	accepted   uint64          // messages acknowledged since the start
-	careful    int             // so many messages go one at a time
-	suspect    suspect         // the message that went alone when the server ended the connection
+	accepted   uint64  // messages acknowledged since the start
+	careful    int     // so many messages go one at a time
+	suspect    suspect // the message that went alone when the server ended the connection
+	newest     map[topicOf]spool.Seq
 	deaf       string          // why subscribing failed, "" if it did not
 	told       map[string]bool // reasons logged in this outage
 	refused    map[string]byte // topics refused, with the reason, as logged
@@ -92,6 +93,7 @@ func newBridge(cfg Config, br local, clock func() broker.Clock, log *slog.Logger
 		random:     rand.Float64,
 		willQoS:    1,
 		willRetain: true,
+		newest:     make(map[topicOf]spool.Seq),
 		told:       make(map[string]bool),
 		refused:    make(map[string]byte),
 	}
@@ -298,7 +300,7 @@ func (b *Bridge) lost(err error, host string, login bool) {
 	b.count.down(b.cfg.Now(), words)
 	switch {
 	case person && !b.told[words] && len(b.told) < 8:
-		b.log.Error("no uplink, and it will not come by itself", "url", host, "err", words)
+		b.log.Error("no uplink until somebody helps", "url", host, "err", words)
 	case len(b.told) == 0:
 		b.log.Warn("no uplink, trying again", "url", host, "err", words)
 	default:

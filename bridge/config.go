@@ -42,7 +42,7 @@ type Config struct {
 
 	// OnGap, if not nil, is told of each hole in what is sent, so that the
 	// gateway can publish it. It is called from the bridge's goroutines, one
-	// call at a time for each class, and must not block.
+	// call at a time, and must not block.
 	OnGap func(Gap)
 }
 
@@ -122,8 +122,8 @@ func (c *Config) check() ([]*url.URL, error) {
 // in and its scheme reduced to tcp or tls.
 func ParseURL(s string) (*url.URL, error) {
 	u, err := url.Parse(s)
-	if err != nil {
-		return nil, fmt.Errorf("upstream %w", err)
+	if e, ok := errors.AsType[*url.Error](err); ok {
+		return nil, &url.Error{Op: e.Op, URL: "upstream", Err: e.Err} // without s, which may hold a password
 	}
 	port := ""
 	switch u.Scheme {
@@ -132,7 +132,7 @@ func ParseURL(s string) (*url.URL, error) {
 	case "tls", "ssl", "mqtts":
 		u.Scheme, port = "tls", "8883"
 	default:
-		return nil, fmt.Errorf("upstream %q: write tls://host:8883 or tcp://host:1883", s)
+		return nil, fmt.Errorf("upstream scheme %q: write tls://host:8883 or tcp://host:1883", u.Scheme)
 	}
 	if u.Hostname() == "" || u.Path != "" || u.User != nil {
 		return nil, fmt.Errorf("upstream %s://%s: it must hold a host and a port only; user and password have keys of their own", u.Scheme, u.Host)

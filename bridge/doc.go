@@ -18,9 +18,13 @@
 // Strict replay is one stream for each class in the order of the log. With
 // live-first, what is appended after a (re)connect goes first and what was
 // there before fills the gaps, at least every fifth message. The backlog
-// carries replayed=1 and is not retained, since an old value must not replace
-// a new one. Critical messages are few and always strict; they go first, but
-// leave a fifth to others, too.
+// carries replayed=1. Critical messages are few and always strict; they go
+// first, but leave a fifth to others, too.
+//
+// A message keeps its retain flag only if nothing newer was sent to its topic
+// before it. So no old value replaces a new one upstream, and what changed
+// during an outage and not again (a device that went offline) is retained
+// there all the same.
 //
 // A record in the spool is owed, so it is sent with the bridge's QoS whatever
 // QoS it came with, lowered to what the far broker supports. A bridge with

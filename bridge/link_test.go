@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/url"
 	"os"
 	"slices"
 	"strings"
@@ -19,6 +20,7 @@ import (
 	"time"
 
 	"github.com/eclipse/paho.golang/packets"
+	"golang.org/x/sys/unix"
 
 	"edgegateway/broker"
 )
@@ -270,7 +272,7 @@ func TestExplain(t *testing.T) {
 		{io.EOF, "closed the connection during login", false},
 		{&tls.CertificateVerificationError{Err: x509.HostnameError{Certificate: cert, Host: "b"}}, `not for "b" but for a.example`, true},
 		{&tls.CertificateVerificationError{Err: x509.CertificateInvalidError{Cert: cert, Reason: x509.Expired}}, "expired", true},
-		{x509.CertificateInvalidError{Cert: early, Reason: x509.Expired}, "is this clock right?", true},
+		{x509.CertificateInvalidError{Cert: early, Reason: x509.Expired}, "is this clock right?", false},
 		{x509.UnknownAuthorityError{}, "authority not trusted", true},
 		{tls.RecordHeaderError{}, "does not speak TLS", true},
 		{remoteAlert("certificate required"), "wants a client certificate", true},
@@ -299,7 +301,7 @@ func TestExplain(t *testing.T) {
 
 func TestConfigIsChecked(t *testing.T) {
 	_, err := newBridge(Config{QoS: 2, Window: 5000, URLs: []string{"http://x", "tcp://u:p@h"}, Send: []Rule{{"a", "#"}}, Receive: []Rule{{"a", "b"}}}, nil, nil, nil)
-	for _, want := range []string{"no name", "client_id", "qos is 2", "window is 5000", `"http://x"`, "keys of their own", "send: ", "receive: "} {
+	for _, want := range []string{"no name", "client_id", "qos is 2", "window is 5000", `"http"`, "keys of their own", "send: ", "receive: "} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %q does not tell of %q", err, want)
 		}
@@ -316,6 +318,29 @@ func TestStatsAreJSON(t *testing.T) {
 	if err != nil || !bytes.Contains(text, []byte(`"state":"connecting"`)) || !bytes.Contains(text, []byte(`"telemetry":{"records":3`)) {
 		t.Errorf("%s, %v", text, err)
 	}
+}
+
+// A half-open connection must not keep bytes for the many minutes of TCP.
+func TestDialSetsUserTimeout(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := dial(t.Context(), &url.URL{Scheme: "tcp", Host: l.Addr().String()}, nil, 7*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	raw, err := c.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw.Control(func(fd uintptr) {
+		if ms, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT); ms != 7000 || err != nil {
+			t.Errorf("TCP_USER_TIMEOUT is %d ms, %v", ms, err)
+		}
+	})
 }
 
 // TestConnFollowsFraming reads packets in pieces of every size.

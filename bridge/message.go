@@ -81,9 +81,34 @@ func (b *Bridge) packet(f *flight, l limits) *paho.Publish {
 		Topic:      f.to,
 		Payload:    f.msg.Payload,
 		QoS:        min(b.cfg.QoS, l.qos),
-		Retain:     f.msg.Retain && !f.replayed && l.retain,
+		Retain:     f.msg.Retain && l.retain && b.isNewest(f),
 		Properties: b.properties(f),
 	}
+}
+
+// maxNewest bounds how many topics isNewest follows. Of further ones only live
+// messages are retained.
+const maxNewest = 10000
+
+// topicOf is a topic upstream within one log.
+type topicOf struct {
+	*source
+	topic string
+}
+
+// isNewest reports whether nothing newer than f was sent to its topic, on this
+// connection or an earlier one, and notes f if so.
+func (b *Bridge) isNewest(f *flight) bool {
+	key := topicOf{f.source, f.to}
+	newest, known := b.newest[key]
+	if !known && len(b.newest) >= maxNewest {
+		return !f.replayed
+	}
+	if f.seq < newest {
+		return false
+	}
+	b.newest[key] = f.seq
+	return true
 }
 
 func (b *Bridge) properties(f *flight) *paho.PublishProperties {

@@ -120,8 +120,8 @@ func explain(err error, host string, login bool, now time.Time) (words string, p
 	if r, ok := errors.AsType[*refusal](err); ok {
 		return r.Error(), r.person()
 	}
-	if w := explainTLS(err, now); w != "" {
-		return w, true
+	if words, person = explainTLS(err, now); words != "" {
+		return words, person
 	}
 	if dns, ok := errors.AsType[*net.DNSError](err); ok {
 		if dns.IsNotFound {
@@ -147,30 +147,30 @@ func explain(err error, host string, login bool, now time.Time) (words string, p
 	return err.Error(), false
 }
 
-// explainTLS returns "" for what has nothing to do with certificates.
-func explainTLS(err error, now time.Time) string {
+// explainTLS returns "" for what has nothing to do with TLS.
+func explainTLS(err error, now time.Time) (words string, person bool) {
 	if e, ok := errors.AsType[x509.HostnameError](err); ok {
-		return fmt.Sprintf("the server's certificate is not for %q but for %s: check url", e.Host, names(e.Certificate))
+		return fmt.Sprintf("the server's certificate is not for %q but for %s: check url", e.Host, names(e.Certificate)), true
 	}
 	if e, ok := errors.AsType[x509.CertificateInvalidError](err); ok && e.Reason == x509.Expired {
 		if now.Before(e.Cert.NotBefore) {
-			return fmt.Sprintf("the server's certificate is not valid before %s, and here it is %s: is this clock right?", day(e.Cert.NotBefore), day(now))
+			return fmt.Sprintf("the server's certificate is not valid before %s, and here it is %s: is this clock right?", day(e.Cert.NotBefore), now.UTC().Format(time.DateOnly)), false // it comes right once it is synchronised
 		}
-		return fmt.Sprintf("the server's certificate expired at %s, and here it is %s: the server needs a new one, unless this clock is wrong", day(e.Cert.NotAfter), day(now))
+		return fmt.Sprintf("the server's certificate expired at %s, and here it is %s: the server needs a new one, unless this clock is wrong", day(e.Cert.NotAfter), now.UTC().Format(time.DateOnly)), true
 	}
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
-		return "the server's certificate is signed by an authority not trusted here: name its certificate in ca"
+		return "the server's certificate is signed by an authority not trusted here: name its certificate in ca", true
 	}
 	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
-		return "the server does not speak TLS at this port: use tcp://, or its TLS port"
+		return "the server does not speak TLS at this port: use tcp://, or its TLS port", true
 	}
 	if e, ok := errors.AsType[*net.OpError](err); ok && e.Op == "remote error" {
-		return explainAlert(e.Err.Error())
+		return explainAlert(e.Err.Error()), true
 	}
 	if e, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		return fmt.Sprintf("the server's certificate does not convince: %v", e.Err)
+		return fmt.Sprintf("the server's certificate does not convince: %v", e.Err), true
 	}
-	return ""
+	return "", false
 }
 
 // explainAlert words what the server's side of TLS says (RFC 8446, 6.2). Over
