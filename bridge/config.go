@@ -132,7 +132,7 @@ func ParseURL(s string) (*url.URL, error) {
 	case "tls", "ssl", "mqtts":
 		u.Scheme, port = "tls", "8883"
 	default:
-		return nil, fmt.Errorf("upstream scheme %q: write tls://host:8883 or tcp://host:1883", u.Scheme)
+		return nil, fmt.Errorf("upstream %q: write tls://host:8883 or tcp://host:1883", u.Redacted())
 	}
 	if u.Hostname() == "" || u.Path != "" || u.User != nil {
 		return nil, fmt.Errorf("upstream %s://%s: it must hold a host and a port only; user and password have keys of their own", u.Scheme, u.Host)

@@ -301,7 +301,7 @@ func TestExplain(t *testing.T) {
 
 func TestConfigIsChecked(t *testing.T) {
 	_, err := newBridge(Config{QoS: 2, Window: 5000, URLs: []string{"http://x", "tcp://u:p@h"}, Send: []Rule{{"a", "#"}}, Receive: []Rule{{"a", "b"}}}, nil, nil, nil)
-	for _, want := range []string{"no name", "client_id", "qos is 2", "window is 5000", `"http"`, "keys of their own", "send: ", "receive: "} {
+	for _, want := range []string{"no name", "client_id", "qos is 2", "window is 5000", `"http://x"`, "keys of their own", "send: ", "receive: "} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %q does not tell of %q", err, want)
 		}
