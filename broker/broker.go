@@ -78,7 +78,7 @@ type Listen struct {
 // Limits bound what clients can take. A zero field means its default.
 type Limits struct {
 	Connections   int           // open at once: 500
-	Packet        int           // bytes of a packet, once CONNECT is accepted: 256 KiB
+	Packet        int           // bytes of a packet, once CONNECT is accepted: 256 KiB; the spool takes no more than 1 MiB
 	Queue         int           // messages waiting for one subscriber: 1000
 	QueueBytes    int           // bytes of them: 1 MiB
 	Window        int           // messages sent to one subscriber and not acknowledged: 20 before MQTT 5, 100 since

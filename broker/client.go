@@ -29,7 +29,7 @@ var (
 	errShutdown  = &disconnect{packet.ServerShuttingDown, "the gateway stops"}
 	errCrash     = &disconnect{packet.Unspecified, "internal error"}
 	errAlive     = &disconnect{packet.KeepAliveTimeout, "nothing came within its keep alive"}
-	errNotStored = &disconnect{packet.QuotaExceeded, "a message could not be stored, which MQTT 3.1.1 cannot say"}
+	errNotStored = &disconnect{packet.QuotaExceeded, "its message could not be stored, and before MQTT 5 there is no other way to say so"}
 
 	// errGoodbye is a client's own DISCONNECT, after which its Will is void.
 	errGoodbye = errors.New("it disconnected")

@@ -34,7 +34,7 @@ const (
 	maxControl = 64 << 10 // bytes of answers that a client may leave unread
 	maxPending = 1000     // publishes of a client that are not answered yet
 	maxBatch   = 64       // messages taken at once
-	batchBytes = 64 << 10 // of payload, about
+	batchBytes = 32 << 10 // of them, about: what has to leave for a queue to count as moving
 )
 
 // An outbox holds what goes to one client: answers, which come first, then

@@ -21,7 +21,7 @@ var (
 
 // lossy is how long a full queue may stand still before its QoS 0 messages
 // are dropped instead of waited for.
-const lossy = time.Second
+const lossy = 2 * time.Second
 
 // storeWait is how long a publish waits for room in the queue of a log.
 const storeWait = 10 * time.Second
@@ -242,10 +242,11 @@ func (b *Broker) refuse(p *publication, err error) {
 // the record returned.
 func (b *Broker) matchLocked(p *publication) spool.Record {
 	b.routes++
-	b.matched = b.subs.match(b.matched[:0], p.msg.Topic)
+	clear(b.matched) // what it held may be gone
 	clear(b.targets)
 	clear(b.handlers)
 	b.targets, b.handlers = b.targets[:0], b.handlers[:0]
+	b.matched = b.subs.match(b.matched[:0], p.msg.Topic)
 	var owed []spool.Target
 	for i := range b.matched {
 		s := &b.matched[i]

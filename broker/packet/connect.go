@@ -195,11 +195,7 @@ func (c *cursor) disconnect() *Disconnect {
 }
 
 func (p *Disconnect) Append(dst []byte, v Version) ([]byte, error) {
-	e := encoder{b: dst, v: v}
-	mark := e.open(byte(DISCONNECT) << 4)
-	e.reasonAndProps(p.Reason, p.Props)
-	e.close(mark, 0)
-	return e.finish(dst)
+	return appendReason(dst, v, DISCONNECT, p.Reason, p.Props)
 }
 
 // An Auth carries an extended authentication exchange (section 3.15).
@@ -220,9 +216,14 @@ func (c *cursor) auth() *Auth {
 }
 
 func (p *Auth) Append(dst []byte, v Version) ([]byte, error) {
+	return appendReason(dst, v, AUTH, p.Reason, p.Props)
+}
+
+// appendReason appends a packet that is a reason with properties.
+func appendReason(dst []byte, v Version, t Type, r Reason, props Properties) ([]byte, error) {
 	e := encoder{b: dst, v: v}
-	mark := e.open(byte(AUTH) << 4)
-	e.reasonAndProps(p.Reason, p.Props)
+	mark := e.open(byte(t) << 4)
+	e.reasonAndProps(r, props)
 	e.close(mark, 0)
 	return e.finish(dst)
 }
