@@ -161,6 +161,9 @@ func newCloud(t *testing.T) *cloud {
 	if err := writeDemoKeys(c.dir); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.WriteFile(filepath.Join(c.dir, "password"), []byte("secret-of-the-gateway"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	passwords := filepath.Join(c.dir, "passwords")
 	writeFile(t, passwords, "gateway:secret-of-the-gateway\nwatcher:secret-of-the-watcher\n")
 	if out, err := exec.Command("mosquitto_passwd", "-U", passwords).CombinedOutput(); err != nil {
@@ -445,8 +448,6 @@ func expectValues(t *testing.T, w *watcher, device string) {
 
 func TestFirstLight(t *testing.T) {
 	far := newCloud(t)
-	writeFile(t, filepath.Join(far.dir, "password"), "secret-of-the-gateway")
-	os.Chmod(filepath.Join(far.dir, "password"), 0o600)
 	far.start()
 	w := far.watch()
 
@@ -645,8 +646,6 @@ func (p *publisher) stop() []string {
 
 func TestStartsWithoutItsNeighbours(t *testing.T) {
 	far := newCloud(t)
-	writeFile(t, filepath.Join(far.dir, "password"), "secret-of-the-gateway")
-	os.Chmod(filepath.Join(far.dir, "password"), 0o600)
 	plcPort := freePort(t)
 	s := newSite(t, far.bridge(`send = { "{name}/+/+" = "dt/{name}/+/+" }`), map[string]string{
 		"plc": fmt.Sprintf("[device.plc]\nbus = \"tcp://127.0.0.1:%s\"\nunit_id = 1\nevery = \"200ms\"\n[device.plc.points]\n%s", plcPort, plcPoints),
@@ -823,8 +822,6 @@ func TestSimulateServesAConfiguration(t *testing.T) {
 // A full spool drops its oldest and says so, and the rest arrives in order.
 func TestFullSpoolTellsWhatItDropped(t *testing.T) {
 	far := newCloud(t)
-	writeFile(t, filepath.Join(far.dir, "password"), "secret-of-the-gateway")
-	os.Chmod(filepath.Join(far.dir, "password"), 0o600)
 	s := newSite(t, "[spool]\nsize = \"8MiB\"\n"+far.bridge("send = { \"site/#\" = \"dt/site/#\", \"{name}/_gap\" = \"dt/{name}/_gap\" }\nreplay = \"strict\""), nil)
 	s.run()
 
@@ -882,4 +879,48 @@ func folderSize(t *testing.T, dir string) (total int64) {
 		}
 	}
 	return total
+}
+
+// A command from the cloud is carried out if it says until when it is valid,
+// and answered there.
+func TestCommandFromTheCloud(t *testing.T) {
+	far := newCloud(t)
+	far.start()
+	w := far.watch()
+	plcPort := freePort(t)
+	pymodbus(t, "tcp", "127.0.0.1", plcPort)
+	s := newSite(t, far.bridge(`
+send    = { "{name}/+/+" = "dt/{name}/+/+", "{name}/+/+/set/result" = "dt/{name}/+/+/set/result" }
+receive = { "cmd/{name}/+/+/set" = "{name}/+/+/set" }`), map[string]string{
+		"plc": fmt.Sprintf("[device.plc]\nbus = \"tcp://127.0.0.1:%s\"\nunit_id = 1\nevery = \"1s\"\n[device.plc.points]\n%s", plcPort, plcPoints),
+	})
+	s.run()
+	expectValues(t, w, "plc")
+	const result = "dt/plant/plc/setpoint/set/result"
+	answered := func(want string) func() bool {
+		return func() bool {
+			return slices.ContainsFunc(w.on(result), func(p string) bool { return strings.Contains(p, want) })
+		}
+	}
+	far.publish("cmd/plant/plc/setpoint/set", "17")
+	eventually(t, "a command without expiry is refused", answered(`"status":"rejected"`))
+	far.publish("cmd/plant/plc/setpoint/set", "17", "-D", "publish", "message-expiry-interval", "60")
+	eventually(t, "a command with expiry is carried out", answered(`"status":"verified"`))
+	eventually(t, "the new value arrives", func() bool {
+		got := w.on("dt/plant/plc/setpoint")
+		return strings.HasPrefix(got[len(got)-1], `{"value":17,`)
+	})
+}
+
+// publish sends a message to the cloud broker, as another of its clients.
+func (c *cloud) publish(topic, payload string, more ...string) {
+	c.t.Helper()
+	at := func(name string) string { return filepath.Join(c.dir, "credentials", name) }
+	args := append([]string{
+		"-V", "5", "-h", "localhost", "-p", c.port, "-u", "watcher", "-P", "secret-of-the-watcher", "-q", "1",
+		"--cafile", at("ca.crt"), "--cert", at("gateway.crt"), "--key", at("gateway.key"), "-t", topic, "-m", payload,
+	}, more...)
+	if out, err := exec.Command("mosquitto_pub", args...).CombinedOutput(); err != nil {
+		c.t.Fatalf("mosquitto_pub: %v: %s", err, out)
+	}
 }
