@@ -106,7 +106,7 @@ const maxFile = 4 << 20
 func (l *loader) readAll(name string) *node {
 	info, err := os.Stat(name)
 	if err != nil {
-		l.add(Error, nil, span{}, "read configuration %s: %v; `gateway init` makes one", name, plain(err))
+		l.add(Error, nil, span{}, "read configuration %s: %v; --config names another place, and `gateway demo --keep DIR` makes one to start from", name, plain(err))
 		return nil
 	}
 	if !info.IsDir() {
@@ -162,7 +162,7 @@ func (l *loader) parseFS(fsys fs.FS, name, shown string) *node {
 	l.files++
 	data, err := fs.ReadFile(fsys, name)
 	if errors.Is(err, fs.ErrNotExist) {
-		l.add(Error, src, span{}, "there is no such file; `gateway init` writes one")
+		l.add(Error, src, span{}, "there is no such file; `gateway demo --keep DIR` makes a folder to start from")
 		return nil
 	}
 	if err == nil && len(data) > maxFile {
