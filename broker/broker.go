@@ -292,16 +292,16 @@ func (b *Broker) drop(why dropReason, n int) { b.counts.dropped[why].Add(uint64(
 
 // Stats are counts since the start, and what there is now.
 type Stats struct {
-	Clients        int
-	Connections    uint64 // accepted since the start
-	ProtocolErrors uint64 // connections that ended with one
-	MessagesIn     uint64
-	MessagesOut    uint64
-	BytesIn        uint64
-	BytesOut       uint64
-	Dropped        map[string]uint64 // by reason; all reasons are there
-	Retained       int
-	Subscriptions  int
+	Clients        int               `json:"clients"`
+	Connections    uint64            `json:"connections"`     // accepted since the start
+	ProtocolErrors uint64            `json:"protocol_errors"` // connections that ended with one
+	MessagesIn     uint64            `json:"messages_in"`
+	MessagesOut    uint64            `json:"messages_out"`
+	BytesIn        uint64            `json:"bytes_in"`
+	BytesOut       uint64            `json:"bytes_out"`
+	Dropped        map[string]uint64 `json:"dropped"` // by reason; all reasons are there
+	Retained       int               `json:"retained"`
+	Subscriptions  int               `json:"subscriptions"`
 }
 
 // Stats returns the present figures.

@@ -77,14 +77,14 @@ func tallyKey(topic string, payload []byte) string {
 
 // A Summary is what a demo proves.
 type Summary struct {
-	Readings      uint64  `json:"readings"`        // taken from the devices
-	Delivered     int     `json:"delivered"`       // messages that the cloud received, each counted once
-	Lost          int     `json:"lost"`            // seen at the site, never in the cloud
-	Duplicated    int     `json:"duplicated"`      // came twice, told apart by their id
-	OutOfOrder    int     `json:"out_of_order"`    // came after a later one of the same topic
-	Outages       int     `json:"outages"`         // times the uplink was cut
-	LongestOutage seconds `json:"longest_outage"`  // in seconds, from cut to the first message after it
-	MaxBacklog    uint64  `json:"longest_backlog"` // most messages waiting at once
+	Readings      uint64  `json:"readings"`       // taken from the devices
+	Delivered     int     `json:"delivered"`      // messages that the cloud received, each counted once
+	Lost          int     `json:"lost"`           // seen at the site, never in the cloud
+	Duplicated    int     `json:"duplicated"`     // came twice, told apart by their id
+	OutOfOrder    int     `json:"out_of_order"`   // came after a later one of the same topic
+	Outages       int     `json:"outages"`        // times the uplink was cut
+	LongestOutage seconds `json:"longest_outage"` // in seconds, from cut to the first message after it
+	MaxBacklog    uint64  `json:"max_backlog"`    // most messages waiting at once
 }
 
 type seconds float64
