@@ -124,6 +124,10 @@ func (l *Log) begin(b *batch, p place) error {
 	if err != nil {
 		return err
 	}
+	l.mu.Lock()
+	b.cursors = b.cursors[:0] // making room may have changed them
+	l.cursorsOf(b)
+	l.mu.Unlock()
 	k.close() // the segment before is complete
 	k.active = nil
 	gen := k.nextGen
@@ -339,30 +343,48 @@ func (l *Log) dropOldest() error {
 			c.dropLocked(s.last, loss)
 		}
 	}
-	l.segs = l.segs[1:]
-	s.gone = true
 	b := batch{after: l.covered, last: l.covered}
 	l.cursorsOf(&b)
 	l.mu.Unlock()
 	if err := l.saveCursors(&b); err != nil {
-		return err
+		return fmt.Errorf("store positions before the oldest records are dropped: %w", err)
 	}
+	l.mu.Lock()
+	l.segs = l.segs[1:]
+	s.gone = true
+	l.mu.Unlock()
 	return l.recycle(s)
 }
 
-// saveCursors writes the cursors of b into the room kept for them. Without an
-// active segment the next one begins with them.
+// saveCursors makes the cursors of b durable: in the room kept for them in the
+// active segment, else in the file kept for that.
 func (l *Log) saveCursors(b *batch) error {
 	k := &l.card
-	if k.active == nil {
-		return nil
+	if s := k.active; s != nil {
+		buf, no := appendBlocks(k.buf[:0], b, place{gen: s.gen, no: k.no, logID: l.id, time: l.timeRef(), targets: blockTarget})
+		k.buf = buf[:0]
+		if k.end+int64(len(buf)) <= l.cfg.Segment {
+			return l.append(b, buf, no)
+		}
 	}
-	buf, no := appendBlocks(k.buf[:0], b, place{gen: k.active.gen, no: k.no, logID: l.id, time: l.timeRef(), targets: blockTarget})
-	k.buf = buf[:0]
-	if k.end+int64(len(buf)) > l.cfg.Segment {
-		return nil
+	f, err := l.dir.Open(cursorFile)
+	if err != nil {
+		return err
 	}
-	return l.append(b, buf, no)
+	defer f.Close()
+	buf, _ := appendBlocks(nil, b, place{logID: l.id, time: l.timeRef(), table: true})
+	return l.put(f, buf[:min(len(buf), cursorRoom)], 0)
+}
+
+// makeCursorFile gives the file of saveCursors its blocks, so that it can be
+// written when the medium is full.
+func (l *Log) makeCursorFile() {
+	if p, err := readFile(l.dir, cursorFile); err == nil && len(p) >= cursorRoom {
+		return
+	}
+	if err := replace(l.dir, cursorFile, zeros[:cursorRoom]); err != nil {
+		l.log.Warn("spool cannot keep room for positions", "err", err)
+	}
 }
 
 // losses reads the segment that is to be dropped and returns what each

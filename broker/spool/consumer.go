@@ -12,7 +12,7 @@ type Consumer struct {
 	l    *Log
 	name string
 	id   uint16
-	born Seq // all up to here are no business of this consumer
+	born Seq // no record's number; all before are no business of this consumer
 
 	// Guarded by Log.mu.
 	acked    seqSet
@@ -72,6 +72,7 @@ func (l *Log) addConsumer(name string) (c *Consumer, isNew bool, err error) {
 	if free < 0 {
 		return nil, false, fmt.Errorf("spool consumer %q: there are %d already, remove one", name, maxConsumers)
 	}
+	l.last++
 	c = &Consumer{l: l, name: name, id: uint16(free), born: l.last, lastOwed: l.last}
 	c.acked.upto, c.savedTo = l.last, l.last
 	l.consumers[free] = c
@@ -141,7 +142,7 @@ func (c *Consumer) idleLocked() bool { return c.acked.upto >= c.lastOwed }
 // oweLocked puts a new record of the tail on the account.
 func (c *Consumer) oweLocked(n Seq, size int) {
 	if c.idleLocked() {
-		c.acked = seqSet{upto: n - 1}
+		c.acked.add(0, n-1)
 		c.records, c.bytes = 0, 0
 	}
 	c.lastOwed = n
@@ -224,7 +225,7 @@ func (c *Consumer) loseLocked(g Gap) {
 // cursorLocked returns the state to store, as of the number asOf: what is
 // behind it in the tail does not count.
 func (c *Consumer) cursorLocked(asOf Seq) cursor {
-	s := cursor{consumer: c.id, version: c.version, acked: c.acked.clone(), records: c.records, bytes: c.bytes}
+	s := cursor{consumer: c.id, born: c.born, version: c.version, acked: c.acked.clone(), records: c.records, bytes: c.bytes}
 	if c.idleLocked() {
 		s.acked = seqSet{upto: max(c.acked.upto, asOf)}
 	}
@@ -245,12 +246,7 @@ func (c *Consumer) restore(s *cursor) {
 	c.acked = s.acked.clone()
 	c.acked.add(0, c.born)
 	c.savedTo = c.acked.upto
-	c.gaps = nil
-	for _, g := range s.gaps {
-		if g.seq > c.born {
-			c.gaps = append(c.gaps, g)
-		}
-	}
+	c.gaps = s.gaps
 }
 
 // Backlog returns what is owed and not acknowledged. Bytes are an estimate.

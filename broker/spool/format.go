@@ -56,7 +56,8 @@ import (
 //	12  8  all up to here is acknowledged
 //	20  8  records, and
 //	28  8  bytes of the backlog
-//	36 16  each range acknowledged beyond: first, last
+//	36  8  number at which the consumer was made: ids are used again
+//	44 16  each range acknowledged beyond: first, last
 //	.. 33  each gap to report: its own number, first, last, count, reason (1 byte)
 //
 // A record:
@@ -75,7 +76,7 @@ const (
 	blockMagic     = "GWB1"
 	blockHeader    = 80
 	blockTarget    = 64 << 10 // a commit is cut into blocks of about this size
-	cursorHeader   = 36
+	cursorHeader   = 44
 	rangeSize      = 16
 	gapSize        = 33
 	maxConsumers   = 64
@@ -345,6 +346,7 @@ func owedMask(body []byte) (mask uint64) {
 // A cursor is the state of one consumer as it is stored.
 type cursor struct {
 	consumer uint16
+	born     Seq
 	version  uint64
 	acked    seqSet
 	records  uint64
@@ -379,6 +381,7 @@ func appendCursor(dst []byte, c *cursor) []byte {
 	dst = le.AppendUint64(dst, uint64(c.acked.upto))
 	dst = le.AppendUint64(dst, c.records)
 	dst = le.AppendUint64(dst, uint64(c.bytes))
+	dst = le.AppendUint64(dst, uint64(c.born))
 	for _, r := range ranges {
 		dst = le.AppendUint64(dst, uint64(r.lo))
 		dst = le.AppendUint64(dst, uint64(r.hi))
@@ -407,6 +410,7 @@ func parseCursor(p []byte) (c cursor, rest []byte, err error) {
 	c.acked.upto = Seq(le.Uint64(p[12:]))
 	c.records = le.Uint64(p[20:])
 	c.bytes = int64(le.Uint64(p[28:]))
+	c.born = Seq(le.Uint64(p[36:]))
 	p = p[cursorHeader:]
 	for range ranges {
 		c.acked.add(Seq(le.Uint64(p)), Seq(le.Uint64(p[8:])))

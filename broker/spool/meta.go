@@ -11,13 +11,15 @@ import (
 )
 
 const (
-	metaFile  = "META"
-	metaCopy  = "META.bak"
-	metaTemp  = "META.tmp"
-	lockFile  = "LOCK"
-	maxName   = 1024 // bytes of a consumer's name
-	maxMeta   = 1 << 20
-	epochBits = 24
+	metaFile = "META"
+	metaCopy = "META.bak"
+	metaTemp = "META.tmp"
+	lockFile = "LOCK"
+	// cursorFile has room for one block of cursors, for when no segment has.
+	cursorFile = "CURSORS"
+	maxName    = 1024 // bytes of a consumer's name
+	maxMeta    = 1 << 20
+	epochBits  = 24
 
 	counterBits = 40
 )
@@ -79,16 +81,20 @@ func readMeta(d Dir) (*meta, error) {
 }
 
 func readMetaFile(d Dir, name string) (*meta, error) {
+	p, err := readFile(d, name)
+	if err != nil {
+		return nil, err
+	}
+	return parseMeta(p)
+}
+
+func readFile(d Dir, name string) ([]byte, error) {
 	f, err := d.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	p, err := io.ReadAll(io.NewSectionReader(f, 0, maxMeta))
-	if err != nil {
-		return nil, err
-	}
-	return parseMeta(p)
+	return io.ReadAll(io.NewSectionReader(f, 0, maxMeta))
 }
 
 // writeMeta replaces META, then its copy. It returns nil when META is durable.

@@ -105,7 +105,12 @@ func (l *Log) open() (err error) {
 // recover rebuilds the state of the log from META, segments and ring.
 func (l *Log) recover(m *meta) error {
 	fresh := l.identify(m)
-	rec := recovery{l: l, cursors: make(map[uint16]*found)}
+	rec := recovery{l: l, cursors: make(map[uint16]*found), born: make(map[uint16]Seq)}
+	if m != nil {
+		for _, c := range m.Consumers {
+			rec.born[c.ID] = c.Born
+		}
+	}
 	if err := rec.segments(m); err != nil {
 		return err
 	}
@@ -132,6 +137,7 @@ func (l *Log) recover(m *meta) error {
 	if err != nil && !fresh { // numbers of this epoch may have been given already
 		l.id = newID()
 	}
+	l.makeCursorFile()
 	l.replay(&rec, &ring)
 	l.beginRing(&ring)
 	return nil
@@ -269,6 +275,7 @@ type recovery struct {
 	l       *Log
 	top     Seq // highest number seen
 	cursors map[uint16]*found
+	born    map[uint16]Seq // of the consumers
 }
 
 // A found is the newest stored state of a consumer.
@@ -278,9 +285,12 @@ type found struct {
 	onCard *cursor // newest in a segment; nil: only in the ring
 }
 
-// newer tells whether a state of version v as of n replaces f.
-func (f *found) older(v uint64, n Seq) bool {
-	return f == nil || v > f.version || v == f.version && n >= f.asOf
+// wants tells whether a stored state as of n replaces what is known of its
+// consumer. An earlier owner of the id was made at another number.
+func (r *recovery) wants(c *cursor, n Seq) bool {
+	born, ok := r.born[c.consumer]
+	f := r.cursors[c.consumer]
+	return ok && c.born == born && (f == nil || c.version > f.version || c.version == f.version && n >= f.asOf)
 }
 
 func (f *found) apply(c *Consumer) {
@@ -302,12 +312,11 @@ func (r *recovery) asOf(id uint16) Seq {
 // table takes the cursors of the ring.
 func (r *recovery) table(s *ringState) {
 	for _, c := range s.cursors {
-		f := r.cursors[c.consumer]
-		if !f.older(c.version, s.asOf) {
+		if !r.wants(&c, s.asOf) {
 			continue
 		}
 		n := &found{cursor: c, asOf: s.asOf}
-		if f != nil {
+		if f := r.cursors[c.consumer]; f != nil {
 			n.onCard = f.onCard
 		}
 		r.cursors[c.consumer] = n
@@ -321,7 +330,7 @@ func (r *recovery) table(s *ringState) {
 func (r *recovery) block(b *block) {
 	r.top = max(r.top, b.last)
 	for _, c := range b.cursors {
-		if r.cursors[c.consumer].older(c.version, b.last) {
+		if r.wants(&c, b.last) {
 			r.cursors[c.consumer] = &found{cursor: c, asOf: b.last, onCard: &c}
 		}
 	}

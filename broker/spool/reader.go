@@ -2,8 +2,11 @@ package spool
 
 import (
 	"context"
+	"errors"
 	"io"
+	"io/fs"
 	"sync"
+	"time"
 )
 
 // A Reader hands out, in order, the records that its consumer is owed and has
@@ -21,6 +24,7 @@ type Reader struct {
 	file   File
 	scan   scanner
 	in     bool // scan.block holds records to look at
+	fails  int  // reads in a row
 	sub    []uint32
 	target [1]Target
 }
@@ -52,8 +56,9 @@ func (r *Reader) Next(ctx context.Context, dst []byte) (Record, error) {
 			continue
 		}
 		if wait == nil {
-			r.nextBlock()
-			continue
+			if wait = r.nextBlock(); wait == nil {
+				continue
+			}
 		}
 		select {
 		case <-wait:
@@ -192,7 +197,7 @@ func (r *Reader) enterLocked() bool {
 		}
 		if s.after > r.pos {
 			if s.hole {
-				r.damagedLocked(r.pos+1, s.after)
+				r.lostLocked(s.after)
 			}
 			r.pos = s.after
 		}
@@ -203,64 +208,89 @@ func (r *Reader) enterLocked() bool {
 	return false
 }
 
-// nextBlock reads on in r.seg.
-func (r *Reader) nextBlock() {
-	if !r.open() {
-		r.damaged(r.seg.last)
-		return
+const (
+	readTries = 3           // before a page that cannot be read counts as damage
+	readPause = time.Second // between them
+)
+
+// nextBlock reads on in r.seg. It returns what to wait for when reading fails.
+func (r *Reader) nextBlock() <-chan struct{} {
+	err := r.open()
+	found := err == nil && r.scan.next()
+	if err == nil {
+		err = r.scan.err
 	}
-	found := r.scan.next()
 	l := r.l
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.stats.DamagedBytes += uint64(r.scan.skipped)
-	if r.scan.err != nil {
-		l.stats.IOErrors++
-		r.scan.err = nil
+	if r.seg.gone {
+		r.pos = max(r.pos, r.seg.last)
+		return nil
 	}
+	if err != nil {
+		return r.failLocked(err)
+	}
+	r.fails = 0
+	l.stats.DamagedBytes += uint64(r.scan.skipped)
+	b := &r.scan.block
 	switch {
-	case r.seg.gone:
-		r.pos = max(r.pos, min(r.seg.last, l.settledLocked()))
 	case !found:
-		if r.scan.end == r.seg.end {
-			r.damagedLocked(r.pos+1, r.seg.last)
-			r.pos = max(r.pos, r.seg.last)
+		if r.scan.end == r.seg.end { // else there is more by now
+			r.lostLocked(r.seg.last)
 		}
-	case r.scan.block.last > r.seg.last: // of a commit that failed and was written again elsewhere
+	case b.last > r.seg.last: // of a commit that failed and was written again elsewhere
 	default:
-		if r.scan.block.first > r.pos+1 {
-			r.damagedLocked(r.pos+1, r.scan.block.first-1)
-			r.pos = max(r.pos, r.scan.block.first-1)
-		}
+		r.lostLocked(b.first - 1)
 		r.in = true
 	}
+	return nil
+}
+
+// failLocked deals with a segment that cannot be opened or read: it may be for
+// a moment only, so what is unreadable is damage after some tries, and a
+// segment that is there is never given up.
+func (r *Reader) failLocked(err error) <-chan struct{} {
+	r.l.stats.IOErrors++
+	r.fails++
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		r.lostLocked(r.seg.last)
+		return nil
+	case r.file != nil && r.fails >= readTries:
+		r.fails = 0
+		r.scan.skip()
+		r.l.stats.DamagedBytes += pageSize
+		return nil
+	case r.fails == 1:
+		r.l.log.Warn("spool segment cannot be read, trying again", "file", r.seg.name, "err", err)
+	}
+	c := make(chan struct{})
+	time.AfterFunc(readPause, func() { close(c) })
+	return c
 }
 
 // open opens the file of r.seg unless it is.
-func (r *Reader) open() bool {
+func (r *Reader) open() error {
 	if r.file != nil {
-		return true
+		return nil
 	}
 	if r.scan.buf == nil {
 		r.scan.buf = *buffers.Get().(*[]byte)
 	}
 	f, err := r.l.dir.Open(r.seg.name)
 	if err != nil {
-		return false
+		return err
 	}
-	r.file, r.scan.f = f, f
-	return true
+	r.file, r.scan.f, r.scan.patient = f, f, true
+	return nil
 }
 
-// damaged passes over a segment that cannot be opened.
-func (r *Reader) damaged(last Seq) {
-	r.l.mu.Lock()
-	defer r.l.mu.Unlock()
-	if !r.seg.gone {
-		r.l.stats.IOErrors++
-		r.damagedLocked(r.pos+1, last)
+// lostLocked moves on to n, over damage if that is beyond the next number.
+func (r *Reader) lostLocked(n Seq) {
+	if n > r.pos {
+		r.damagedLocked(r.pos+1, n)
+		r.pos = n
 	}
-	r.pos = max(r.pos, last)
 }
 
 // damagedLocked makes lo to hi a gap unless the consumer has them all.

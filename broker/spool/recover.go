@@ -33,11 +33,21 @@ func (r *recovery) segments(m *meta) error {
 	slices.SortFunc(found, func(a, b *candidate) int { return cmp.Compare(a.gen, b.gen) })
 	found = r.chain(found)
 	r.positions(found)
+	r.cursorFile(m)
 	for _, c := range found {
 		r.top = max(r.top, c.last)
 		r.l.segs = append(r.l.segs, &c.segment)
 	}
 	return nil
+}
+
+// cursorFile takes the cursors that no segment had room for.
+func (r *recovery) cursorFile(m *meta) {
+	p, err := readFile(r.l.dir, cursorFile)
+	var b block
+	if m != nil && err == nil && b.parse(p, m.Log, 0) == nil {
+		r.block(&b)
+	}
 }
 
 // candidate looks at one file. nil: it is no segment with contents.
@@ -61,16 +71,17 @@ func (r *recovery) candidate(name string, m *meta) (*candidate, error) {
 	if err == nil && h.version > formatVersion {
 		return nil, ErrNewer
 	}
-	if spare || err == nil && h.gen != gen { // or the rename of a spare was lost
+	if spare {
 		r.spare(name, size)
 		return nil, nil
 	}
-	c := &candidate{h: h, valid: err == nil, size: size}
+	// The header of another generation is one that was not written over yet,
+	// or not for good; what counts is the blocks.
+	c := &candidate{h: h, valid: err == nil && h.gen == gen, size: size}
 	c.segment = segment{name: name, gen: gen, after: after, logID: h.logID, size: size}
 	if c.valid {
 		c.after = h.after
 	} else {
-		r.l.stats.DamagedBytes += pageSize
 		c.logID = r.l.id
 		if m != nil {
 			c.logID = m.Log
@@ -161,11 +172,17 @@ func (r *recovery) tail(c *candidate) bool {
 		c.mask |= b.mask
 	}
 	r.l.stats.DamagedBytes += uint64(damaged)
+	// A process that was killed between write and sync leaves blocks that are
+	// there to read and gone after a power cut.
+	if err := f.Sync(); err != nil {
+		r.l.log.Error("newest spool segment cannot be synced", "file", c.name, "err", err)
+		n = 0
+	}
 	k := &r.l.card
 	if n == 0 || n < len(blocks) || !c.valid || c.logID != r.l.id ||
-		c.size != r.l.cfg.Segment || c.end > c.size/4*3 {
+		c.size != r.l.cfg.Segment {
 		f.Close()
-		return n > 0
+		return len(blocks) > 0
 	}
 	k.active, k.f, k.end, k.no = &c.segment, f, c.end, blocks[n-1].no+1
 	return true

@@ -74,21 +74,30 @@ type scanner struct {
 	buf   []byte
 	block block
 
-	skipped int64 // bytes skipped before block
-	err     error // last read error; for the record only
+	skipped int64 // bytes skipped since the last block
+	patient bool  // stop where reading fails, so that the caller can try again
+	err     error // of the last read
 }
 
-// next finds the next valid block, at s.off - its padded length then. Its
-// contents are valid until the following call. false means the end.
+// next finds the next valid block; its contents are valid until the following
+// call. false means the end, or s.err when patient.
 func (s *scanner) next() bool {
-	for s.skipped = 0; s.off+pageSize <= s.end; s.skipped += pageSize {
+	for s.skipped = 0; s.off+pageSize <= s.end; s.skip() {
+		s.err = nil
 		if s.read() {
 			s.off += int64(padded(s.block.length))
 			return true
 		}
-		s.off += pageSize
+		if s.err != nil && s.patient {
+			return false
+		}
 	}
 	return false
+}
+
+func (s *scanner) skip() {
+	s.off += pageSize
+	s.skipped += pageSize
 }
 
 // read takes the block at s.off.

@@ -18,7 +18,7 @@ func (s *seqSet) contains(n Seq) bool {
 	if n <= s.upto {
 		return true
 	}
-	i, found := slices.BinarySearchFunc(s.ranges, n, func(r span, n Seq) int {
+	_, found := slices.BinarySearchFunc(s.ranges, n, func(r span, n Seq) int {
 		switch {
 		case r.hi < n:
 			return -1
@@ -27,7 +27,6 @@ func (s *seqSet) contains(n Seq) bool {
 		}
 		return 0
 	})
-	_ = i
 	return found
 }
 
@@ -76,14 +75,6 @@ func (s *seqSet) absorb() {
 		n++
 	}
 	s.ranges = slices.Delete(s.ranges, 0, n)
-}
-
-// union adds all of t.
-func (s *seqSet) union(t *seqSet) {
-	s.add(0, t.upto)
-	for _, r := range t.ranges {
-		s.add(r.lo, r.hi)
-	}
 }
 
 func (s *seqSet) clone() seqSet { return seqSet{s.upto, slices.Clone(s.ranges)} }

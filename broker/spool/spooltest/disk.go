@@ -40,6 +40,7 @@ type Disk struct {
 	proc   int            // the present process: handles of earlier ones are dead
 	ops    int
 	killAt int // operation at which the process dies; 0: none
+	killed bool
 
 	// Fault, when set, is asked before each operation; its error is what the
 	// operation returns. A sync that fails so forgets what it should have
@@ -106,6 +107,20 @@ func (d *Disk) KillAt(n int) {
 	d.killAt = d.ops + n
 }
 
+// Killed tells whether the present process died already, as KillAt said.
+func (d *Disk) Killed() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.killed
+}
+
+// Start begins the next process, which no KillAt concerns yet.
+func (d *Disk) Start() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.killAt, d.killed = 0, false
+}
+
 // Kill ends the process: its handles are dead, its writes stay.
 func (d *Disk) Kill() {
 	d.mu.Lock()
@@ -115,7 +130,7 @@ func (d *Disk) Kill() {
 
 func (d *Disk) killLocked() {
 	d.proc++
-	d.killAt = 0
+	d.killAt, d.killed = 0, true
 }
 
 // PowerCut ends the process and takes of what was not synced a random part.
@@ -413,7 +428,7 @@ func (f *file) WriteAt(p []byte, off int64) (int, error) {
 	n := len(p)
 	switch {
 	case dying:
-		n = rand.IntN(n + 1)
+		n = f.h.d.ops * 7919 % (n + 1) // anywhere
 	case err != nil && f.h.d.Fault != nil && errors.Is(err, syscall.EIO):
 		n /= 2 // short write
 	case err != nil:
