@@ -518,11 +518,14 @@ timeout = "2s"
 
 // kills is how often the gateway is killed in the middle of an outage.
 func kills() int {
-	if os.Getenv("GATEWAY_LONG") != "" {
+	if long() {
 		return 50
 	}
 	return 2
 }
+
+// long tells whether the long forms of the tests are wanted: test.sh --long.
+func long() bool { return os.Getenv("GATEWAY_LONG") != "" }
 
 // checkPublished proves that what was acknowledged arrived, in its order. A
 // message that was sent again for want of an acknowledgement may come twice.
@@ -769,7 +772,7 @@ func TestCheckNamesEveryMistake(t *testing.T) {
 
 func TestDemoLosesNothing(t *testing.T) {
 	length := "12s"
-	if os.Getenv("GATEWAY_LONG") != "" {
+	if long() {
 		length = "3m"
 	}
 	cmd := exec.Command(binary, "demo", "--for", length, "--json")
