@@ -49,6 +49,7 @@ func (l *Log) commitLoop() {
 func (l *Log) plan() (step, time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.syncedLocked()
 	now := l.now()
 	finishing := l.closing && l.frontDone
 	if l.degraded {
@@ -209,7 +210,6 @@ func (l *Log) commit() {
 	l.mu.Lock()
 	l.untold -= len(told)
 	l.ringFull = false
-	l.syncedLocked()
 	l.mu.Unlock()
 	wake(l.frontKick)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/bits"
+	"time"
 )
 
 // A Consumer is one who is owed records: its name, what it has acknowledged
@@ -177,9 +178,14 @@ func (c *Consumer) changedLocked(n Seq) {
 	wake(c.l.frontKick)
 }
 
+// ackGapLocked tells whether n is a gap's number. One that its reader gave back
+// may have grown since, so it is reported again.
 func (c *Consumer) ackGapLocked(n Seq) bool {
 	for i := range c.gaps {
-		if c.gaps[i].seq == n && c.gaps[i].by != nil {
+		if c.gaps[i].seq == n && c.gaps[i].by == nil {
+			return true
+		}
+		if c.gaps[i].seq == n {
 			c.gaps = append(c.gaps[:i:i], c.gaps[i+1:]...)
 			c.version++
 			c.gapsNew = true
@@ -273,7 +279,9 @@ func (c *Consumer) findOldest() Record {
 	r := c.Reader(c.Acked(), c.l.Last())
 	r.peek = true
 	defer r.Close()
-	rec, err := r.Next(context.Background(), nil)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second) // of a medium that cannot be read
+	defer cancel()
+	rec, err := r.Next(ctx, nil)
 	if err != nil {
 		return Record{}
 	}

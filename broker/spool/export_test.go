@@ -14,3 +14,13 @@ func (c *Consumer) State() string {
 	defer c.l.mu.Unlock()
 	return fmt.Sprintf("version %d saved %d tabled %d upto %x ranges %x broken=%t", c.version, c.saved, c.tabled, c.acked.upto, c.acked.ranges, c.l.stats.RingFailed)
 }
+
+// NewerMeta returns META as the next version of the format would write it.
+func NewerMeta(p []byte) []byte {
+	m, err := parseMeta(p)
+	if err != nil {
+		panic(err)
+	}
+	m.Format++
+	return m.marshal()
+}

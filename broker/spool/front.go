@@ -25,6 +25,7 @@ func (l *Log) frontLoop() {
 			return
 		}
 		<-l.frontKick
+		wake(l.kick) // acknowledgements concern both
 	}
 }
 

@@ -22,7 +22,7 @@ import (
 )
 
 var (
-	histories = flag.Int("spool.histories", 120, "random histories to run in each mode")
+	histories = flag.Int("spool.histories", 20, "random histories to run in each mode")
 	firstSeed = flag.Uint64("spool.seed", 1, "seed of the first random history")
 )
 
@@ -119,7 +119,7 @@ type history struct {
 	log    *Log
 	op     int
 	hurt   bool // a fault came in this life: intervals do not hold
-	lost   uint64
+	full   bool // the disk is bounded
 
 	mu        sync.Mutex // done is called by others
 	records   map[string]*modelRecord
@@ -140,8 +140,8 @@ func newHistory(t *testing.T, seed uint64, mode SyncMode, faults bool) *history 
 	h.cfg = WithRingArea(h.cfg, 16<<10)
 	h.cfg.Size = int64(2+h.rng.IntN(8)) * h.cfg.Segment
 	if faults && h.rng.IntN(2) == 0 {
-		h.disk.Capacity = 100<<10 + h.rng.Int64N(400<<10)
-		h.hurt = true
+		h.disk.Limit(100<<10 + h.rng.Int64N(400<<10))
+		h.hurt, h.full = true, true
 	}
 	t.Cleanup(func() {
 		h.disk.Kill()
@@ -222,8 +222,8 @@ func (h *history) run(ops int) {
 			h.fault()
 		}
 	}
-	h.disk.Fault = nil
-	h.disk.Capacity = 0
+	h.disk.Fail(nil)
+	h.disk.Limit(0)
 	time.Sleep(3 * time.Minute)
 	if h.disk.Killed() {
 		h.crash(false)
@@ -352,9 +352,6 @@ func (h *history) delivered(c *modelConsumer, r *modelReader, rec Record) {
 	h.trace("%s reader %d-> %x %+v", c.name, slices.Index(c.readers, r), rec.Seq, rec.Gap)
 	if rec.Gap != nil {
 		h.Gaps++
-		if _, ok := c.gaps[rec.Seq]; !ok && rec.Gap.Count == 0 {
-			h.lost++
-		}
 		c.gaps[rec.Seq] = *rec.Gap
 		if h.bySeq[h.id(rec.Seq)] != nil {
 			h.fatalf("gap %x has the number of a record", rec.Seq)
@@ -433,8 +430,8 @@ func (h *history) crashed(m *modelRecord, power, killed bool) {
 }
 
 func (h *history) reopen() {
-	h.hurt = h.disk.Fault != nil || h.disk.Capacity != 0
-	h.disk.Fault = nil
+	h.hurt = h.disk.Failing() || h.full
+	h.disk.Fail(nil)
 	h.disk.Start()
 	h.open()
 }
@@ -483,8 +480,8 @@ func (h *history) remove(c *modelConsumer) {
 
 // fault makes some operations fail from now on, or none.
 func (h *history) fault() {
-	if h.disk.Fault != nil && h.rng.IntN(2) == 0 {
-		h.disk.Fault = nil
+	if h.disk.Failing() && h.rng.IntN(2) == 0 {
+		h.disk.Fail(nil)
 		return
 	}
 	h.hurt = true
@@ -494,12 +491,12 @@ func (h *history) fault() {
 	err := []error{syscall.EIO, syscall.EROFS, syscall.ENOSPC}[h.rng.IntN(3)]
 	card := h.rng.IntN(4) > 0
 	h.trace("fault %s every %d %v card=%t", kind, every, err, card)
-	h.disk.Fault = func(op spooltest.Op) error {
+	h.disk.Fail(func(op spooltest.Op) error {
 		if op.Kind == kind && op.N%every == 0 && (op.Dir == "card") == card {
 			return err
 		}
 		return nil
-	}
+	})
 }
 
 // check reads all that is left and looks for what is missing.

@@ -1,6 +1,55 @@
 // Package spool is the durable log of one class of messages: what someone must
 // get later is stored here once, and each consumer (a bridge, a persistent
 // session) reads and acknowledges it at its own pace.
+//
+// # Promises
+//
+// A record whose done was called with nil survives kill -9, unless the policy
+// is Off. A power cut costs nothing under Always; under Interval at most what
+// was appended during the last interval and one commit. A record leaves when
+// all its consumers have acknowledged it. What the quota, damage or a full
+// queue costs a consumer comes to it as a Gap, and survives restarts until it
+// is acknowledged. A consumer gets its records in the order of their numbers;
+// after a crash some that it acknowledged last may come again, under the same
+// numbers. No number is given twice under one log id.
+//
+// # Decisions
+//
+// The log is written here because no library offers checksums, a torn tail
+// that is simply the end, skipping of damage in the middle, many cursors,
+// dropping the oldest without rewriting, and writes that a memory card bears.
+//
+// A commit is a block, or some, at a multiple of 4 KiB in a segment file that
+// was written with zeros before: such a write needs one flush and no journal.
+// Segments that nobody needs are used again. The bytes are drawn in format.go.
+//
+// Cursors travel in the blocks, so no second file has to be synced, and a
+// cursor is never ahead of the log that it belongs to.
+//
+// Under Interval a record is first written, not synced, to the tail ring, a
+// file on a tmpfs that outlives the process; see ring.go. A commit is due when
+// the oldest record that someone still waits for is an interval old. While the
+// far side acknowledges sooner nothing is ever written to the card.
+//
+// After a failed sync the kernel may show data that the medium never got. So
+// what failed is written again from memory to another file, and a process that
+// finds blocks at Open syncs them before it counts on them.
+//
+// A Seq begins with an epoch that rises at each Open and is durable in META
+// before the first record can be read. When META cannot be written or was
+// lost, or says that another machine wrote it, the log gets a new id.
+//
+// # Goroutines
+//
+// Two per log: the front (front.go) owns the ring and tells publishers under
+// Interval and Off, the committer (commit.go) owns the segments and tells the
+// rest. All else is guarded by Log.mu, which is never held during I/O.
+//
+// # Limits
+//
+// A record has at most 1 MiB, the queue in memory 8 MiB or 20,000 records, a
+// log 64 consumers. With the medium failing only volatile records are taken,
+// into that queue.
 package spool
 
 import (
@@ -30,8 +79,9 @@ type BootRef struct {
 }
 
 // A Gap stands for records that are lost. Count of the sequence numbers First
-// to Last were owed to this consumer and are lost; 0 means that the number is
-// not known. Others in the range may have been delivered.
+// to Last were owed to this consumer and are lost; others in the range may have
+// been delivered. After damage Count is the most that it can be, and 0 when
+// even that is not known.
 type Gap struct {
 	First, Last Seq
 	Count       uint64

@@ -42,12 +42,8 @@ type Disk struct {
 	killAt int // operation at which the process dies; 0: none
 	killed bool
 
-	// Fault, when set, is asked before each operation; its error is what the
-	// operation returns. A sync that fails so forgets what it should have
-	// synced, and later ones succeed.
-	Fault func(Op) error
-	// Capacity bounds the bytes of all files that are not volatile; 0: none.
-	Capacity int64
+	fault    func(Op) error
+	capacity int64 // of all files that are not volatile, bytes; 0: no bound
 	used     int64
 }
 
@@ -59,6 +55,29 @@ func NewDisk(volatile ...string) *Disk {
 		d.dirs[path] = &dir{d: d, path: path, volatile: true, now: make(map[string]*inode)}
 	}
 	return d
+}
+
+// Fail makes each operation for which fault returns an error return it; nil
+// ends that. A sync that fails so forgets what it should have synced, and
+// later ones succeed.
+func (d *Disk) Fail(fault func(Op) error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.fault = fault
+}
+
+// Failing tells whether Fail is in force.
+func (d *Disk) Failing() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.fault != nil
+}
+
+// Limit bounds the bytes of all files that are not volatile; 0 ends that.
+func (d *Disk) Limit(bytes int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.capacity = bytes
 }
 
 type dir struct {
@@ -253,8 +272,8 @@ func (h *handle) begin(kind, file string) (dying bool, err error) {
 		d.killLocked()
 		return true, ErrDead
 	}
-	if d.Fault != nil {
-		return false, d.Fault(Op{kind, h.path, file, d.ops})
+	if d.fault != nil {
+		return false, d.fault(Op{kind, h.path, file, d.ops})
 	}
 	return false, nil
 }
@@ -356,10 +375,10 @@ func (h *handle) Sync() error {
 func (h *handle) Free() (free, total int64, err error) {
 	h.d.mu.Lock()
 	defer h.d.mu.Unlock()
-	if h.d.Capacity == 0 {
+	if h.d.capacity == 0 {
 		return 1 << 40, 1 << 40, nil
 	}
-	return h.d.Capacity - h.d.used, h.d.Capacity, nil
+	return h.d.capacity - h.d.used, h.d.capacity, nil
 }
 
 type lock struct {
@@ -429,13 +448,13 @@ func (f *file) WriteAt(p []byte, off int64) (int, error) {
 	switch {
 	case dying:
 		n = f.h.d.ops * 7919 % (n + 1) // anywhere
-	case err != nil && f.h.d.Fault != nil && errors.Is(err, syscall.EIO):
+	case err != nil && f.h.d.fault != nil && errors.Is(err, syscall.EIO):
 		n /= 2 // short write
 	case err != nil:
 		return 0, err
 	default:
-		if grow := max(0, off+int64(n)-int64(len(f.i.now))); !f.h.volatile && f.h.d.Capacity > 0 && f.h.d.used+grow > f.h.d.Capacity {
-			n = int(max(0, int64(n)-(f.h.d.used+grow-f.h.d.Capacity)))
+		if grow := max(0, off+int64(n)-int64(len(f.i.now))); !f.h.volatile && f.h.d.capacity > 0 && f.h.d.used+grow > f.h.d.capacity {
+			n = int(max(0, int64(n)-(f.h.d.used+grow-f.h.d.capacity)))
 			err = syscall.ENOSPC
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	. "edgegateway/broker/spool"
 	"edgegateway/broker/spool/spooltest"
@@ -237,6 +238,67 @@ func TestQuotaDropsOldest(t *testing.T) {
 			l.Close()
 			l = mustOpen(t, cfg)
 			c = mustConsumer(t, l, "aws")
+		}
+		l.Close()
+	})
+}
+
+func TestPositionsAreSavedWhileDraining(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := spooltest.NewDisk("run")
+		l := mustOpen(t, config(t, d, Always))
+		c := mustConsumer(t, l, "aws")
+		put(t, l, c, 0, 100)
+		time.Sleep(time.Minute)
+		commits := l.Stats().Commits
+		equal(t, take(t, l, c, true), numbers(0, 100))
+		time.Sleep(6 * time.Second)
+		if n := l.Stats().Commits - commits; n < 1 || n > 2 { // one may come in the middle
+			t.Errorf("%d commits for the position", n)
+		}
+		d.PowerCut(rand.New(rand.NewPCG(1, 1)))
+		l.Close()
+		l = mustOpen(t, config(t, d, Always))
+		equal(t, take(t, l, mustConsumer(t, l, "aws"), true), nil)
+		time.Sleep(time.Hour)
+		if s := l.Stats(); s.Commits != 0 {
+			t.Errorf("%d commits while nothing happens", s.Commits)
+		}
+		l.Close()
+	})
+}
+
+func TestSyncEndsWhenAllIsAcknowledged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := spooltest.NewDisk("run")
+		l := mustOpen(t, config(t, d, Interval))
+		c := mustConsumer(t, l, "aws")
+		for i := range 50 {
+			put(t, l, c, i, 1)
+			done := make(chan error)
+			go func() { done <- l.Sync(t.Context()) }()
+			c.Ack(l.Last())
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+		}
+		l.Close()
+	})
+}
+
+func TestReserveIsLeftFree(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := spooltest.NewDisk("run")
+		d.Limit(1 << 20)
+		cfg := config(t, d, Always)
+		cfg.Size, cfg.Reserve = 8<<20, 512<<10
+		l := mustOpen(t, cfg)
+		c := mustConsumer(t, l, "aws")
+		for range 300 {
+			put(t, l, c, 0, 3)
+		}
+		if d.Used() > 512<<10 || l.Stats().Dropped[ReasonQuota] == 0 {
+			t.Errorf("%d bytes used, %+v", d.Used(), l.Stats())
 		}
 		l.Close()
 	})
