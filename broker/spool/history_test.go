@@ -411,13 +411,13 @@ func (h *history) crash(power bool) {
 
 // crashed says what a crash may do to a record.
 func (h *history) crashed(m *modelRecord, power, killed bool) {
-	young := time.Since(m.at) > h.cfg.Sync.Every+5100*time.Millisecond
+	old := time.Since(m.at) > h.cfg.Sync.Every+5100*time.Millisecond
 	switch {
 	case m.told == pending:
 		m.told = gone
 	case h.mode == Off:
 		m.told = gone
-	case power && h.mode == Interval && (!young || h.hurt):
+	case power && h.mode == Interval && (!old || h.hurt):
 		m.told = gone
 	}
 	for name, op := range m.acked {

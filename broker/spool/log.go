@@ -340,7 +340,7 @@ func (l *Log) trimLocked() {
 	}
 }
 
-// bootLocked returns how the present boot relates to wall time.
+// timeRef returns the present time and how this boot relates to wall time.
 func (l *Log) timeRef() timeRef {
 	boot, wall, synced := l.cfg.Time()
 	return timeRef{BootRef{l.cfg.BootID, wall - boot, synced}, boot}
@@ -356,7 +356,7 @@ type Stats struct {
 	QueuedBytes int           // bytes they cost
 	Unsynced    time.Duration // age of the oldest record that a power cut would lose
 
-	Commits      uint64 // blocks groups written
+	Commits      uint64 // groups of blocks written
 	Syncs        uint64 // of files of the log; not of the ring
 	BytesWritten uint64 // to the medium, with padding and pre-writing
 	Elided       uint64 // records acknowledged before they had to be written
