@@ -117,15 +117,17 @@ type Broker struct {
 	limits Limits
 	log    *slog.Logger
 	now    func() int64
-	ready  chan struct{} // closed when all listeners listen
-	addrs  []net.Addr    // set before ready is closed
+	ready  chan struct{} // closed when all addresses were tried
 	auth   chan struct{} // one token for each Authenticate under way
 	run    sync.WaitGroup
-	counts counters
+	// relisten is how often an address that cannot be had is tried again.
+	relisten time.Duration
+	counts   counters
 
 	stopping context.Context // done when a stopping broker waits no longer
 	stopNow  context.CancelFunc
-	conns    sync.Mutex        // guards open and full
+	conns    sync.Mutex        // guards the next three
+	addrs    []net.Addr        // by the place in cfg.Listen; nil: does not listen
 	open     map[net.Conn]bool // all connections: whether its CONNECT was accepted
 	full     bool              // the last one was refused, for there were too many
 
@@ -154,8 +156,9 @@ type journal interface {
 func New(cfg Config) (*Broker, error) {
 	b := &Broker{
 		cfg: cfg, limits: cfg.Limits.withDefaults(), log: cfg.Log, now: cfg.Now,
-		ready: make(chan struct{}), auth: make(chan struct{}, 2), open: make(map[net.Conn]bool),
+		ready: make(chan struct{}), auth: make(chan struct{}, 2), open: make(map[net.Conn]bool), addrs: make([]net.Addr, len(cfg.Listen)),
 		clients: make(map[string]*client), durables: make(map[string]*Durable),
+		relisten: 5 * time.Second,
 	}
 	b.stopping, b.stopNow = context.WithCancel(context.Background())
 	if b.log == nil {
@@ -215,26 +218,22 @@ func bootTime() int64 {
 const grace = 2 * time.Second
 
 // Run listens and serves until ctx is done. Then it takes no more, gives what
-// is queued a moment to leave, tells the clients, and returns nil. It fails
-// only if it cannot listen.
+// is queued a moment to leave, tells the clients, and returns nil. It does not
+// fail: an address that cannot be had is tried again and again.
 func (b *Broker) Run(ctx context.Context) error {
-	listeners, err := b.listen(ctx)
-	if err != nil {
-		return err
-	}
 	var saving sync.WaitGroup
 	if l := b.retained.log; l != nil {
 		saving.Go(l.run)
 		defer func() { l.close(); saving.Wait() }()
 	}
-	for _, l := range listeners {
-		b.run.Go(func() { b.acceptLoop(ctx, l) })
+	var tried sync.WaitGroup
+	for i := range b.cfg.Listen {
+		tried.Add(1)
+		b.run.Go(func() { b.listenLoop(ctx, i, tried.Done) })
 	}
+	tried.Wait()
 	close(b.ready)
 	<-ctx.Done()
-	for _, l := range listeners {
-		l.Close()
-	}
 	b.shutClients()
 	defer b.stopNow()
 	timer := time.AfterFunc(grace, b.stopNow)
@@ -243,12 +242,16 @@ func (b *Broker) Run(ctx context.Context) error {
 	return nil
 }
 
-// Ready is closed when the broker listens at all its addresses.
+// Ready is closed when the broker listens at all its addresses, or has found
+// that it cannot yet.
 func (b *Broker) Ready() <-chan struct{} { return b.ready }
 
-// Addr returns where the i-th listener listens; it waits until it does.
+// Addr returns where the broker listens for the i-th address, nil while it
+// cannot. It waits until Ready.
 func (b *Broker) Addr(i int) net.Addr {
 	<-b.ready
+	b.conns.Lock()
+	defer b.conns.Unlock()
 	return b.addrs[i]
 }
 

@@ -19,25 +19,49 @@ const (
 	connectMax  = 16 << 10         // bytes of a CONNECT
 )
 
-// listen opens all listeners, or none.
-func (b *Broker) listen(ctx context.Context) ([]net.Listener, error) {
-	var listeners []net.Listener
-	for _, l := range b.cfg.Listen {
-		var lc net.ListenConfig
-		ln, err := lc.Listen(ctx, l.Network, l.Address)
-		if err != nil {
-			for _, open := range listeners {
-				open.Close()
-			}
-			return nil, fmt.Errorf("broker: listen at %s: %w", l.Address, err)
+// listenLoop serves the i-th address until ctx is done, trying again while it
+// cannot be had: a port that somebody else holds costs the site its broker,
+// not its polling and bridges. tried is called after the first attempt.
+func (b *Broker) listenLoop(ctx context.Context, i int, tried func()) {
+	for first := true; ctx.Err() == nil; first = false {
+		ln, err := b.listen(ctx, i)
+		if err == nil && !first {
+			b.log.Info("broker listens after all", "addr", b.cfg.Listen[i].Address)
 		}
-		b.addrs = append(b.addrs, ln.Addr())
-		if l.TLS != nil {
-			ln = tls.NewListener(ln, l.TLS)
+		if first && err != nil {
+			b.log.Error("broker cannot listen, trying again; if another broker has the port, stop it or choose another in [broker] listen",
+				"addr", b.cfg.Listen[i].Address, "err", err)
 		}
-		listeners = append(listeners, ln)
+		if first {
+			tried()
+		}
+		if err == nil {
+			stop := context.AfterFunc(ctx, func() { ln.Close() })
+			b.acceptLoop(ctx, ln)
+			stop()
+			return
+		}
+		select {
+		case <-time.After(b.relisten):
+		case <-ctx.Done():
+		}
 	}
-	return listeners, nil
+}
+
+func (b *Broker) listen(ctx context.Context, i int) (net.Listener, error) {
+	l := b.cfg.Listen[i]
+	var lc net.ListenConfig
+	ln, err := lc.Listen(ctx, l.Network, l.Address)
+	if err != nil {
+		return nil, err
+	}
+	b.conns.Lock()
+	b.addrs[i] = ln.Addr()
+	b.conns.Unlock()
+	if l.TLS != nil {
+		ln = tls.NewListener(ln, l.TLS)
+	}
+	return ln, nil
 }
 
 // acceptLoop accepts until the listener is closed. Without descriptors or

@@ -86,12 +86,12 @@ func TestFailingDiskRefusesClientsAndKeepsTheGatewayGoing(t *testing.T) {
 			t.Fatal(err)
 		}
 		synctest.Wait()
-		disk.Fault = func(op spooltest.Op) error {
+		disk.Fail(func(op spooltest.Op) error {
 			if op.Kind == "write" || op.Kind == "sync" || op.Kind == "create" {
 				return spooltest.ErrDead
 			}
 			return nil
-		}
+		})
 		p := join(t, b, packet.V5, "p")
 		if reason := p.publish(1, "t", "x"); !reason.Failed() {
 			t.Error(reason)

@@ -348,33 +348,33 @@ func (l *Log) timeRef() timeRef {
 
 // Stats are the figures of a log. Counters count since Open.
 type Stats struct {
-	Last    Seq    // last number given
-	Durable Seq    // up to here all is on the medium or acknowledged
-	State   string // "ok" or "degraded"
+	Last    Seq    `json:"last"`    // last number given
+	Durable Seq    `json:"durable"` // up to here all is on the medium or acknowledged
+	State   string `json:"state"`   // "ok" or "degraded"
 
-	Queued      int           // records in memory
-	QueuedBytes int           // bytes they cost
-	Unsynced    time.Duration // age of the oldest record that a power cut would lose
+	Queued      int           `json:"queued"`       // records in memory
+	QueuedBytes int           `json:"queued_bytes"` // bytes they cost
+	Unsynced    time.Duration `json:"unsynced_ns"`  // age of the oldest record that a power cut would lose
 
-	Commits      uint64 // groups of blocks written
-	Syncs        uint64 // of files of the log; not of the ring
-	BytesWritten uint64 // to the medium, with padding and pre-writing
-	Elided       uint64 // records acknowledged before they had to be written
-	DamagedBytes uint64 // skipped
-	IOErrors     uint64
-	Dropped      map[string]uint64 // records lost by reason, once per consumer
-	Segments     int
-	Spares       int
-	RingFailed   bool // the ring cannot be written: each record is committed at once
-	Consumers    []ConsumerStats
+	Commits      uint64            `json:"commits"`       // groups of blocks written
+	Syncs        uint64            `json:"syncs"`         // of files of the log; not of the ring
+	BytesWritten uint64            `json:"bytes_written"` // to the medium, with padding and pre-writing
+	Elided       uint64            `json:"elided"`        // records acknowledged before they had to be written
+	DamagedBytes uint64            `json:"damaged_bytes"` // skipped
+	IOErrors     uint64            `json:"io_errors"`
+	Dropped      map[string]uint64 `json:"dropped"` // records lost by reason, once per consumer
+	Segments     int               `json:"segments"`
+	Spares       int               `json:"spares"`
+	RingFailed   bool              `json:"ring_failed"` // the ring cannot be written: each record is committed at once
+	Consumers    []ConsumerStats   `json:"consumers"`
 }
 
 // ConsumerStats are the figures of one consumer.
 type ConsumerStats struct {
-	Name    string
-	Acked   Seq
-	Records uint64 // owed and not acknowledged
-	Bytes   int64
+	Name    string `json:"name"`
+	Acked   Seq    `json:"acked"`
+	Records uint64 `json:"records"` // owed and not acknowledged
+	Bytes   int64  `json:"bytes"`
 }
 
 // Stats returns the present figures.

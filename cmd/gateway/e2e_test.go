@@ -336,12 +336,11 @@ func pymodbus(t *testing.T, args ...string) *process {
 
 // A site is a gateway's configuration and state.
 type site struct {
-	t           *testing.T
-	config      string
-	state       string
-	broker      string // port of the local broker
-	*process           // once it runs
-	environment []string
+	t        *testing.T
+	config   string
+	state    string
+	broker   string // port of the local broker
+	*process        // once it runs
 }
 
 func newSite(t *testing.T, gateway string, devices map[string]string) *site {

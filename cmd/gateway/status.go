@@ -117,15 +117,17 @@ func ago(now, at devices.Stamp) *float64 {
 	return &s
 }
 
-// listening returns where the broker listens.
+// listening returns where the broker listens, and where it cannot yet.
 func (g *gateway) listening() (urls []string) {
 	for i, l := range g.cfg.Listen {
-		scheme := "tcp"
+		scheme := "tcp://"
 		if l.TLS != nil {
-			scheme = "tls"
+			scheme = "tls://"
 		}
 		if addr := g.broker.Addr(i); addr != nil {
-			urls = append(urls, scheme+"://"+addr.String())
+			urls = append(urls, scheme+addr.String())
+		} else {
+			urls = append(urls, "cannot listen at "+l.Address)
 		}
 	}
 	return urls

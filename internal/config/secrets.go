@@ -105,8 +105,8 @@ func (x *secrets) path(b *binder, n *node, kind, name string) (string, bool) {
 	}
 	for _, dir := range x.credentialDirs() {
 		p := filepath.Join(dir, name)
-		if _, err := os.Stat(p); err == nil {
-			return p, true
+		if _, err := os.Stat(p); !errors.Is(err, fs.ErrNotExist) {
+			return p, true // what is there and cannot be read is told when it is read
 		}
 	}
 	x.missing(b, n, fmt.Sprintf("the credential %q is neither in $CREDENTIALS_DIRECTORY (%s) nor in %s", name,
