@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"maps"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -22,9 +23,17 @@ import (
 )
 
 var (
-	histories = flag.Int("spool.histories", 20, "random histories to run in each mode")
+	histories = flag.Int("spool.histories", usual(), "random histories to run in each mode")
 	firstSeed = flag.Uint64("spool.seed", 1, "seed of the first random history")
 )
+
+// usual is how many histories a plain run takes, and test.sh --long.
+func usual() int {
+	if os.Getenv("GATEWAY_LONG") != "" {
+		return 500
+	}
+	return 20
+}
 
 // TestHistories runs random lives of a log on a disk that fails: appends,
 // acknowledgements in any order, consumers that come and go, kills in the

@@ -79,7 +79,7 @@ func TestLateRepliesNeverBecomeAnotherValue(t *testing.T) {
 	dice := rand.New(rand.NewPCG(seed, 0))
 	rounds := 40
 	if long() {
-		rounds = 3000
+		rounds = 1000
 	}
 	for range rounds {
 		fault := simulator.Fault{Latency: time.Duration(dice.IntN(200)) * time.Millisecond, Silent: dice.IntN(8) == 0}
