@@ -824,7 +824,8 @@ func TestSimulateServesAConfiguration(t *testing.T) {
 // A full spool drops its oldest and says so, and the rest arrives in order.
 func TestFullSpoolTellsWhatItDropped(t *testing.T) {
 	far := newCloud(t)
-	s := newSite(t, "[spool]\nsize = \"8MiB\"\n"+far.bridge("send = { \"site/#\" = \"dt/site/#\", \"{name}/_gap\" = \"dt/{name}/_gap\" }\nreplay = \"strict\""), nil)
+	buffers := t.TempDir()
+	s := newSite(t, fmt.Sprintf("[spool]\nsize = \"8MiB\"\ndir = %q\n", buffers)+far.bridge("send = { \"site/#\" = \"dt/site/#\", \"{name}/_gap\" = \"dt/{name}/_gap\" }\nreplay = \"strict\""), nil)
 	s.run()
 
 	const count, size = 200, 100_000 // 20 MB into 8 MiB
@@ -843,7 +844,7 @@ func TestFullSpoolTellsWhatItDropped(t *testing.T) {
 			t.Fatalf("publish %d: %v", i, err)
 		}
 	}
-	if used := folderSize(t, filepath.Join(s.state, "spool", "telemetry")); used > 9<<20 {
+	if used := folderSize(t, filepath.Join(buffers, "telemetry")); used > 9<<20 {
 		t.Errorf("the spool takes %d bytes, its size is 8 MiB", used)
 	}
 

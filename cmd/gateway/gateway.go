@@ -103,7 +103,7 @@ func (g *gateway) openLogs(at places) error {
 	for class := range g.logs {
 		settings, name := g.cfg.Spools[class], broker.Class(class).String()
 		l, err := spool.Open(spool.Config{
-			Dir:     cmp.Or(settings.Dir, filepath.Join(at.state, "spool", name)),
+			Dir:     filepath.Join(cmp.Or(settings.Dir, filepath.Join(at.state, "spool")), name),
 			RingDir: at.runtime,
 			Name:    name,
 			Size:    settings.Size,

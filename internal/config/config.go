@@ -100,7 +100,7 @@ type LinesBus struct {
 
 // A Spool says how much one class of messages may keep, where and how safely.
 type Spool struct {
-	Dir  string // "": below the state folder
+	Dir  string // holds a folder for each class; "": spool, in the state folder
 	Size int64  // bytes
 	Sync spool.Policy
 }
