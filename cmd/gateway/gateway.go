@@ -109,7 +109,7 @@ func (g *gateway) openLogs(at places) error {
 			Size:    settings.Size,
 			Sync:    settings.Sync,
 			Machine: machine(),
-			Log:     g.log.With("spool", name),
+			Log:     g.log,
 			Time:    g.clock.Times,
 			BootID:  bootID(),
 		})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -172,7 +173,11 @@ func (s *Status) print(out io.Writer) error {
 	}
 	fmt.Fprintln(w, "\nDEVICE\tBUS\tSTATE\tFOR\tPOINTS\tLAST ANSWER\t")
 	for _, d := range s.Devices {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", d.ID, d.Bus, d.State, brief(d.For), len(d.Points), d.answered(), d.trouble())
+		trouble := d.trouble()
+		if slices.ContainsFunc(s.Buses, func(b BusStatus) bool { return b.Bus == d.Bus && b.PortDown }) {
+			trouble = "see bus " + d.Bus
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", d.ID, d.Bus, d.State, brief(d.For), len(d.Points), d.answered(), trouble)
 	}
 	fmt.Fprintln(w, "\nBRIDGE\tSTATE\tSINCE\tTO\tDELIVERED\tWAITING\t")
 	for _, b := range s.Bridges {
