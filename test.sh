@@ -34,12 +34,12 @@ if [ -n "$(missing)" ]; then
 	sudo=
 	[ "$(id -u)" = 0 ] || sudo="sudo -n"
 	if command -v apt-get >/dev/null; then
-		# A service that Debian starts at install would hold port 1883; the tests start their own.
+		log=$(mktemp)
 		(
 			export DEBIAN_FRONTEND=noninteractive
 			$sudo apt-get update -q && $sudo apt-get install -q -y --no-install-recommends "${need_packages[@]}"
-		) >/tmp/gateway-test-apt.$$ 2>&1 || tail -20 /tmp/gateway-test-apt.$$ >&2
-		rm -f /tmp/gateway-test-apt.$$
+		) >"$log" 2>&1 || tail -20 "$log" >&2
+		rm -f "$log"
 	fi
 	if [ -n "$(missing)" ]; then
 		echo "test.sh: cannot test without: $(missing | tr '\n' ' ')" >&2
