@@ -17,17 +17,17 @@ esac
 step() { printf '\n== %s\n' "$*"; }
 
 # --- what the tests need ------------------------------------------------------
-need_commands=(mosquitto mosquitto_pub mosquitto_sub mbpoll)
-need_packages=(mosquitto mosquitto-clients mbpoll python3 python3-pymodbus python3-serial-asyncio python3-six)
+need_commands=(gcc mosquitto mosquitto_pub mosquitto_sub mbpoll)
+need_packages=(gcc libc6-dev mosquitto mosquitto-clients mbpoll python3 python3-pymodbus python3-serial-asyncio python3-six)
 pymodbus='import pymodbus, serial_asyncio, six'
 
+export PATH="$PATH:/usr/sbin:/sbin" # where Debian puts mosquitto
+
 missing() {
-	export PATH="$PATH:/usr/sbin:/sbin"
 	local c
 	for c in "${need_commands[@]}"; do command -v "$c" >/dev/null || echo "$c"; done
 	/usr/bin/python3 -c "$pymodbus" 2>/dev/null || echo python3-pymodbus
 }
-export PATH="$PATH:/usr/sbin:/sbin"
 
 if [ -n "$(missing)" ]; then
 	step "installing $(missing | tr '\n' ' ')"
@@ -70,7 +70,7 @@ for target in arm/6 arm64/ amd64/; do
 done
 
 # --- the tests ----------------------------------------------------------------
-# The race detector needs cgo; the product never does.
+# The race detector needs cgo, and so gcc; the product never does.
 step tests
 export CGO_ENABLED=1
 if [ -n "$long" ]; then
