@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -40,19 +41,30 @@ func startChild(dir string) (*child, error) {
 	}
 	defer out.Close()
 	c.cmd.Stderr = out
+	// Ctrl-C is the demo's to handle, and the gateway does not outlive it.
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	for _, v := range os.Environ() {
 		// What systemd gave to this process is not for that one.
 		if name, _, _ := strings.Cut(v, "="); name != "RUNTIME_DIRECTORY" && name != "NOTIFY_SOCKET" && name != "CREDENTIALS_DIRECTORY" {
 			c.cmd.Env = append(c.cmd.Env, v)
 		}
 	}
-	if err := c.cmd.Start(); err != nil {
+	started := make(chan error)
+	go func() {
+		// The kernel sends Pdeathsig when the thread ends that started the
+		// child, so this one is kept for as long as the child lives.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := c.cmd.Start()
+		started <- err
+		if err == nil {
+			c.err = c.cmd.Wait()
+			close(c.exited)
+		}
+	}()
+	if err := <-started; err != nil {
 		return nil, fmt.Errorf("start the gateway: %w", err)
 	}
-	go func() {
-		c.err = c.cmd.Wait()
-		close(c.exited)
-	}()
 	return c, nil
 }
 
