@@ -56,8 +56,9 @@ func New(trusted bool, onChange func(broker.Quality)) *Source {
 // taken for the noise of measuring, and the same stamp gives the same wall
 // time, to the digit, at each asking.
 func (s *Source) Now() broker.Clock {
-	kept, found := s.offset.Load(), offset()
-	if d := found - kept; d > int64(time.Millisecond) || d < -int64(time.Millisecond) {
+	kept := s.offset.Load()
+	found, uncertain := offset()
+	if noise := int64(time.Millisecond) + uncertain; found-kept > noise || found-kept < -noise {
 		s.offset.Store(found)
 		kept = found
 	}
@@ -114,10 +115,11 @@ func quality(synced bool) broker.Quality {
 	return broker.Unsynced
 }
 
-// offset returns wall time minus boot time in nanoseconds. Wall time is read
-// between two readings of boot time; of five tries the tightest counts.
-func offset() int64 {
-	best, off := int64(1<<62), int64(0)
+// offset returns wall time minus boot time and how uncertain that is, both in
+// nanoseconds. Wall time is read between two readings of boot time; of five
+// tries the tightest counts.
+func offset() (off, best int64) {
+	best = 1 << 62
 	for range 5 {
 		before := int64(devices.Now())
 		wall := time.Now().UnixNano()
@@ -129,5 +131,5 @@ func offset() int64 {
 			break
 		}
 	}
-	return off
+	return off, best
 }
