@@ -74,7 +74,9 @@ done
 step tests
 export CGO_ENABLED=1
 if [ -n "$long" ]; then
-	GATEWAY_LONG=1 go test -race -count=1 -timeout 80m ./...
+	# Their figures go into docs/testing.md.
+	GATEWAY_LONG=1 go test -race -count=1 -v -timeout 80m ./... |
+		grep -E '^(ok|FAIL|panic|WARNING)|^ *--- FAIL|^ +[a-z0-9_]+_test\.go:[0-9]+: '
 else
 	go test -race -count=1 -timeout 9m ./...
 fi
