@@ -3,6 +3,7 @@ package config
 import (
 	"edgegateway/devices"
 	"edgegateway/devices/modbus"
+	"edgegateway/internal/budget"
 )
 
 // checkPlans lets each bus's protocol plan the queries of its devices, without
@@ -24,6 +25,25 @@ func (l *loader) checkPlans() {
 			l.checkPlan(line, d)
 		}
 		_ = line.Close() // it was never opened
+		l.checkLoad(b)
+	}
+}
+
+// checkLoad warns of a bus that has more to do than it can.
+func (l *loader) checkLoad(b *bus) {
+	if l.Errors() > 0 {
+		return
+	}
+	var devs []*devices.Device
+	for _, d := range b.users {
+		devs = append(devs, d.dev.Device)
+	}
+	plan, err := budget.Of(b.pub.Modbus, devs, 0)
+	if err != nil {
+		return // reported by checkPlan
+	}
+	if trouble := plan.Trouble(b.key); trouble != "" {
+		l.warnKey(b.place(), "%s; see `gateway plan`", trouble)
 	}
 }
 
