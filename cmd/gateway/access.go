@@ -144,10 +144,7 @@ func openPlant(cfg *config.Config) (*plant, func(), error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		p.buses[settings.ID] = &plantBus{
-			line: line,
-			do:   func(ctx context.Context, q devices.Query, b *devices.Batch) error { return q.Do(ctx, b) },
-		}
+		p.buses[settings.ID] = ownBus(line)
 	}
 	return p, func() {
 		for _, b := range p.buses {
@@ -156,6 +153,14 @@ func openPlant(cfg *config.Config) (*plant, func(), error) {
 			}
 		}
 	}, nil
+}
+
+// ownBus is a bus whose line only this command uses.
+func ownBus(line devices.Line) *plantBus {
+	return &plantBus{
+		line: line,
+		do:   func(ctx context.Context, q devices.Query, b *devices.Batch) error { return q.Do(ctx, b) },
+	}
 }
 
 func readLoop(ctx context.Context, a *access, req readRequest, every time.Duration, asJSON bool) error {

@@ -182,6 +182,8 @@ type readRequest struct {
 	Source string `json:"source,omitempty"`
 	Type   string `json:"type,omitempty"`
 	Order  string `json:"order,omitempty"`
+	// Timeout is how long to wait for the answer; 0: as long as the bus does.
+	Timeout time.Duration `json:"timeout,omitempty"`
 }
 
 // A pointResult is one point as it was just read.
@@ -336,7 +338,7 @@ func (p *plant) rawTarget(req readRequest) (*mapping.Device, []*mapping.Point, e
 		return nil, nil, usageError("--order: %w", err)
 	}
 	dev := &mapping.Device{Device: &devices.Device{
-		ID: req.Target, Name: req.Target, Bus: req.Target[:cut], Unit: modbus.Unit{ID: byte(unit)},
+		ID: req.Target, Name: req.Target, Bus: req.Target[:cut], Unit: modbus.Unit{ID: byte(unit), Timeout: req.Timeout},
 	}}
 	for _, r := range registers {
 		point := &devices.Point{Name: r.String(), Source: r}

@@ -46,7 +46,7 @@ func (l *loader) addTemplate(key string, n *node) {
 		}
 		return
 	}
-	ids, err := parseUnitIDs(t.UnitIDs.V)
+	ids, err := ParseUnitIDs(t.UnitIDs.V)
 	if err != nil {
 		l.errorAt(t.UnitIDs.at, "%v", err)
 		return
@@ -123,8 +123,8 @@ func (l *loader) nameFromTemplate(key string, n *node, id int, ids *node) *node 
 	return n.with("name", name.as(filled))
 }
 
-// parseUnitIDs reads "11-25,30".
-func parseUnitIDs(s string) ([]int, error) {
+// ParseUnitIDs reads "11-25,30".
+func ParseUnitIDs(s string) ([]int, error) {
 	var ids []int
 	for part := range strings.SplitSeq(s, ",") {
 		low, high, isRange := strings.Cut(strings.TrimSpace(part), "-")

@@ -42,12 +42,12 @@ func TestParseSize(t *testing.T) {
 }
 
 func TestParseUnitIDs(t *testing.T) {
-	got, err := parseUnitIDs("11-13, 30,2")
+	got, err := ParseUnitIDs("11-13, 30,2")
 	if want := []int{11, 12, 13, 30, 2}; !reflect.DeepEqual(got, want) || err != nil {
 		t.Errorf("%v (%v), want %v", got, err, want)
 	}
 	for _, s := range []string{"", "5-1", "1,", "a", "1-300", "-1", "3,1-4", "1-2-3"} {
-		if got, err := parseUnitIDs(s); err == nil {
+		if got, err := ParseUnitIDs(s); err == nil {
 			t.Errorf("%q passes as %v", s, got)
 		}
 	}

@@ -1,0 +1,258 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	"edgegateway/devices/modbus"
+	"edgegateway/mapping"
+)
+
+// A unit is identified by what it says of itself where it does (SunSpec), and
+// else by trying the profiles: the registers of the right one answer, and what
+// they hold is plausible.
+
+// A fit is how well a profile describes a unit.
+type fit struct {
+	profile  string
+	points   int      // that have a plausible value
+	strong   int      // of them: voltages and frequencies, which little else looks like
+	evidence []string // a few of the values
+}
+
+// sunSpec is what a SunSpec device says of itself.
+type sunSpec struct {
+	Address uint16 `json:"address"` // of the marker
+	Maker   string `json:"maker"`
+	Model   string `json:"model"`
+}
+
+// maxBlock is how many registers an identification reads at once: few enough
+// for any device.
+const maxBlock = 40
+
+// An examiner finds out what one unit is. It asks for nothing twice.
+type examiner struct {
+	*asker
+	unit byte
+	seen map[modbus.Register]answerOf
+}
+
+type answerOf struct {
+	raw []byte
+	err error
+}
+
+func (x *examiner) ask(ctx context.Context, r modbus.Register) ([]byte, error) {
+	if a, ok := x.seen[r]; ok {
+		return a.raw, a.err
+	}
+	raw, err := x.registers(ctx, x.unit, r)
+	x.seen[r] = answerOf{raw, err}
+	return raw, err
+}
+
+// sunSpec looks for the marker where the specification allows it, and reads
+// the common model after it: maker and model of 16 registers each.
+func (x *examiner) sunSpec(ctx context.Context) *sunSpec {
+	for _, at := range []uint16{40000, 0, 50000} {
+		raw, err := x.ask(ctx, modbus.Register{Table: modbus.Holding, Address: at, Count: 2})
+		if err != nil || string(raw) != "SunS" {
+			continue
+		}
+		s := &sunSpec{Address: at}
+		if raw, err := x.ask(ctx, modbus.Register{Table: modbus.Holding, Address: at + 2, Count: 34}); err == nil && raw[0] == 0 && raw[1] == 1 {
+			s.Maker, s.Model = plainText(raw[4:36]), plainText(raw[36:68])
+		}
+		return s
+	}
+	return nil
+}
+
+// plainText is text that a device holds, without what no terminal should get.
+func plainText(raw []byte) string {
+	text := strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return -1
+		}
+		return r
+	}, string(raw))
+	return strings.TrimSpace(text)
+}
+
+// fits returns the profiles that describe the unit, best first.
+func (x *examiner) fits(ctx context.Context, profiles []*mapping.Device) []fit {
+	var list []fit
+	for _, dev := range profiles {
+		if ctx.Err() != nil {
+			return nil
+		}
+		if x.opens(ctx, dev) {
+			if f, ok := x.try(ctx, dev); ok {
+				list = append(list, f)
+			}
+		}
+	}
+	slices.SortStableFunc(list, func(a, b fit) int {
+		return cmp.Or(cmp.Compare(b.strong, a.strong), cmp.Compare(b.points, a.points))
+	})
+	// Many meters have the registers of smaller ones, too.
+	return slices.DeleteFunc(list, func(f fit) bool { return f.strong < list[0].strong })
+}
+
+// opens asks for the one point of the profile that tells most: it spares the
+// rest for most profiles.
+func (x *examiner) opens(ctx context.Context, dev *mapping.Device) bool {
+	best := slices.MaxFunc(dev.Points, func(a, b *mapping.Point) int { return cmp.Compare(rank(a), rank(b)) })
+	raw, err := x.ask(ctx, registerOf(best))
+	return err == nil && judgePoint(best, raw) > absurd
+}
+
+func rank(p *mapping.Point) int {
+	return map[string]int{"Hz": 3, "V": 2, "°C": 1}[p.Unit]
+}
+
+func registerOf(p *mapping.Point) modbus.Register {
+	r := p.Source.(modbus.Register)
+	r.Count = max(1, r.Count)
+	return r
+}
+
+// try reads all points of a profile. One that is refused counts against it as
+// much as an absurd value: of either there may be one in ten.
+func (x *examiner) try(ctx context.Context, dev *mapping.Device) (fit, bool) {
+	f := fit{profile: dev.Profile}
+	x.readAhead(ctx, dev)
+	wrong, asked := 0, 0
+	telling := map[string]bool{} // different ones
+	for _, p := range dev.Points {
+		r := registerOf(p)
+		if r.Table.Bits() {
+			continue
+		}
+		asked++
+		raw, err := x.ask(ctx, r)
+		if e, ok := errors.AsType[*askError](err); err != nil && (!ok || replyOf(e) != answered) {
+			return f, false // it fell silent: no way to tell
+		}
+		if err != nil {
+			wrong++
+			continue
+		}
+		switch judgePoint(p, raw) {
+		case absurd:
+			wrong++
+		case typical:
+			f.strong++
+			f.note(p, raw)
+			fallthrough
+		case telltale:
+			telling[string(raw)] = true
+			fallthrough
+		case plausible:
+			f.points++
+		}
+	}
+	if f.strong == 0 { // small numbers are everywhere: then all must fit
+		return f, wrong == 0 && len(telling) >= 2
+	}
+	return f, 10*wrong <= asked
+}
+
+func (f *fit) note(p *mapping.Point, raw []byte) {
+	if v, err := mapping.Decode(p, raw); err == nil && len(f.evidence) < 3 {
+		f.evidence = append(f.evidence, fmt.Sprintf("%s %s %s", p.Name, v, p.Unit))
+	}
+}
+
+// readAhead reads neighbouring points of a profile together.
+func (x *examiner) readAhead(ctx context.Context, dev *mapping.Device) {
+	var list []modbus.Register
+	for _, p := range dev.Points {
+		if r := registerOf(p); !r.Table.Bits() {
+			list = append(list, r)
+		}
+	}
+	slices.SortFunc(list, func(a, b modbus.Register) int {
+		return cmp.Or(cmp.Compare(a.Table, b.Table), cmp.Compare(a.Address, b.Address))
+	})
+	for len(list) > 0 {
+		block, n := list[0], 1
+		for ; n < len(list) && adjoins(block, list[n]); n++ {
+			block.Count = max(block.Count, list[n].Address+list[n].Count-block.Address)
+		}
+		if n > 1 {
+			x.readBlock(ctx, block, list[:n])
+		}
+		list = list[n:]
+	}
+}
+
+func adjoins(block, r modbus.Register) bool {
+	end := int(block.Address) + int(block.Count)
+	return r.Table == block.Table && int(r.Address) <= end && int(r.Address)+int(r.Count)-int(block.Address) <= maxBlock
+}
+
+func (x *examiner) readBlock(ctx context.Context, block modbus.Register, parts []modbus.Register) {
+	if !slices.ContainsFunc(parts, func(r modbus.Register) bool { _, ok := x.seen[r]; return !ok }) {
+		return
+	}
+	raw, err := x.ask(ctx, block)
+	if err != nil {
+		return // each part is asked by itself
+	}
+	for _, r := range parts {
+		from := 2 * int(r.Address-block.Address)
+		x.seen[r] = answerOf{raw: raw[from : from+2*int(r.Count)]}
+	}
+}
+
+// A judgement says how much a value looks like what its point is to hold.
+type judgement int8
+
+const (
+	absurd    judgement = iota - 1
+	empty               // no value, or 0, which a meter without load shows
+	plausible           // nothing speaks against it
+	telltale            // within the range of a quantity that has a narrow one
+	typical             // a mains voltage or frequency
+)
+
+// ranges are those of quantities by their unit: beyond them is absurd.
+var ranges = map[string]struct {
+	low, high float64
+	is        judgement
+}{
+	"V": {80, 520, typical}, "Hz": {45, 65, typical}, "°C": {-50, 150, telltale}, "%": {0, 100, telltale},
+	"A": {-10_000, 10_000, plausible}, "W": {-1e8, 1e8, plausible}, "kW": {-1e5, 1e5, plausible},
+	"var": {-1e8, 1e8, plausible}, "VA": {-1e8, 1e8, plausible}, "kWh": {0, 1e9, plausible}, "°": {-360, 360, plausible},
+}
+
+func judgePoint(p *mapping.Point, raw []byte) judgement {
+	v, err := mapping.Decode(p, raw)
+	if err != nil || v.IsNull() {
+		return empty
+	}
+	number, ok := v.Float64()
+	if !ok {
+		return plausible
+	}
+	size := math.Abs(number)
+	r, known := ranges[p.Unit]
+	switch {
+	case number == 0:
+		return empty
+	case size < 1e-6 || size > 1e12: // what other types look like as floats
+		return absurd
+	case !known:
+		return plausible
+	case number < r.low || number > r.high:
+		return absurd
+	}
+	return r.is
+}

@@ -1,0 +1,229 @@
+package main
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"edgegateway/devices/modbus"
+	"edgegateway/internal/config"
+)
+
+func TestHostsOf(t *testing.T) {
+	for _, c := range []struct{ target, want, err string }{
+		{"192.0.2.5", "[192.0.2.5:502]", ""},
+		{"plc.example.com:1502", "[plc.example.com:1502]", ""},
+		{"2001:db8::1", "[[2001:db8::1]:502]", ""},
+		{"192.0.2.4/30", "[192.0.2.5:502 192.0.2.6:502]", ""},
+		{"192.0.2.9/32:1502", "[192.0.2.9:1502]", ""},
+		{"192.0.2.8/31", "[192.0.2.8:502 192.0.2.9:502]", ""},
+		{"10.0.0.0/8", "", "too much"},
+		{"192.0.2.0/33", "", "prefix"},
+		{"192.0.2.1:99999", "", "no port number"},
+		{"rs486", "", "looks like"},
+		{"", "", "looks like"},
+	} {
+		got, err := hostsOf(c.target)
+		if c.err == "" && (err != nil || fmt.Sprint(got) != c.want) || c.err != "" && (err == nil || !strings.Contains(err.Error(), c.err)) {
+			t.Errorf("hostsOf(%q) = %v, %v; want %s %s", c.target, got, err, c.want, c.err)
+		}
+	}
+	if got, err := hostsOf("192.0.2.0/24"); len(got) != 254 || err != nil {
+		t.Errorf("a /24 has %d hosts (%v), want 254", len(got), err)
+	}
+}
+
+func TestParseSpeeds(t *testing.T) {
+	got, err := parseSpeeds("9600, 19200/8e1")
+	if err != nil || len(got) != 2 || got[0].Baud != 9600 || got[0].Format != "8N1" || got[1].Baud != 19200 || got[1].Format != "8E1" {
+		t.Errorf("got %v, %v", got, err)
+	}
+	if got, err := parseSpeeds("all"); err != nil || len(got) != 10 {
+		t.Errorf("all: %v, %v", got, err)
+	}
+	for _, bad := range []string{"fast", "9600,", "9600/9N1", "7"} {
+		if _, err := parseSpeeds(bad); err == nil {
+			t.Errorf("parseSpeeds(%q) gave no error", bad)
+		}
+	}
+}
+
+// fakeUnit is an asker whose every unit has these registers and no others.
+func fakeUnit(table modbus.Table, blocks map[int]string) (*asker, *int) {
+	words, requests := map[int]string{}, new(int)
+	for at, text := range blocks {
+		text = strings.ReplaceAll(text, " ", "")
+		for i := 0; i < len(text); i += 4 {
+			words[at+i/4] = text[i : i+4]
+		}
+	}
+	return &asker{bus: "x", close: func() {}, read: func(_ context.Context, req readRequest) ([]pointResult, error) {
+		*requests++
+		regs, _, _, err := parseSource(req.Source, req.Type)
+		if err != nil {
+			return nil, err
+		}
+		r, result := regs[0], pointResult{}
+		for i := range int(r.Count) {
+			word, ok := words[int(r.Address)+i]
+			if !ok || r.Table != table {
+				e := &modbus.Exception{Function: 3, Code: modbus.IllegalAddress}
+				return []pointResult{{Error: e.Cause(), Detail: e.Error()}}, nil
+			}
+			result.Raw += word + " "
+		}
+		return []pointResult{result}, nil
+	}}, requests
+}
+
+func examine(a *asker) *examiner {
+	return &examiner{asker: a, unit: 1, seen: map[modbus.Register]answerOf{}}
+}
+
+func TestSunSpecSaysWhatItIs(t *testing.T) {
+	text := func(s string) string { return fmt.Sprintf("%-64s", hex.EncodeToString([]byte(s))) }
+	pad := func(s string) string { return strings.ReplaceAll(text(s), " ", "0") }
+	a, _ := fakeUnit(modbus.Holding, map[int]string{50000: "53756E53 0001 0042" + pad("Acme\x1b[31m") + pad("Sun 5000")})
+	got := examine(a).sunSpec(t.Context())
+	if got == nil || *got != (sunSpec{50000, "Acme[31m", "Sun 5000"}) {
+		t.Errorf("got %+v, want Acme[31m Sun 5000 at 50000, without the escape character", got)
+	}
+	a, _ = fakeUnit(modbus.Holding, map[int]string{40000: "53756E54"})
+	if got := examine(a).sunSpec(t.Context()); got != nil {
+		t.Errorf("without the marker: got %+v", got)
+	}
+}
+
+// Registers that are all 0, or full of numbers that mean something else, are
+// no known device.
+func TestNoProfileFitsStrangers(t *testing.T) {
+	profiles := config.Profiles(t.TempDir(), config.Options{})
+	if len(profiles) < 10 {
+		t.Fatalf("%d profiles", len(profiles))
+	}
+	for name, word := range map[string]string{"zeros": "0000", "ones": "FFFF", "small": "0003", "large": "7A10"} {
+		for _, table := range []modbus.Table{modbus.Input, modbus.Holding} {
+			a, requests := fakeUnit(table, map[int]string{0: strings.Repeat(word, 1000), 0x5000: strings.Repeat(word, 0x1000)})
+			if fits := examine(a).fits(t.Context(), profiles); len(fits) > 0 {
+				t.Errorf("%s as %v registers: fits %+v, want none", name, table, fits)
+			}
+			if *requests > 5*len(profiles) {
+				t.Errorf("%s as %v registers: %d requests for %d profiles", name, table, *requests, len(profiles))
+			}
+		}
+	}
+}
+
+// meterSite has three kinds of meters on one serial line and one on TCP.
+func meterSite(t *testing.T) *site {
+	s := newSite(t, "[bus.rs485]\naddress = \"/dev/serial/by-id/none\"\nbaud = 38400\n", map[string]string{
+		"meters": `
+[device.main]
+profile = "eastron/sdm630"
+bus = "rs485"
+unit_id = 1
+[device.shop]
+profile = "abb/b23"
+bus = "rs485"
+unit_id = 3
+[device.dead]
+bus = "rs485"
+unit_id = 4
+[device.dead.points]
+a = { holding = 5000 }
+[device.tcp]
+profile = "orno/we516"
+bus = "tcp://192.0.2.1:502"
+unit_id = 1
+`})
+	sim := start(t, binary, s.args("simulate", "--site", filepath.Join(s.config, "site.toml"))...)
+	eventually(t, "the plant is up", func() bool { return strings.Contains(sim.out.String(), "The addresses are in") })
+	return s
+}
+
+func TestScanFindsAndNamesUnits(t *testing.T) {
+	s := meterSite(t)
+	scanned := func(args ...string) (found []foundUnit) {
+		t.Helper()
+		out, code := s.command("scan", append(args, "--json", "--timeout", "250ms")...)
+		if err := json.Unmarshal([]byte(out), &found); err != nil || code != exitOK {
+			t.Fatalf("scan %v: code %d, %v:\n%s", args, code, err, out)
+		}
+		return found
+	}
+	for _, running := range []bool{false, true} {
+		if running {
+			s.run()
+			if out, code := s.command("scan", "rs485", "--speeds", "9600"); code != exitFailed || out != "" {
+				t.Errorf("other speeds on a bus in use: code %d, %s", code, out)
+			}
+		}
+		found := scanned("rs485", "--units", "1-5")
+		var got []string
+		for _, u := range found {
+			got = append(got, fmt.Sprintf("%d %v %s", u.Unit, u.Devices, u.Profile))
+		}
+		want := []string{"1 [main] eastron/sdm630", "3 [shop] abb/b23", "4 [dead] "}
+		if !slices.Equal(got, want) {
+			t.Errorf("running %v: found %q, want %q", running, got, want)
+		}
+	}
+	if _, code := s.command("status"); code != exitOK {
+		t.Error("the gateway does not answer after the scan")
+	}
+}
+
+func TestScanOfAnAddressNeedsNoConfiguration(t *testing.T) {
+	port := freePort(t)
+	pymodbus(t, "tcp", "127.0.0.1", port)
+	s := newSite(t, "this is no configuration", nil)
+	out, code := s.command("scan", "127.0.0.1/32:"+port)
+	for _, want := range []string{"# unit 1 at tcp://127.0.0.1:" + port, `bus     = "tcp://127.0.0.1:` + port + `"`, "unit_id = 1", "gateway probe"} {
+		if code != exitOK || !strings.Contains(out, want) {
+			t.Errorf("code %d; it does not say %q:\n%s", code, want, out)
+		}
+	}
+	// What it prints is a device of a configuration.
+	writeFile(t, filepath.Join(s.config, "gateway.toml"), "name = \"plant\"\n")
+	writeFile(t, filepath.Join(s.config, "devices.d", "found.toml"), out)
+	if out, code := s.command("check"); code != exitOK || !strings.Contains(out, "0 errors") {
+		t.Errorf("check of what scan printed: code %d:\n%s", code, out)
+	}
+	for _, c := range []struct {
+		args []string
+		code int
+	}{
+		{[]string{"127.0.0.1:" + freePort(t)}, exitFailed}, {[]string{"nosuch"}, exitUsage}, {[]string{"10.0.0.0/8"}, exitUsage},
+		{[]string{"127.0.0.1", "--units", "7-3"}, exitUsage}, {[]string{"127.0.0.1", "--speeds", "9600"}, exitUsage},
+	} {
+		if out, code := s.command("scan", c.args...); code != c.code || out != "" {
+			t.Errorf("scan %v: code %d, want %d:\n%s", c.args, code, c.code, out)
+		}
+	}
+}
+
+// A port that is not configured is scanned at the speeds that are named; the
+// bus is printed, too.
+func TestScanTriesSpeedsOfAPort(t *testing.T) {
+	s := meterSite(t)
+	cfg, report := config.Load(s.config, config.Options{})
+	if cfg == nil {
+		t.Fatal(report.Err())
+	}
+	empty := newSite(t, "", nil)
+	out, code := empty.command("scan", cfg.Buses[0].Address, "--units", "1,2", "--speeds", "38400", "--timeout", "250ms")
+	for _, want := range []string{"[bus.rs485]", "baud    = 38400", `format  = "8N1"`, `profile = "eastron/sdm630"`} {
+		if code != exitOK || !strings.Contains(out, want) {
+			t.Errorf("code %d; it does not say %q:\n%s", code, want, out)
+		}
+	}
+	writeFile(t, filepath.Join(empty.config, "devices.d", "found.toml"), out)
+	if out, code := empty.command("check"); code != exitOK || !strings.Contains(out, "0 errors") {
+		t.Errorf("check of what scan printed: code %d:\n%s", code, out)
+	}
+}
