@@ -22,14 +22,16 @@ import (
 func newRead(opts *options) *cobra.Command {
 	var req readRequest
 	var every time.Duration
-	var asJSON bool
+	var asJSON, all bool
 	cmd := &cobra.Command{
 		Use:   "read DEVICE[.POINT] | BUS/UNIT TABLE:ADDRESS[-END] [TYPE]",
 		Short: "Read values now, with the raw registers beside them",
 		Example: `  gateway read main                    all points of a device
   gateway read main.power --every 1s   one point, again and again
   gateway read rs485/7 input:52 f32    registers of a unit that has no map yet
-  gateway read rs485/7 30053 f32       the same by the manual's number`,
+  gateway read rs485/7 30053 f32       the same by the manual's number
+  gateway read rs485/7 holding:100-120 --all-types
+                                       what each register and each pair can mean`,
 		Args: cobra.RangeArgs(1, 3),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req.Target = args[0]
@@ -46,10 +48,17 @@ func newRead(opts *options) *cobra.Command {
 				return err
 			}
 			defer a.close()
+			if all {
+				if asJSON || every > 0 {
+					return usageError("--all-types goes with neither --json nor --every")
+				}
+				return readAllTypes(ctx, a, req, os.Stdout)
+			}
 			return readLoop(ctx, a, req, every, asJSON)
 		},
 	}
 	cmd.Flags().StringVar(&req.Order, "order", "", "byte order of a raw read: ABCD, CDAB, BADC or DCBA")
+	cmd.Flags().BoolVar(&all, "all-types", false, "show registers in all types and orders that give a number")
 	cmd.Flags().DurationVar(&every, "every", 0, "repeat at this interval until interrupted")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON, one line for each reading of the target")
 	return cmd

@@ -48,16 +48,16 @@ const (
 	silent
 	broken // bytes came that are no answer
 	noPort
+	unasked // the question was not sent
 )
 
 // replyOf tells what err, of registers, says of the unit.
 func replyOf(err error) reply {
 	e, ok := errors.AsType[*askError](err)
 	switch {
-	case !ok || silentCauses[e.cause]:
-		if err == nil {
-			return answered
-		}
+	case !ok:
+		return map[bool]reply{true: answered, false: unasked}[err == nil]
+	case silentCauses[e.cause]:
 		return silent
 	case e.cause == devices.ErrReply.Error():
 		return broken
@@ -89,6 +89,16 @@ func (a *asker) registers(ctx context.Context, unit byte, r modbus.Register) ([]
 		return nil, err
 	}
 	return hex.DecodeString(strings.ReplaceAll(results[0].Raw, " ", ""))
+}
+
+// insist is registers, asked a second time if nothing or nothing whole came:
+// one spoiled byte is no reason to think that a unit is gone.
+func (a *asker) insist(ctx context.Context, unit byte, r modbus.Register) ([]byte, error) {
+	raw, err := a.registers(ctx, unit, r)
+	if answer := replyOf(err); err != nil && (answer == silent || answer == broken) && ctx.Err() == nil {
+		return a.registers(ctx, unit, r)
+	}
+	return raw, err
 }
 
 func pause(ctx context.Context, d time.Duration) {

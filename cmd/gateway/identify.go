@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -52,7 +51,7 @@ func (x *examiner) ask(ctx context.Context, r modbus.Register) ([]byte, error) {
 	if a, ok := x.seen[r]; ok {
 		return a.raw, a.err
 	}
-	raw, err := x.registers(ctx, x.unit, r)
+	raw, err := x.insist(ctx, x.unit, r)
 	x.seen[r] = answerOf{raw, err}
 	return raw, err
 }
@@ -137,7 +136,7 @@ func (x *examiner) try(ctx context.Context, dev *mapping.Device) (fit, bool) {
 		}
 		asked++
 		raw, err := x.ask(ctx, r)
-		if e, ok := errors.AsType[*askError](err); err != nil && (!ok || replyOf(e) != answered) {
+		if replyOf(err) != answered {
 			return f, false // it fell silent: no way to tell
 		}
 		if err != nil {
