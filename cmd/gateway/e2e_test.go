@@ -379,16 +379,23 @@ func (s *site) run() {
 // command runs another command of the gateway and returns its output.
 func (s *site) command(name string, more ...string) (stdout string, code int) {
 	s.t.Helper()
+	stdout, talk, code := s.talk(name, more...)
+	if talk != "" {
+		s.t.Logf("gateway %s %v: %s", name, more, talk)
+	}
+	return stdout, code
+}
+
+// talk is command with what was said on standard error.
+func (s *site) talk(name string, more ...string) (stdout, stderr string, code int) {
+	s.t.Helper()
 	cmd := exec.Command(binary, s.args(name, more...)...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
 		s.t.Fatal(err)
 	}
-	if errs.Len() > 0 {
-		s.t.Logf("gateway %s %v: %s", name, more, &errs)
-	}
-	return out.String(), cmd.ProcessState.ExitCode()
+	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
 }
 
 // plcPoints reads every common type from the pymodbus device.

@@ -19,7 +19,7 @@ import (
 )
 
 func newSimulate(opts *options) *cobra.Command {
-	var only []string
+	var only, faults []string
 	var site string
 	var seed uint64
 	cmd := &cobra.Command{
@@ -33,7 +33,11 @@ read it as well.
 A bus whose address is on this machine is served there. For any other, simulate
 chooses an address and says what to put into site.toml, which --site writes:
 
-  gateway simulate --config DIR --site DIR/site.toml`,
+  gateway simulate --config DIR --site DIR/site.toml
+
+A plant that misbehaves shows what the gateway makes of it:
+
+  gateway simulate --fault rs485/7:silent --fault boiler:latency=2s,every=10`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := withSignals(cmd.Context())
@@ -42,16 +46,21 @@ chooses an address and says what to put into site.toml, which --site writes:
 			if err != nil {
 				return err
 			}
-			return simulate(ctx, cfg, only, site, seed)
+			wrong, err := parseFaults(cfg, faults)
+			if err != nil {
+				return err
+			}
+			return simulate(ctx, cfg, wrong, only, site, seed)
 		},
 	}
 	cmd.Flags().StringSliceVar(&only, "bus", nil, "serve only these buses")
+	cmd.Flags().StringArrayVar(&faults, "fault", nil, faultHelp)
 	cmd.Flags().StringVar(&site, "site", "", "write the addresses to this file, and remove it at the end")
 	cmd.Flags().Uint64Var(&seed, "seed", 1, "another seed, another plant")
 	return cmd
 }
 
-func simulate(ctx context.Context, cfg *config.Config, only []string, site string, seed uint64) error {
+func simulate(ctx context.Context, cfg *config.Config, faults []simFault, only []string, site string, seed uint64) error {
 	plan, err := simulatorConfig(cfg, only)
 	if err != nil {
 		return err
@@ -71,9 +80,15 @@ func simulate(ctx context.Context, cfg *config.Config, only []string, site strin
 	case err := <-failed:
 		return err
 	}
+	if err := setFaults(sim, faults); err != nil { // once all buses are up: an unplugged one never would be
+		return err
+	}
 	overlay := overlayFor(cfg, sim.Addresses())
 	for _, b := range plan.Buses {
 		fmt.Printf("bus %s: %d devices at %s\n", b.Name, len(b.Devices), sim.Addresses()[b.Name])
+	}
+	for _, f := range faults {
+		fmt.Printf("fault %s\n", f.text)
 	}
 	if err := tellOverlay(os.Stdout, overlay, site); err != nil {
 		return err

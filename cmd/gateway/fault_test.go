@@ -1,0 +1,98 @@
+package main
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"edgegateway/devices"
+	"edgegateway/devices/modbus"
+	"edgegateway/devices/simulator"
+	"edgegateway/internal/config"
+	"edgegateway/mapping"
+)
+
+func TestParseFaults(t *testing.T) {
+	dev := func(id string, unit byte) *mapping.Device {
+		return &mapping.Device{Device: &devices.Device{ID: id, Name: id, Unit: modbus.Unit{ID: unit}}}
+	}
+	cfg := &config.Config{Buses: []*config.Bus{
+		{ID: "rs485", Protocol: config.Modbus, Devices: []*mapping.Device{dev("main", 1), dev("shop", 7)}},
+		{ID: "tcp://127.0.0.1:502", Protocol: config.Modbus, Devices: []*mapping.Device{dev("plc", 1)}},
+		{ID: "mast", Protocol: config.Lines, Devices: []*mapping.Device{{Device: &devices.Device{ID: "wind", Name: "wind"}}}},
+	}}
+	type fault = simulator.Fault
+	for _, c := range []struct {
+		text string
+		want simFault
+	}{
+		{"rs485/7:silent", simFault{bus: "rs485", unit: 7, fault: fault{Silent: true}}},
+		{"shop:latency=300ms,every=10", simFault{bus: "rs485", unit: 7, fault: fault{Latency: 300 * time.Millisecond, Every: 10}}},
+		{"rs485:exception=2", simFault{bus: "rs485", fault: fault{Exception: 2}}},
+		{"rs485/1:noise=3, drop=1,flip=2,count=5", simFault{bus: "rs485", unit: 1, fault: fault{Noise: 3, Drop: 1, Flip: 2, Count: 5}}},
+		{"tcp://127.0.0.1:502/1:wrong=transaction", simFault{bus: "tcp://127.0.0.1:502", unit: 1, fault: fault{Wrong: simulator.WrongTransaction}}},
+		{"tcp://127.0.0.1:502:unplug", simFault{bus: "tcp://127.0.0.1:502", unplug: true}},
+		{"wind:silent", simFault{bus: "mast", unit: 1, fault: fault{Silent: true}}},
+	} {
+		got, err := parseFaults(cfg, []string{c.text})
+		c.want.text = c.text
+		if err != nil || len(got) != 1 || got[0] != c.want {
+			t.Errorf("%s: got %+v, %v; want %+v", c.text, got, err, c.want)
+		}
+	}
+	for _, c := range []struct{ text, want string }{
+		{"rs485", "WHERE:WHAT"}, {"rs485:", "WHERE:WHAT"}, {"rs486:silent", "the buses are: rs485, "}, {"rs485/8:silent", "it has [1 7]"},
+		{"rs485/x:silent", "from 1 to 255"}, {"rs485/0:silent", "from 1 to 255"}, {"rs485/7:slow", "there are silent"}, {"rs485:,", "there are silent"},
+		{"rs485/7:silent=1", "no value"}, {"rs485/7:latency=3", "latency=300ms"}, {"rs485/7:exception=300", "from 1 to 255"}, {"rs485/7:drop", "from 1 to 256"},
+		{"rs485/7:wrong", "wrong=unit"}, {"rs485/7:wrong=right", "wrong=unit"}, {"rs485/7:every=3", "add what is wrong"}, {"rs485/7:unplug", "whole bus"}, {"rs485:unplug,silent", "whole bus"},
+	} {
+		_, err := parseFaults(cfg, []string{c.text})
+		if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "--fault ") {
+			t.Errorf("%s: error %v, want one with %q", c.text, err, c.want)
+		}
+	}
+	if _, err := parseFaults(cfg, []string{"rs485/7:silent", "shop:drop=1"}); err == nil || !strings.Contains(err.Error(), "as one") {
+		t.Errorf("two faults for one unit: %v", err)
+	}
+}
+
+func TestSimulatedFaultsAreSeenForWhatTheyAre(t *testing.T) {
+	s := newSite(t, "[bus.rs485]\naddress = \"/dev/serial/by-id/none\"\nbaud = 38400\ntimeout = \"250ms\"\n[bus.away]\naddress = \"/dev/serial/by-id/nor\"\nbaud = 9600\n", map[string]string{
+		"a": `
+[devices.m]
+bus = "rs485"
+unit_ids = "1-6"
+points.a = { holding = 0 }
+[device.far]
+bus = "away"
+unit_id = 1
+points.a = { holding = 0 }
+`})
+	sim := start(t, binary, s.args("simulate", "--site", filepath.Join(s.config, "site.toml"),
+		"--fault", "rs485/2:silent", "--fault", "m-3:exception=4", "--fault", "rs485/4:drop=1", "--fault", "rs485/5:noise=3", "--fault", "rs485/6:wrong=unit", "--fault", "away:unplug")...)
+	eventually(t, "the plant is up", func() bool { return strings.Contains(sim.out.String(), "The addresses are in") })
+	for device, want := range map[string]string{
+		"m-1": `"error":""`, "m-2": `"error":"timeout"`, "m-3": `"error":"device failure"`, "m-4": `"error":"bad reply"`, "m-5": `"error":""`,
+		"m-6": `"error":"bad reply"`, "far": `"error":"port unavailable"`,
+	} {
+		out, code := s.command("read", device, "--json")
+		good := want == `"error":""`
+		if good != (code == exitOK) || good == strings.Contains(out, `"error":`) || !good && !strings.Contains(out, want) {
+			t.Errorf("%s: code %d, want %s:\n%s", device, code, want, out)
+		}
+	}
+	// A scan tells those apart that are there but broken.
+	out, code := s.command("scan", "rs485", "--units", "1,2,4", "--timeout", "250ms")
+	for _, want := range []string{"# unit 1 at ", "unit_id = 1", "# unit 4 at ", "probably two devices share this unit id"} {
+		if code != exitOK || !strings.Contains(out, want) || strings.Contains(out, "# unit 2") {
+			t.Errorf("scan: code %d; it does not say %q:\n%s", code, want, out)
+		}
+	}
+	for _, c := range []struct{ args, want string }{{"2", "not a byte came"}, {"4", "bytes came, but no whole answer"}} {
+		_, talk, code := s.talk("scan", "rs485", "--units", c.args, "--timeout", "250ms")
+		if code != exitFailed || !strings.Contains(talk, c.want) {
+			t.Errorf("scan of unit %s: code %d, want %q:\n%s", c.args, code, c.want, talk)
+		}
+	}
+}
