@@ -45,6 +45,7 @@ type bus struct {
 	*config.Bus
 	poller *devices.Poller
 	pump   *pump
+	doctor *diagnoser // nil: the bus speaks by itself
 }
 
 // places are the folders a gateway works in.
@@ -221,8 +222,11 @@ func (g *gateway) newBus(settings *config.Bus) (*bus, devices.Line, error) {
 	if poll.Line, poll.Listener, err = openBus(settings, poll.Devices); err != nil {
 		return nil, nil, err
 	}
-	b.poller, err = devices.NewPoller(poll)
-	return b, poll.Line, err
+	if b.poller, err = devices.NewPoller(poll); err != nil {
+		return nil, nil, err
+	}
+	b.doctor = newDiagnoser(b, poll.Line, g.log)
+	return b, poll.Line, nil
 }
 
 // openBus is the protocol table: it returns the line or the listener of a
@@ -320,6 +324,9 @@ func (g *gateway) run(ctx context.Context, ready func()) error {
 	for _, b := range g.buses {
 		pumps.run("bus "+b.ID, b.pump.run)
 		field.run("bus "+b.ID, b.poller.Run)
+		if b.doctor != nil {
+			field.run("diagnosis of bus "+b.ID, b.doctor.run)
+		}
 	}
 	field.run("commands", g.command.run)
 	field.run("clock", g.clock.Run)

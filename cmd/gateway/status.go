@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -41,6 +42,7 @@ type Status struct {
 type BusStatus struct {
 	Protocol string `json:"protocol"`
 	Address  string `json:"address"`
+	Hint     string `json:"hint,omitempty"` // what is wrong with all of it, and what to check
 	devices.BusStats
 }
 
@@ -53,6 +55,7 @@ type DeviceStatus struct {
 	For        float64       `json:"for"`         // seconds in this state
 	LastAnswer *float64      `json:"last_answer"` // seconds ago; null: never
 	LastError  string        `json:"last_error,omitempty"`
+	Hint       string        `json:"hint,omitempty"` // what that means, as others on the bus are well
 	Points     []PointStatus `json:"points"`
 }
 
@@ -74,7 +77,7 @@ func (g *gateway) status() *Status {
 	}
 	for _, b := range g.buses {
 		stats := b.poller.Stats()
-		s.Buses = append(s.Buses, BusStatus{Protocol: b.Protocol, Address: b.Address, BusStats: stats})
+		s.Buses = append(s.Buses, BusStatus{Protocol: b.Protocol, Address: b.Address, Hint: b.doctor.hint(""), BusStats: stats})
 		s.Devices = append(s.Devices, b.deviceStatus(now, stats)...)
 		s.Readings += b.pump.readings.Load()
 	}
@@ -97,7 +100,7 @@ func (b *bus) deviceStatus(now devices.Stamp, stats devices.BusStats) []DeviceSt
 			figures := stats.Devices[i]
 			d := DeviceStatus{
 				ID: dev.ID, Name: dev.Name, Bus: dev.Bus, State: figures.State.String(),
-				For: now.Sub(figures.Since).Seconds(), LastAnswer: ago(now, figures.LastAnswer), LastError: figures.LastError,
+				For: now.Sub(figures.Since).Seconds(), LastAnswer: ago(now, figures.LastAnswer), LastError: figures.LastError, Hint: b.doctor.hint(dev.ID),
 			}
 			for _, c := range m.Snapshot(dev.ID) {
 				d.Points = append(d.Points, PointStatus{
@@ -194,7 +197,7 @@ func (b *BusStatus) trouble() string {
 	if b.PortDown {
 		return b.PortError
 	}
-	return ""
+	return b.Hint
 }
 
 func (d *DeviceStatus) answered() string {
@@ -208,7 +211,7 @@ func (d *DeviceStatus) trouble() string {
 	if d.State == devices.Online.String() {
 		return ""
 	}
-	return d.LastError
+	return cmp.Or(d.Hint, d.LastError)
 }
 
 func bridgeTrouble(b *bridge.Stats) string {
