@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -165,9 +166,15 @@ func (p *busPlan) print(w io.Writer) {
 	}
 	fmt.Fprintf(w, "  load %s\n", budget.Percent(p.Load))
 	fmt.Fprintln(w, "EVERY\tDEVICE\tUNIT\tREGISTERS\tTIME\tLOAD\tPOINTS\t")
-	for _, r := range p.Requests {
-		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%s\t%s\t\n", budget.Brief(r.every), r.Device, r.Unit, r.register,
-			budget.Brief(r.time), budget.Percent(r.Load), fewNames(r.Points))
+	for _, row := range alikes(p.Requests) {
+		var devs, units []string
+		var load float64
+		for _, r := range row {
+			devs, units, load = append(devs, r.Device), append(units, fmt.Sprint(r.Unit)), load+r.Load
+		}
+		r := row[0]
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n", budget.Brief(r.every), fewNames(devs), fewNames(units), r.register,
+			times(len(row))+budget.Brief(r.time), budget.Percent(load), fewNames(r.Points))
 	}
 	fmt.Fprintf(w, "%d requests, %s of thinking assumed in each.", len(p.Requests), budget.Brief(time.Duration(p.Thinking*float64(time.Second))))
 	switch {
@@ -176,6 +183,28 @@ func (p *busPlan) print(w io.Writer) {
 	default:
 		fmt.Fprintln(w, " Every interval can be met.")
 	}
+}
+
+// alikes puts the same request to several devices into one row.
+func alikes(requests []planRequest) (rows [][]planRequest) {
+	same := func(a, b *planRequest) bool {
+		return a.every == b.every && a.register == b.register && a.time == b.time && slices.Equal(a.Points, b.Points)
+	}
+	for _, r := range requests {
+		i := slices.IndexFunc(rows, func(row []planRequest) bool { return same(&row[0], &r) })
+		if i < 0 {
+			i, rows = len(rows), append(rows, nil)
+		}
+		rows[i] = append(rows[i], r)
+	}
+	return rows
+}
+
+func times(n int) string {
+	if n == 1 {
+		return ""
+	}
+	return fmt.Sprintf("%d × ", n)
 }
 
 // fewNames lists names, the first and last of many.

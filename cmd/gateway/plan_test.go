@@ -22,7 +22,7 @@ protocol = "lines"
 	})
 	out, code := s.command("plan")
 	for _, want := range []string{
-		"bus rs485  /dev/ttyUSB0  9600 8N1  load ", "input 0-", "voltage_l1", "TROUBLE: bus rs485 needs ", "raise the baud rate to ",
+		"bus rs485  /dev/ttyUSB0  9600 8N1  load ", "input 0-", "voltage_l1", "meter-1, meter-2, meter-3, meter-4", "4 × ", "TROUBLE: bus rs485 needs ", "raise the baud rate to ",
 		"20ms of thinking assumed", "speaks by itself", "holding 7", "5ms of thinking assumed in each. Every interval can be met.",
 	} {
 		if code != exitOK || !strings.Contains(out, want) {

@@ -350,11 +350,17 @@ const (
 // hostsOf reads HOST[:PORT] or a network such as 192.168.10.0/24[:PORT].
 func hostsOf(target string) ([]string, error) {
 	port := "502"
-	if i := strings.LastIndexByte(target, ':'); i > 0 && strings.Count(target, ":") == 1 {
-		target, port = target[:i], target[i+1:]
-		if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
-			return nil, fmt.Errorf("%q is no port number", port)
+	if strings.HasPrefix(target, "[") { // [2001:db8::1]:502
+		host, number, err := net.SplitHostPort(target)
+		if err != nil {
+			return nil, err
 		}
+		target, port = host, number
+	} else if i := strings.LastIndexByte(target, ':'); i > 0 && strings.Count(target, ":") == 1 {
+		target, port = target[:i], target[i+1:]
+	}
+	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
+		return nil, fmt.Errorf("%q is no port number", port)
 	}
 	if !strings.Contains(target, "/") {
 		if target == "" || strings.ContainsAny(target, " ") || !strings.ContainsAny(target, ".:") && target != "localhost" {
@@ -372,6 +378,9 @@ func hostsOf(target string) ([]string, error) {
 	var hosts []string
 	for addr := network.Masked().Addr(); network.Contains(addr); addr = addr.Next() {
 		hosts = append(hosts, net.JoinHostPort(addr.String(), port))
+	}
+	if len(hosts) == 0 {
+		return nil, fmt.Errorf("%s is written as no network is", target)
 	}
 	if n := len(hosts); n > 2 && network.Addr().Is4() {
 		hosts = hosts[1 : n-1] // the network's own address and its broadcast

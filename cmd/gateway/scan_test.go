@@ -19,6 +19,10 @@ func TestHostsOf(t *testing.T) {
 		{"192.0.2.5", "[192.0.2.5:502]", ""},
 		{"plc.example.com:1502", "[plc.example.com:1502]", ""},
 		{"2001:db8::1", "[[2001:db8::1]:502]", ""},
+		{"[2001:db8::1]:1502", "[[2001:db8::1]:1502]", ""},
+		{"2001:db8::4/127", "[[2001:db8::4]:502 [2001:db8::5]:502]", ""},
+		{"255.255.255.255/32", "[255.255.255.255:502]", ""},
+		{"[2001:db8::1", "", "missing"},
 		{"192.0.2.4/30", "[192.0.2.5:502 192.0.2.6:502]", ""},
 		{"192.0.2.9/32:1502", "[192.0.2.9:1502]", ""},
 		{"192.0.2.8/31", "[192.0.2.8:502 192.0.2.9:502]", ""},
@@ -36,6 +40,18 @@ func TestHostsOf(t *testing.T) {
 	if got, err := hostsOf("192.0.2.0/24"); len(got) != 254 || err != nil {
 		t.Errorf("a /24 has %d hosts (%v), want 254", len(got), err)
 	}
+}
+
+func FuzzHostsOf(f *testing.F) {
+	for _, seed := range []string{"192.0.2.0/24:502", "[::1]:502", "::ffff:192.0.2.0/120", "a.b:1", "0.0.0.0/22"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, target string) {
+		hosts, err := hostsOf(target)
+		if (err == nil) != (len(hosts) > 0) || len(hosts) > maxHosts {
+			t.Errorf("hostsOf(%q) = %d hosts, %v", target, len(hosts), err)
+		}
+	})
 }
 
 func TestParseSpeeds(t *testing.T) {
