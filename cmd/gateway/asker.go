@@ -147,20 +147,20 @@ func (p *busPlace) asker() (*asker, error) {
 // A busFinder finds buses by their name or address, in the configuration and
 // in the running gateway.
 type busFinder struct {
-	cfg     *config.Config // nil: there is none that can be used
-	running map[string]bool
+	cfg     *config.Config       // nil: there is none that can be used
+	running map[string]BusStatus // that the running gateway has
 	socket  string
 }
 
 func newBusFinder(ctx context.Context, opts *options) (*busFinder, error) {
-	f := &busFinder{running: map[string]bool{}, socket: controlPath(opts.state)}
+	f := &busFinder{running: map[string]BusStatus{}, socket: controlPath(opts.state)}
 	var status Status
 	err := ask(ctx, f.socket, "/status", nil, &status)
 	if err != nil && !errors.Is(err, errNotRunning) {
 		return nil, err
 	}
 	for _, b := range status.Buses {
-		f.running[b.Bus] = true
+		f.running[b.Bus] = b
 	}
 	f.cfg, _ = config.Load(opts.config, config.Options{})
 	return f, nil
@@ -182,7 +182,10 @@ func (f *busFinder) names() string {
 
 // find returns the Modbus bus with this name or address, nil if there is none.
 func (f *busFinder) find(name string) *busPlace {
-	if f.cfg == nil {
+	if f.cfg == nil { // not for the eyes of this user, perhaps
+		if b, ok := f.running[name]; ok && b.Protocol == config.Modbus {
+			return &busPlace{bus: name, cfg: modbus.Config{URL: b.Address}, socket: f.socket, listed: true}
+		}
 		return nil
 	}
 	for _, b := range f.cfg.Buses {
@@ -190,7 +193,7 @@ func (f *busFinder) find(name string) *busPlace {
 			continue
 		}
 		p := &busPlace{bus: b.ID, cfg: b.Modbus, known: map[byte][]*mapping.Device{}, listed: true}
-		if f.running[b.ID] {
+		if _, ok := f.running[b.ID]; ok {
 			p.socket = f.socket
 		}
 		for _, dev := range b.Devices {
