@@ -217,6 +217,11 @@ func printRead(results []pointResult, asJSON, header bool) error {
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t\n", r.Device, r.Point, r.Source, r.Raw, value)
 	}
+	for _, r := range results {
+		if header && r.Hint != "" {
+			fmt.Fprintln(os.Stderr, r.Hint)
+		}
+	}
 	return w.Flush()
 }
 

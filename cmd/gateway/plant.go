@@ -196,6 +196,7 @@ type pointResult struct {
 	Unit   string          `json:"unit,omitempty"`
 	Error  string          `json:"error,omitempty"`
 	Detail string          `json:"detail,omitempty"` // the error in full
+	Hint   string          `json:"hint,omitempty"`   // what would make an absurd value plausible
 	Time   time.Time       `json:"time"`
 }
 
@@ -240,6 +241,7 @@ func pointResultOf(dev *mapping.Device, point *mapping.Point, r *devices.Reading
 		var v mapping.Value
 		if v, err = mapping.Decode(point, r.Raw); err == nil {
 			result.Value = v.AppendJSON(nil)
+			result.Hint = orderHint(dev, point, r.Raw)
 		}
 	}
 	if err != nil {

@@ -10,8 +10,10 @@ import (
 	"strings"
 	"testing"
 
+	"edgegateway/devices"
 	"edgegateway/devices/modbus"
 	"edgegateway/internal/config"
+	"edgegateway/mapping"
 )
 
 func TestHostsOf(t *testing.T) {
@@ -243,5 +245,33 @@ func TestScanTriesSpeedsOfAPort(t *testing.T) {
 	writeFile(t, filepath.Join(empty.config, "devices.d", "found.toml"), out)
 	if out, code := empty.command("check"); code != exitOK || !strings.Contains(out, "0 errors") {
 		t.Errorf("check of what scan printed: code %d:\n%s", code, out)
+	}
+}
+
+func TestOrderHint(t *testing.T) {
+	dev := &mapping.Device{Device: &devices.Device{ID: "main"}}
+	for _, c := range []struct {
+		name string
+		typ  mapping.Type
+		ord  mapping.Order
+		unit string
+		raw  string
+		want string
+	}{
+		{"right", mapping.F32, mapping.ABCD, "V", "4366199A", ""},
+		{"low word first", mapping.F32, mapping.ABCD, "V", "199A4366", "in order CDAB it would be 230.1 V"},
+		{"high word first", mapping.F32, mapping.CDAB, "Hz", "42480000", "in order ABCD it would be 50 Hz"},
+		{"bytes swapped", mapping.F32, mapping.ABCD, "V", "66439A19", "in order BADC it would be 230.1 V"},
+		{"integer", mapping.U32, mapping.ABCD, "V", "00E60000", "in order CDAB it would be 230 V"},
+		{"zero", mapping.F32, mapping.ABCD, "V", "00000000", ""},
+		{"no quantity", mapping.F32, mapping.ABCD, "", "199A4366", ""},
+		{"absurd in all", mapping.F32, mapping.ABCD, "V", "7E7E7E7E", ""},
+		{"one register", mapping.U16, mapping.ABCD, "V", "FFFE", ""},
+	} {
+		raw, _ := hex.DecodeString(c.raw)
+		p := &mapping.Point{Point: &devices.Point{Name: "x"}, Type: c.typ, Order: c.ord, Unit: c.unit}
+		if got := orderHint(dev, p, raw); !strings.Contains(got, c.want) || (c.want == "") != (got == "") {
+			t.Errorf("%s: got %q, want %q", c.name, got, c.want)
+		}
 	}
 }
