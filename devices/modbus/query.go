@@ -71,12 +71,12 @@ func (q *readQuery) Do(ctx context.Context, b *devices.Batch) error {
 			continue
 		case !fromUnit(err):
 			lost = err
-		case refused(err) && len(s.points) > 1 && extra > 0:
+		case refused(err) && len(s.atoms) > 1 && extra > 0:
 			extra--
 			q.halve(i)
 			i--
 			continue
-		case refused(err) && len(s.points) == 1:
+		case refused(err) && len(s.atoms) == 1:
 			s.failed, s.again = err, time.Now().Add(illegalRetry)
 		}
 		s.fail(b, err, a.at)
@@ -93,10 +93,10 @@ func (s *span) resting() bool { return s.failed != nil && time.Now().Before(s.ag
 
 // halve puts two spans in the place of the i-th.
 func (q *readQuery) halve(i int) {
-	p := q.spans[i].points
-	mid := len(p) / 2
+	a := q.spans[i].atoms
+	mid := len(a) / 2
 	spans := append([]span(nil), q.spans[:i]...)
-	spans = append(spans, spanOf(p[:mid]), spanOf(p[mid:]))
+	spans = append(spans, spanOf(a[:mid]), spanOf(a[mid:]))
 	q.spans = append(spans, q.spans[i+1:]...)
 }
 
@@ -104,7 +104,7 @@ func (q *readQuery) halve(i int) {
 func (q *readQuery) add(b *devices.Batch, s *span, a answer) {
 	r := readRequest(q.unit.ID, s.reg)
 	q.raw = r.appendRaw(q.raw[:0], a.pdu)
-	for _, p := range s.points {
+	for p := range s.points() {
 		from := p.reg.Table.size(int(p.reg.Address) - int(s.reg.Address))
 		b.Add(p.point, q.raw[from:from+p.reg.Table.size(p.reg.count())], a.at)
 	}
@@ -113,7 +113,7 @@ func (q *readQuery) add(b *devices.Batch, s *span, a answer) {
 // fail appends err for each point. at 0 is now.
 func (s *span) fail(b *devices.Batch, err error, at devices.Stamp) {
 	at = cmp.Or(at, devices.Now())
-	for _, p := range s.points {
+	for p := range s.points() {
 		b.Fail(p.point, err, at)
 	}
 }

@@ -68,6 +68,18 @@ func (r Register) count() int { return max(1, int(r.Count)) }
 // end is the address after the last.
 func (r Register) end() int { return int(r.Address) + r.count() }
 
+// same reports whether r and o are the same entries.
+func (r Register) same(o Register) bool {
+	return r.Table == o.Table && r.Address == o.Address && r.count() == o.count()
+}
+
+// with returns the shortest range that holds r and o, which are of one table.
+// All 65536 addresses count as 65535, which no request can read either.
+func (r Register) with(o Register) Register {
+	from, end := min(r.Address, o.Address), max(r.end(), o.end())
+	return Register{Table: r.Table, Address: from, Count: uint16(min(end-int(from), 1<<16-1))}
+}
+
 // check says what no device can have.
 func (r Register) check() error {
 	switch {
