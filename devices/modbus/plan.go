@@ -10,10 +10,11 @@ import (
 	"edgegateway/devices/serial"
 )
 
-// A placed is a point with its register.
+// A placed is a point with its register, and what must be read to read that.
 type placed struct {
 	point *devices.Point
 	reg   Register
+	whole Register
 }
 
 // Plan returns one query for each request that points need: the set of
@@ -52,7 +53,7 @@ func (l *Line) unitOf(dev *devices.Device) (Unit, error) {
 	return u, nil
 }
 
-// place finds the registers of points and sorts by them.
+// place finds the registers of points and sorts by what must be read.
 func place(dev *devices.Device, u Unit, points []*devices.Point) ([]placed, error) {
 	places := make([]placed, 0, len(points))
 	for _, p := range points {
@@ -60,14 +61,14 @@ func place(dev *devices.Device, u Unit, points []*devices.Point) ([]placed, erro
 		if err != nil {
 			return nil, err
 		}
-		if n := u.limit(reg.Table); reg.count() > n {
-			return nil, fmt.Errorf("device %s, point %s: %v is longer than the %d that one request may read, and a point is never split",
-				dev.ID, p.Name, reg, n)
+		whole, err := u.whole(reg)
+		if err != nil {
+			return nil, fmt.Errorf("device %s, point %s: %w", dev.ID, p.Name, err)
 		}
-		places = append(places, placed{p, reg})
+		places = append(places, placed{p, reg, whole})
 	}
 	slices.SortStableFunc(places, func(a, b placed) int {
-		return cmp.Or(cmp.Compare(a.reg.Table, b.reg.Table), cmp.Compare(a.reg.Address, b.reg.Address), cmp.Compare(a.reg.end(), b.reg.end()))
+		return cmp.Or(a.whole.compare(b.whole), a.reg.compare(b.reg))
 	})
 	return places, nil
 }
@@ -83,16 +84,16 @@ func registerOf(dev *devices.Device, p *devices.Point) (Register, error) {
 	return reg, nil
 }
 
-// atomsOf makes one atom of all points at the same registers. places are
-// sorted.
+// atomsOf makes one atom of all points at the same registers, or in the same
+// block. places are sorted.
 func atomsOf(places []placed) []atom {
 	var atoms []atom
 	for _, p := range places {
-		if n := len(atoms); n > 0 && atoms[n-1].reg.same(p.reg) {
+		if n := len(atoms); n > 0 && atoms[n-1].reg == p.whole {
 			atoms[n-1].points = append(atoms[n-1].points, p)
 			continue
 		}
-		atoms = append(atoms, atom{reg: p.reg, points: []placed{p}})
+		atoms = append(atoms, atom{reg: p.whole, points: []placed{p}})
 	}
 	return atoms
 }

@@ -129,9 +129,13 @@ func (p *planner) divide(atoms []atom) []span {
 // extend returns reg with a, which begins nowhere before it, and whether one
 // request may read that.
 func (p *planner) extend(reg Register, a atom) (Register, bool) {
+	both := reg.with(a.reg)
+	if both.count() > p.unit.limit(p.table) || reg != a.reg && p.unit.quirks().Single {
+		return both, false
+	}
 	hole := int(a.reg.Address) > reg.end()
-	reg = reg.with(a.reg)
-	return reg, reg.count() <= p.unit.limit(p.table) && (!hole || p.unit.Gaps)
+	_, forbidden := meeting(p.unit.quirks().Forbid, both)
+	return both, !forbidden && (!hole || p.unit.Gaps)
 }
 
 // spanOf returns the span that reads atoms, which are not empty.

@@ -105,8 +105,7 @@ func (q *readQuery) add(b *devices.Batch, s *span, a answer) {
 	r := readRequest(q.unit.ID, s.reg)
 	q.raw = r.appendRaw(q.raw[:0], a.pdu)
 	for p := range s.points() {
-		from := p.reg.Table.size(int(p.reg.Address) - int(s.reg.Address))
-		b.Add(p.point, q.raw[from:from+p.reg.Table.size(p.reg.count())], a.at)
+		b.Add(p.point, p.reg.cutFrom(s.reg, q.raw), a.at)
 	}
 }
 

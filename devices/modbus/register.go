@@ -1,6 +1,7 @@
 package modbus
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 	"time"
@@ -68,9 +69,9 @@ func (r Register) count() int { return max(1, int(r.Count)) }
 // end is the address after the last.
 func (r Register) end() int { return int(r.Address) + r.count() }
 
-// same reports whether r and o are the same entries.
-func (r Register) same(o Register) bool {
-	return r.Table == o.Table && r.Address == o.Address && r.count() == o.count()
+// compare orders registers by table, address and end.
+func (r Register) compare(o Register) int {
+	return cmp.Or(cmp.Compare(r.Table, o.Table), cmp.Compare(r.Address, o.Address), cmp.Compare(r.end(), o.end()))
 }
 
 // with returns the shortest range that holds r and o, which are of one table.
@@ -78,6 +79,12 @@ func (r Register) same(o Register) bool {
 func (r Register) with(o Register) Register {
 	from, end := min(r.Address, o.Address), max(r.end(), o.end())
 	return Register{Table: r.Table, Address: from, Count: uint16(min(end-int(from), 1<<16-1))}
+}
+
+// cutFrom returns the part of raw, which holds whole, that is r.
+func (r Register) cutFrom(whole Register, raw []byte) []byte {
+	from := r.Table.size(int(r.Address) - int(whole.Address))
+	return raw[from : from+r.Table.size(r.count())]
 }
 
 // check says what no device can have.
@@ -120,6 +127,7 @@ type Unit struct {
 	Gaps    bool          // registers between those wanted may be read along, where that is quicker
 	Timeout time.Duration // 0: the line's
 	Pause   time.Duration // least silence before each request to it
+	Quirks  *Quirks       // nil: none
 }
 
 func (u Unit) String() string { return "unit " + strconv.Itoa(int(u.ID)) }
