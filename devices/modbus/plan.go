@@ -20,7 +20,8 @@ type placed struct {
 // Plan returns one query for each request that points need: the set of
 // requests that takes the bus for the shortest time, by the baud rate, the
 // silences between frames and the time that the unit was seen to need for an
-// answer. No point is ever split.
+// answer. No point is ever split, and no request reads what the device is known
+// to refuse together with anything else.
 func (l *Line) Plan(dev *devices.Device, points []*devices.Point) ([]devices.Query, error) {
 	u, err := l.unitOf(dev)
 	if err != nil {
@@ -30,15 +31,8 @@ func (l *Line) Plan(dev *devices.Device, points []*devices.Point) ([]devices.Que
 	if err != nil {
 		return nil, err
 	}
-	var queries []devices.Query
-	for _, s := range l.spans(u, atomsOf(places)) {
-		q := &readQuery{line: l, unit: u, reg: s.reg, spans: []span{s}}
-		for p := range s.points() {
-			q.points = append(q.points, p.point)
-		}
-		queries = append(queries, q)
-	}
-	return queries, nil
+	k := l.knownOf(dev.ID)
+	return l.readQueries(u, k, l.spans(u, k, atomsOf(places))), nil
 }
 
 // unitOf returns how dev is reached, if this line can.

@@ -20,10 +20,8 @@ type atom struct {
 
 // A span is what one request reads: atoms of one table, sorted by address.
 type span struct {
-	reg    Register
-	atoms  []atom
-	failed error     // the exception of a single atom; nil: it can be read
-	again  time.Time // when a failed one is tried again
+	reg   Register
+	atoms []atom
 }
 
 // points yields the points of s by rising address.
@@ -43,20 +41,21 @@ func (s *span) points() iter.Seq[placed] {
 type planner struct {
 	line  *Line
 	unit  Unit
+	known *known
 	table Table
 	times []time.Duration // of a request for so many entries; 0: not computed yet
 }
 
 // spans returns the cheapest requests that read atoms, which are sorted by
 // table and address.
-func (l *Line) spans(u Unit, atoms []atom) []span {
+func (l *Line) spans(u Unit, k *known, atoms []atom) []span {
 	var spans []span
 	for from := 0; from < len(atoms); {
 		t, to := atoms[from].reg.Table, from
 		for to < len(atoms) && atoms[to].reg.Table == t {
 			to++
 		}
-		p := &planner{line: l, unit: u, table: t, times: make([]time.Duration, u.limit(t)+1)}
+		p := &planner{line: l, unit: u, known: k, table: t, times: make([]time.Duration, u.limit(t)+1)}
 		spans = append(spans, p.divide(atoms[from:to])...)
 		from = to
 	}
@@ -106,10 +105,12 @@ func (p *planner) divide(atoms []atom) []span {
 		best[k+1].cost.time = math.MaxInt64
 	}
 	for i, first := range atoms {
-		reg := first.reg
+		reg, ok := first.reg, true
 		for k := i; k < len(atoms); k++ {
-			var ok bool
-			if reg, ok = p.extend(reg, atoms[k]); !ok {
+			if k > i {
+				reg, ok = p.extend(reg, atoms[k])
+			}
+			if !ok {
 				break
 			}
 			c := best[i].cost.add(p.request(reg.count()))
@@ -130,12 +131,12 @@ func (p *planner) divide(atoms []atom) []span {
 // request may read that.
 func (p *planner) extend(reg Register, a atom) (Register, bool) {
 	both := reg.with(a.reg)
-	if both.count() > p.unit.limit(p.table) || reg != a.reg && p.unit.quirks().Single {
+	hole := int(a.reg.Address) > reg.end()
+	if both.count() > p.unit.limit(p.table) || p.unit.quirks().Single || hole && !p.unit.Gaps {
 		return both, false
 	}
-	hole := int(a.reg.Address) > reg.end()
 	_, forbidden := meeting(p.unit.quirks().Forbid, both)
-	return both, !forbidden && (!hole || p.unit.Gaps)
+	return both, !forbidden && p.known.joins(both)
 }
 
 // spanOf returns the span that reads atoms, which are not empty.
