@@ -73,7 +73,7 @@ func newGateway(cfg *config.Config, at places, readOnly bool, log *slog.Logger) 
 	if err := g.newBridges(); err != nil {
 		return g, err
 	}
-	g.learned = openNotebook(filepath.Join(at.state, "learned.json"), log)
+	g.learned = openNotebook(filepath.Join(at.state, "learned.json"), deviceIDs(cfg.Devices), log)
 	if err := g.newBuses(readOnly); err != nil {
 		return g, err
 	}

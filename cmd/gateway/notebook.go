@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"edgegateway/devices/modbus"
@@ -27,6 +28,8 @@ type notebook struct {
 	log  *slog.Logger
 	wake chan struct{} // room for one: the file is behind
 
+	devices []string // IDs of those in the configuration
+
 	mu    sync.Mutex
 	facts map[string]modbus.Facts // by device ID
 }
@@ -41,8 +44,8 @@ var _ modbus.Notebook = (*notebook)(nil)
 
 // openNotebook reads the file. A gateway without one that it can read learns
 // everything anew.
-func openNotebook(path string, log *slog.Logger) *notebook {
-	n := &notebook{path: path, log: log, wake: make(chan struct{}, 1), facts: map[string]modbus.Facts{}}
+func openNotebook(path string, devices []string, log *slog.Logger) *notebook {
+	n := &notebook{path: path, log: log, devices: devices, wake: make(chan struct{}, 1), facts: map[string]modbus.Facts{}}
 	file, err := readNotebook(path)
 	if err != nil {
 		log.Warn("what was learned about devices cannot be read; learning it anew", "err", err)
@@ -75,10 +78,10 @@ func readNotebook(path string) (file notebookFile, err error) {
 }
 
 // Facts returns what is known of a device.
-func (n *notebook) Facts(device string) modbus.Facts {
+func (n *notebook) Facts(device string) (f modbus.Facts, ok bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.facts[device]
+	return n.facts[device], slices.Contains(n.devices, device)
 }
 
 // Learned takes what is known of a device now and logs the news.

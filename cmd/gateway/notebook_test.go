@@ -20,8 +20,8 @@ func TestNotebookSurvivesARestart(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "learned.json")
 	var logs bytes.Buffer
 	log := slog.New(slog.NewTextHandler(&logs, nil))
-	n := openNotebook(path, log)
-	if f := n.Facts("main"); !reflect.DeepEqual(f, modbus.Facts{}) || logs.Len() > 0 {
+	n := openNotebook(path, []string{"main", "boiler"}, log)
+	if f, ok := n.Facts("main"); !ok || !reflect.DeepEqual(f, modbus.Facts{}) || logs.Len() > 0 {
 		t.Errorf("without a file it knows %+v and logs %s", f, logs.String())
 	}
 	want := modbus.Facts{Holes: []modbus.Range{{Table: modbus.Input, First: 5, Last: 9}}}
@@ -40,8 +40,11 @@ func TestNotebookSurvivesARestart(t *testing.T) {
 	if err != nil || strings.Contains(string(text), "boiler") {
 		t.Errorf("%s, %v", text, err)
 	}
-	if f := openNotebook(path, log).Facts("main"); !reflect.DeepEqual(f, want) {
+	if f, ok := openNotebook(path, []string{"main"}, log).Facts("main"); !ok || !reflect.DeepEqual(f, want) {
 		t.Errorf("after a restart it knows %+v", f)
+	}
+	if _, ok := openNotebook(path, nil, log).Facts("main"); ok {
+		t.Error("facts of a device that is not in the configuration are kept")
 	}
 }
 
@@ -52,7 +55,7 @@ func TestUnreadableNotebookIsKept(t *testing.T) {
 			t.Fatal(err)
 		}
 		var logs bytes.Buffer
-		n := openNotebook(path, slog.New(slog.NewTextHandler(&logs, nil)))
+		n := openNotebook(path, nil, slog.New(slog.NewTextHandler(&logs, nil)))
 		if !strings.Contains(logs.String(), "learning it anew") || len(n.facts) > 0 {
 			t.Errorf("%q: knows %v, logs %s", text, n.facts, logs.String())
 		}

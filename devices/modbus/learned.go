@@ -30,8 +30,9 @@ func (f Facts) clone() Facts {
 // A Notebook keeps what a line learns. A line's goroutine calls it, so that it
 // must be quick; lines share one.
 type Notebook interface {
-	// Facts returns what is known of the device with this ID.
-	Facts(device string) Facts
+	// Facts returns what is known of the device with this ID; ok is false if
+	// it is none whose facts are kept, as one that somebody just looks for.
+	Facts(device string) (f Facts, ok bool)
 	// Learned takes the facts of a device after they changed. news says for
 	// people what changed, and what to write into the map.
 	Learned(device string, f Facts, news string)
@@ -64,14 +65,18 @@ type refusal struct {
 
 // knownOf returns what l knows of a device.
 func (l *Line) knownOf(device string) *known {
-	k := l.known[device]
-	if k == nil {
-		k = &known{device: device, notebook: l.cfg.Notebook, refusals: map[Range]refusal{}}
-		if k.notebook != nil {
-			k.facts = k.notebook.Facts(device).clone()
-		}
-		l.known[device] = k
+	if k := l.known[device]; k != nil {
+		return k
 	}
+	k := &known{device: device, refusals: map[Range]refusal{}}
+	if l.cfg.Notebook != nil {
+		f, ok := l.cfg.Notebook.Facts(device)
+		if !ok {
+			return k
+		}
+		k.facts, k.notebook = f.clone(), l.cfg.Notebook
+	}
+	l.known[device] = k
 	return k
 }
 

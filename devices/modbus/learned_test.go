@@ -19,7 +19,7 @@ type notes struct {
 	news  []string
 }
 
-func (n *notes) Facts(device string) Facts { return n.facts[device] }
+func (n *notes) Facts(device string) (Facts, bool) { return n.facts[device], device != "stranger" }
 
 func (n *notes) Learned(device string, f Facts, news string) {
 	if n.facts == nil {
@@ -215,6 +215,28 @@ func TestIllegalPointsAreTriedAgain(t *testing.T) {
 		run(t, dev, qs...)
 		if n := len(store.asked()); n != 2 {
 			t.Errorf("after %v it asks %d times", illegalRetry, n)
+		}
+	})
+}
+
+// TestNothingIsKeptOfStrangers: what somebody asks for by hand is asked anew
+// each time.
+func TestNothingIsKeptOfStrangers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, book := &plant{illegal: map[Register]bool{{Input, 2, 1}: true}}, &notes{}
+		l := fussyLine(t, store, book)
+		for range 2 {
+			dev := meter(Unit{ID: 1}, Register{Input, 1, 1}, Register{Input, 2, 1})
+			dev.ID = "stranger"
+			if _, err := read(t, l, dev); err != nil {
+				t.Error(err)
+			}
+			if asked := store.asked(); len(asked) != 3 {
+				t.Errorf("asked for %v", asked)
+			}
+		}
+		if len(book.news)+len(l.known) > 0 {
+			t.Errorf("news %q, knows %v", book.news, l.known)
 		}
 	})
 }
