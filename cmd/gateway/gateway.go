@@ -38,6 +38,7 @@ type gateway struct {
 	plant   *plant
 	command *commander
 	control *control
+	learned *notebook
 }
 
 // A bus is a field bus with what belongs to it alone.
@@ -73,6 +74,7 @@ func newGateway(cfg *config.Config, at places, readOnly bool, log *slog.Logger) 
 	if err := g.newBridges(); err != nil {
 		return g, err
 	}
+	g.learned = openNotebook(filepath.Join(at.state, "learned.json"), deviceIDs(cfg.Devices), log)
 	if err := g.newBuses(readOnly); err != nil {
 		return g, err
 	}
@@ -219,6 +221,7 @@ func (g *gateway) newBus(settings *config.Bus) (*bus, devices.Line, error) {
 	for _, dev := range settings.Devices {
 		poll.Devices = append(poll.Devices, dev.Device)
 	}
+	settings.Modbus.Notebook = g.learned
 	if poll.Line, poll.Listener, err = openBus(settings, poll.Devices); err != nil {
 		return nil, nil, err
 	}
@@ -310,6 +313,7 @@ func (g *gateway) run(ctx context.Context, ready func()) error {
 		}
 	}()
 
+	site.run("notebook", g.learned.run)
 	site.run("control socket", func(ctx context.Context) error { return g.control.serve(ctx, socket) })
 	site.run("broker", g.broker.Run)
 	select {

@@ -286,7 +286,7 @@ func (p *plant) find(target string) (*mapping.Device, *mapping.Point, error) {
 		dev = p.device(device)
 	}
 	if dev == nil {
-		return nil, nil, usageError("there is no device %q; there are: %s", device, strings.Join(p.deviceIDs(), ", "))
+		return nil, nil, usageError("there is no device %q; there are: %s", device, strings.Join(deviceIDs(p.cfg.Devices), ", "))
 	}
 	if !dotted {
 		return dev, nil, nil
@@ -307,8 +307,8 @@ func (p *plant) device(name string) *mapping.Device {
 	return p.cfg.Devices[i]
 }
 
-func (p *plant) deviceIDs() (ids []string) {
-	for _, d := range p.cfg.Devices {
+func deviceIDs(devs []*mapping.Device) (ids []string) {
+	for _, d := range devs {
 		ids = append(ids, d.ID)
 	}
 	return ids

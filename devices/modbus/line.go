@@ -25,6 +25,8 @@ type Config struct {
 
 	Timeout        time.Duration // from the end of a request to the beginning of its answer; 0 means 1 s
 	ConnectTimeout time.Duration // 0 means 3 s
+
+	Notebook Notebook // of what is learned about devices; nil: it lasts as long as the line
 }
 
 const (
@@ -42,6 +44,7 @@ type Line struct {
 	wire    wire
 	cost    serial.Config // the slowest line a request travels
 	stats   counters
+	known   map[string]*known // by device ID
 
 	port     Port // nil: not open
 	used     bool // the port has carried an answer
@@ -80,7 +83,7 @@ func NewLine(cfg Config) (*Line, error) {
 }
 
 func newLine(cfg Config, c carrier) *Line {
-	l := &Line{cfg: cfg, carrier: c}
+	l := &Line{cfg: cfg, carrier: c, known: map[string]*known{}}
 	switch {
 	case !c.rtu:
 		l.wire = newTCPWire(&l.stats)

@@ -10,28 +10,18 @@ import (
 	"edgegateway/devices/serial"
 )
 
-// guessedThinking is how long a device is thought to take before it has been
-// asked: it only decides which holes are worth reading across.
-const guessedThinking = 20 * time.Millisecond
-
-// A span is what one request reads: points of one table, sorted by address.
-type span struct {
-	reg    Register
-	points []placed
-	failed error     // the exception of a single point; nil: it can be read
-	again  time.Time // when a failed one is tried again
-}
-
-// A placed is a point with its register.
+// A placed is a point with its register, and what must be read to read that.
 type placed struct {
 	point *devices.Point
 	reg   Register
+	whole Register
 }
 
-// Plan returns one query for each request that points need: neighbours and
-// overlapping points share one, within the unit's limits, and so do points
-// with a hole between them where the unit allows it and reading across is
-// quicker. No point is ever split.
+// Plan returns one query for each request that points need: the set of
+// requests that takes the bus for the shortest time, by the baud rate, the
+// silences between frames and the time that the unit was seen to need for an
+// answer. No point is ever split, and no request reads what the device is known
+// to refuse together with anything else.
 func (l *Line) Plan(dev *devices.Device, points []*devices.Point) ([]devices.Query, error) {
 	u, err := l.unitOf(dev)
 	if err != nil {
@@ -41,15 +31,8 @@ func (l *Line) Plan(dev *devices.Device, points []*devices.Point) ([]devices.Que
 	if err != nil {
 		return nil, err
 	}
-	var queries []devices.Query
-	for _, s := range l.merge(u, places) {
-		q := &readQuery{line: l, unit: u, reg: s.reg, spans: []span{s}}
-		for _, p := range s.points {
-			q.points = append(q.points, p.point)
-		}
-		queries = append(queries, q)
-	}
-	return queries, nil
+	k := l.knownOf(dev.ID)
+	return l.readQueries(u, k, l.spans(u, k, atomsOf(places))), nil
 }
 
 // unitOf returns how dev is reached, if this line can.
@@ -64,7 +47,7 @@ func (l *Line) unitOf(dev *devices.Device) (Unit, error) {
 	return u, nil
 }
 
-// place finds the registers of points and sorts by them.
+// place finds the registers of points and sorts by what must be read.
 func place(dev *devices.Device, u Unit, points []*devices.Point) ([]placed, error) {
 	places := make([]placed, 0, len(points))
 	for _, p := range points {
@@ -72,14 +55,14 @@ func place(dev *devices.Device, u Unit, points []*devices.Point) ([]placed, erro
 		if err != nil {
 			return nil, err
 		}
-		if n := u.limit(reg.Table); reg.count() > n {
-			return nil, fmt.Errorf("device %s, point %s: %v is longer than the %d that one request may read, and a point is never split",
-				dev.ID, p.Name, reg, n)
+		whole, err := u.whole(reg)
+		if err != nil {
+			return nil, fmt.Errorf("device %s, point %s: %w", dev.ID, p.Name, err)
 		}
-		places = append(places, placed{p, reg})
+		places = append(places, placed{p, reg, whole})
 	}
 	slices.SortStableFunc(places, func(a, b placed) int {
-		return cmp.Or(cmp.Compare(a.reg.Table, b.reg.Table), cmp.Compare(a.reg.Address, b.reg.Address), cmp.Compare(b.reg.end(), a.reg.end()))
+		return cmp.Or(a.whole.compare(b.whole), a.reg.compare(b.reg))
 	})
 	return places, nil
 }
@@ -95,42 +78,18 @@ func registerOf(dev *devices.Device, p *devices.Point) (Register, error) {
 	return reg, nil
 }
 
-// merge joins places, which are sorted, to spans.
-func (l *Line) merge(u Unit, places []placed) []span {
-	var spans []span
+// atomsOf makes one atom of all points at the same registers, or in the same
+// block. places are sorted.
+func atomsOf(places []placed) []atom {
+	var atoms []atom
 	for _, p := range places {
-		if n := len(spans); n > 0 {
-			s := &spans[n-1]
-			end := max(s.reg.end(), p.reg.end())
-			hole := int(p.reg.Address) - s.reg.end()
-			if s.reg.Table == p.reg.Table && end-int(s.reg.Address) <= u.limit(p.reg.Table) && (hole <= 0 || u.Gaps && l.cheap(u, p.reg.Table, hole)) {
-				s.points = append(s.points, p)
-				s.reg.Count = uint16(end - int(s.reg.Address))
-				continue
-			}
+		if n := len(atoms); n > 0 && atoms[n-1].reg == p.whole {
+			atoms[n-1].points = append(atoms[n-1].points, p)
+			continue
 		}
-		spans = append(spans, spanOf([]placed{p}))
+		atoms = append(atoms, atom{reg: p.whole, points: []placed{p}})
 	}
-	return spans
-}
-
-// spanOf returns the span that reads places, which are sorted and not empty.
-func spanOf(places []placed) span {
-	s := span{reg: places[0].reg, points: places}
-	end := 0
-	for _, p := range places {
-		end = max(end, p.reg.end())
-	}
-	s.reg.Count = uint16(end - int(s.reg.Address))
-	return s
-}
-
-// cheap reports whether reading hole entries that nobody wants takes less
-// time than another request.
-func (l *Line) cheap(u Unit, t Table, hole int) bool {
-	thinking := cmp.Or(l.wire.thinking(u.ID), guessedThinking)
-	r := readRequest(u.ID, Register{Table: t, Count: 1})
-	return time.Duration(t.wireSize(hole))*l.cost.CharTime() < l.wireTime(r)+thinking
+	return atoms
 }
 
 // WireTime is how long request and reply, of so many bytes with all framing,

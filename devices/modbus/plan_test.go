@@ -34,6 +34,20 @@ func TestPlan(t *testing.T) {
 		{"never split", Unit{MaxRead: 5}, nil, []Register{{Input, 0, 4}, {Input, 4, 4}}, "unit 1: input 0-3, unit 1: input 4-7"},
 		{"last register", Unit{}, nil, []Register{{Input, 65535, 1}}, "unit 1: input 65535"},
 		{"bits", Unit{}, nil, []Register{{Coil, 0, 2000}, {Coil, 2000, 1}}, "unit 1: coil 0-1999, unit 1: coil 2000"},
+		{"forbidden hole", Unit{Gaps: true, Quirks: forbid("5")}, nil, []Register{{Input, 0, 2}, {Input, 4, 1}, {Input, 6, 1}}, "unit 1: input 0-4, unit 1: input 6"},
+		{"forbidden in another table", Unit{Gaps: true, Quirks: forbid("holding 0-100")}, nil, []Register{{Input, 0, 2}, {Input, 6, 1}}, "unit 1: input 0-6"},
+		{"forbidden point", Unit{Quirks: forbid("4-8", "2")}, nil, []Register{{Input, 2, 1}}, `lies in 2, which forbid says must not be read; drop the point, or name the table that is meant, such as "holding 2"`},
+		{"block", Unit{Quirks: blocks("10-19")}, nil, []Register{{Input, 15, 2}, {Input, 12, 1}, {Input, 20, 1}, {Input, 30, 1}}, "unit 1: input 10-20, unit 1: input 30"},
+		{"block over its edge", Unit{Quirks: blocks("10-19")}, nil, []Register{{Input, 19, 2}}, "unit 1: input 10-20"},
+		{"block nobody wants", Unit{Quirks: blocks("10-19")}, nil, []Register{{Input, 20, 2}}, "unit 1: input 20-21"},
+		{"blocks apart", Unit{MaxRead: 10, Quirks: blocks("10-15", "16-20")}, nil, []Register{{Input, 15, 1}, {Input, 16, 1}}, "unit 1: input 10-15, unit 1: input 16-20"},
+		{"block too long", Unit{MaxRead: 9, Quirks: blocks("10-19")}, nil, []Register{{Input, 15, 2}}, "lies in blocks that are read whole, input 10-19, which is more than the 9"},
+		{"block over something forbidden", Unit{Quirks: &Quirks{Blocks: ranges("10-19"), Forbid: ranges("input 19")}}, nil, []Register{{Input, 15, 2}}, "in which lies input 19"},
+		{"single", Unit{Quirks: &Quirks{Single: true}}, nil, []Register{{Input, 0, 2}, {Input, 2, 1}, {Input, 2, 1}}, "unit 1: input 0-1, unit 1: input 2"},
+		{"single block", Unit{Quirks: &Quirks{Single: true, Blocks: ranges("0-3")}}, nil, []Register{{Input, 0, 2}, {Input, 2, 1}, {Input, 4, 1}}, "unit 1: input 0-3, unit 1: input 4"},
+		{"from zero", Unit{Quirks: &Quirks{FromZero: []Table{Coil}}}, nil, []Register{{Coil, 7, 1}, {Coil, 3, 1}, {Input, 3, 1}}, "unit 1: coil 0-7, unit 1: input 3"},
+		{"too far from zero", Unit{Quirks: &Quirks{FromZero: []Table{Coil}}}, nil, []Register{{Coil, 2000, 1}}, "ends behind the 2000"},
+		{"nothing between zero and the end", Unit{Gaps: true}, nil, []Register{{Input, 0, 1}, {Input, 65535, 1}}, "unit 1: input 0, unit 1: input 65535"},
 		{"beyond the end", Unit{}, nil, []Register{{Input, 65535, 2}}, "addresses end at 65535"},
 		{"too long", Unit{MaxRead: 3}, nil, []Register{{Input, 0, 4}}, "longer than the 3"},
 		{"no table", Unit{}, nil, []Register{{0, 0, 4}}, "table 0"},
@@ -63,6 +77,64 @@ func TestPlan(t *testing.T) {
 			}
 		})
 	}
+}
+
+func ranges(texts ...string) (all []Range) {
+	for _, s := range texts {
+		r, err := ParseRange(s)
+		if err != nil {
+			panic(err)
+		}
+		all = append(all, r)
+	}
+	return all
+}
+
+func forbid(texts ...string) *Quirks { return &Quirks{Forbid: ranges(texts...)} }
+func blocks(texts ...string) *Quirks { return &Quirks{Blocks: ranges(texts...)} }
+
+func TestRangesAreWords(t *testing.T) {
+	for _, s := range []string{"11175", "0-65535", "input 200-210", "coil 0", "holding 65535"} {
+		if r, err := ParseRange(s); err != nil || r.String() != s {
+			t.Errorf("%q is read as %v, %v", s, r, err)
+		}
+	}
+	if r, err := ParseRange(" input  200 - 210 "); err != nil || r != (Range{Input, 200, 210}) {
+		t.Errorf("with spaces: %v, %v", r, err)
+	}
+	for s, want := range map[string]string{"": "is no range", "65536": "0 to 65535", "9-8": "is no range", "1-2-3": "is no range",
+		"inputs 1": `"inputs" is no table`, "input": "is no range", "-1": "is no range"} {
+		if r, err := ParseRange(s); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is read as %v, %v", s, r, err)
+		}
+	}
+}
+
+// TestBlocksAreReadWhole: what is read along in a block, or before a point
+// from 0 on, is nobody's value, also when a write is read back.
+func TestBlocksAreReadWhole(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &plant{}
+		l := scripted(t, Config{}, func(frame []byte) []piece { return atOnce(rtuReply(store, frame)) })
+		dev := meter(Unit{ID: 1, Quirks: &Quirks{Blocks: ranges("10-19"), FromZero: []Table{Coil}}},
+			Register{Holding, 12, 2}, Register{Holding, 18, 1}, Register{Coil, 9, 1})
+		b, err := read(t, l, dev)
+		if err != nil || verify(b) != nil {
+			t.Error(err, verify(b))
+		}
+		store.asked()
+		q, err := l.Write(dev, dev.Points[1], []byte{1, 2}, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err = run(t, dev, q)
+		if err != nil || string(b.Readings[0].Raw) != "\x01\x02" {
+			t.Error(err, b.Readings)
+		}
+		if asked := store.asked(); asked[len(asked)-1] != (Register{Holding, 10, 10}) {
+			t.Errorf("read back by %v", asked)
+		}
+	})
 }
 
 func TestUnitsOfALine(t *testing.T) {
@@ -160,4 +232,18 @@ func TestCost(t *testing.T) {
 			t.Errorf("%s: %v, want %v to %v", l.Address(), d, tt.min, tt.max)
 		}
 	}
+}
+
+func FuzzParseRange(f *testing.F) {
+	f.Add("input 200-210")
+	f.Add("11175")
+	f.Fuzz(func(t *testing.T, s string) {
+		r, err := ParseRange(s)
+		if err != nil {
+			return
+		}
+		if again, err := ParseRange(r.String()); again != r || err != nil {
+			t.Errorf("%q is %v, which is read as %v, %v", s, r, again, err)
+		}
+	})
 }

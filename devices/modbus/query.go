@@ -15,21 +15,55 @@ const (
 	// asked again: the device may have been given other firmware or settings.
 	illegalRetry = 5 * time.Minute
 	// maxExtra is how many requests more than its spans one Do may take to
-	// find an illegal register. What is left is found the next time.
-	maxExtra = 8
+	// find out what a device refuses. What is left is found the next time.
+	maxExtra = 16
 )
 
 // A readQuery reads points that one request can read. If the device refuses
 // that (some registers in it may not exist, or it takes no request that
-// long), it is halved until what can be read is, and stays so: one illegal
+// long), it is halved until what can be read is. What was learned from that is
+// noted for the device, and the query is planned anew with it: one illegal
 // register never hides its neighbours, and is asked only now and then.
 type readQuery struct {
-	line   *Line
-	unit   Unit
-	reg    Register
-	points []*devices.Point
-	spans  []span
-	raw    []byte // of the last answer
+	line    *Line
+	unit    Unit
+	known   *known
+	version int      // of known that spans were planned with
+	reg     Register // of its first request that is likely answered
+	atoms   []atom   // sorted by table and address
+	points  []*devices.Point
+	spans   []span // to ask for
+	next    []span // as the Do under way leaves them
+	raw     []byte // of the last answer
+
+	readable bool // not all spans are illegal points
+}
+
+// readQueries makes one query of each span. Illegal points go with a
+// neighbour, so that there is something to ask for while they rest.
+func (l *Line) readQueries(u Unit, k *known, spans []span) []devices.Query {
+	var queries []devices.Query
+	var q *readQuery
+	for _, s := range spans {
+		if q == nil || !k.illegal(&s) && q.readable {
+			q = &readQuery{line: l, unit: u, known: k, version: k.version, reg: s.reg}
+			queries = append(queries, q)
+		}
+		q.add(k, s)
+	}
+	return queries
+}
+
+// add adds s, which lies behind the others.
+func (q *readQuery) add(k *known, s span) {
+	if !q.readable && !k.illegal(&s) {
+		q.reg, q.readable = s.reg, true
+	}
+	q.spans = append(q.spans, s)
+	q.atoms = append(q.atoms, s.atoms...)
+	for p := range s.points() {
+		q.points = append(q.points, p.point)
+	}
 }
 
 // Points are those it reads, by rising address.
@@ -50,70 +84,113 @@ func (q *readQuery) Cost() time.Duration {
 // Do reads all spans. After an error that is no answer of the unit the rest
 // is not asked and carries the same error.
 func (q *readQuery) Do(ctx context.Context, b *devices.Batch) error {
-	var lost error
-	extra := maxExtra
-	skip := q.anyReadable() // else each is asked, to know that the device is there
-	for i := 0; i < len(q.spans); i++ {
-		s := &q.spans[i]
-		if lost == nil && skip && s.resting() {
-			s.fail(b, s.failed, devices.Now())
-			continue
-		}
-		var a answer
-		err := lost
-		if err == nil {
-			a, err = q.line.ask(ctx, q.unit, readRequest(q.unit.ID, s.reg))
-		}
-		switch {
-		case err == nil:
-			s.failed = nil
-			q.add(b, s, a)
-			continue
-		case !fromUnit(err):
-			lost = err
-		case refused(err) && len(s.points) > 1 && extra > 0:
-			extra--
-			q.halve(i)
-			i--
-			continue
-		case refused(err) && len(s.points) == 1:
-			s.failed, s.again = err, time.Now().Add(illegalRetry)
-		}
-		s.fail(b, err, a.at)
+	if q.version != q.known.version {
+		q.version = q.known.version
+		q.spans = q.line.spans(q.unit, q.known, q.atoms)
 	}
-	return lost
+	r := &reading{readQuery: q, ctx: ctx, batch: b, extra: maxExtra}
+	r.skip = slices.ContainsFunc(q.spans, func(s span) bool { return q.known.resting(&s) == nil })
+	q.next = q.next[:0]
+	for _, s := range q.spans {
+		r.read(s)
+	}
+	q.spans, q.next = q.next, q.spans
+	return r.lost
 }
 
-func (q *readQuery) anyReadable() bool {
-	return slices.ContainsFunc(q.spans, func(s span) bool { return !s.resting() })
+// A reading is one Do of a readQuery.
+type reading struct {
+	*readQuery
+	ctx   context.Context
+	batch *devices.Batch
+	skip  bool  // illegal points may rest: others show that the device is there
+	extra int   // requests left for finding out
+	lost  error // why nothing more is asked
 }
 
-// resting reports whether s is illegal and not due to be tried again.
-func (s *span) resting() bool { return s.failed != nil && time.Now().Before(s.again) }
-
-// halve puts two spans in the place of the i-th.
-func (q *readQuery) halve(i int) {
-	p := q.spans[i].points
-	mid := len(p) / 2
-	spans := append([]span(nil), q.spans[:i]...)
-	spans = append(spans, spanOf(p[:mid]), spanOf(p[mid:]))
-	q.spans = append(spans, q.spans[i+1:]...)
+// read appends the readings of s, in parts if it is refused, and what to ask
+// for the next time. It reports whether s was read as a whole.
+func (r *reading) read(s span) bool {
+	a, err := r.ask(&s)
+	switch {
+	case err == nil:
+		r.take(&s, a)
+		r.known.answered(&s)
+		r.next = append(r.next, s)
+		return true
+	case r.lost != nil:
+	case refused(err) && len(s.atoms) > 1 && r.extra > 0:
+		r.halve(s)
+		return false
+	case refused(err) && len(s.atoms) == 1 && r.known.resting(&s) == nil:
+		r.known.refused(&s, err)
+	}
+	at := cmp.Or(a.at, devices.Now())
+	for p := range s.points() {
+		r.batch.Fail(p.point, err, at)
+	}
+	r.next = append(r.next, s)
+	return false
 }
 
-// add appends the readings of s from its proven answer.
-func (q *readQuery) add(b *devices.Batch, s *span, a answer) {
-	r := readRequest(q.unit.ID, s.reg)
-	q.raw = r.appendRaw(q.raw[:0], a.pdu)
-	for _, p := range s.points {
-		from := p.reg.Table.size(int(p.reg.Address) - int(s.reg.Address))
-		b.Add(p.point, q.raw[from:from+p.reg.Table.size(p.reg.count())], a.at)
+// ask asks for s, unless it is known what would come of it.
+func (r *reading) ask(s *span) (answer, error) {
+	if r.lost != nil {
+		return answer{}, r.lost
+	}
+	if err := r.known.resting(s); err != nil && r.skip {
+		return answer{}, err
+	}
+	return r.request(s.reg)
+}
+
+func (r *reading) request(reg Register) (answer, error) {
+	a, err := r.line.ask(r.ctx, r.unit, readRequest(r.unit.ID, reg))
+	if err != nil && !fromUnit(err) {
+		r.lost = err
+	}
+	return a, err
+}
+
+// halve reads s, which was refused, in two parts. If each can be read as a
+// whole, what lies between them must be why.
+func (r *reading) halve(s span) {
+	r.extra--
+	mid := len(s.atoms) / 2
+	left, right := spanOf(s.atoms[:mid]), spanOf(s.atoms[mid:])
+	first := r.read(left)
+	if second := r.read(right); first && second {
+		r.blame(s.reg, left.reg.end(), int(right.reg.Address))
 	}
 }
 
-// fail appends err for each point. at 0 is now.
-func (s *span) fail(b *devices.Batch, err error, at devices.Stamp) {
-	at = cmp.Or(at, devices.Now())
-	for _, p := range s.points {
-		b.Fail(p.point, err, at)
+// blame finds out whether reg was refused for the entries between two
+// addresses or, if they are none or legal, as a whole.
+func (r *reading) blame(reg Register, from, to int) {
+	if from > to || r.extra < 2 {
+		return
+	}
+	r.extra -= 2
+	if from < to {
+		hole := Register{reg.Table, uint16(from), uint16(to - from)}
+		if _, err := r.request(hole); refused(err) {
+			r.known.hole(r.unit, hole)
+			return
+		}
+	}
+	if r.lost != nil {
+		return
+	}
+	if _, err := r.request(reg); refused(err) {
+		r.known.apart(reg, uint16(to))
+	}
+}
+
+// take appends the readings of s from its proven answer.
+func (r *reading) take(s *span, a answer) {
+	q := r.readQuery
+	q.raw = readRequest(q.unit.ID, s.reg).appendRaw(q.raw[:0], a.pdu)
+	for p := range s.points() {
+		r.batch.Add(p.point, p.reg.cutFrom(s.reg, q.raw), a.at)
 	}
 }

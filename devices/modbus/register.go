@@ -1,6 +1,7 @@
 package modbus
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 	"time"
@@ -68,6 +69,24 @@ func (r Register) count() int { return max(1, int(r.Count)) }
 // end is the address after the last.
 func (r Register) end() int { return int(r.Address) + r.count() }
 
+// compare orders registers by table, address and end.
+func (r Register) compare(o Register) int {
+	return cmp.Or(cmp.Compare(r.Table, o.Table), cmp.Compare(r.Address, o.Address), cmp.Compare(r.end(), o.end()))
+}
+
+// with returns the shortest range that holds r and o, which are of one table.
+// All 65536 addresses count as 65535, which no request can read either.
+func (r Register) with(o Register) Register {
+	from, end := min(r.Address, o.Address), max(r.end(), o.end())
+	return Register{Table: r.Table, Address: from, Count: uint16(min(end-int(from), 1<<16-1))}
+}
+
+// cutFrom returns the part of raw, which holds whole, that is r.
+func (r Register) cutFrom(whole Register, raw []byte) []byte {
+	from := r.Table.size(int(r.Address) - int(whole.Address))
+	return raw[from : from+r.Table.size(r.count())]
+}
+
 // check says what no device can have.
 func (r Register) check() error {
 	switch {
@@ -108,6 +127,7 @@ type Unit struct {
 	Gaps    bool          // registers between those wanted may be read along, where that is quicker
 	Timeout time.Duration // 0: the line's
 	Pause   time.Duration // least silence before each request to it
+	Quirks  *Quirks       // nil: none
 }
 
 func (u Unit) String() string { return "unit " + strconv.Itoa(int(u.ID)) }

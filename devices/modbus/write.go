@@ -33,6 +33,7 @@ type writeQuery struct {
 	unit   Unit
 	point  *devices.Point
 	write  *request
+	whole  Register // what is read to read it back
 	verify bool
 }
 
@@ -52,14 +53,15 @@ func (l *Line) Write(dev *devices.Device, p *devices.Point, raw []byte, verify b
 	if err != nil {
 		return nil, err
 	}
-	if verify && reg.count() > u.limit(reg.Table) {
-		return nil, fmt.Errorf("device %s, point %s: %v cannot be read back in one request", dev.ID, p.Name, reg)
+	whole, err := u.whole(reg)
+	if verify && err != nil {
+		return nil, fmt.Errorf("device %s, point %s: %v cannot be read back: %w", dev.ID, p.Name, reg, err)
 	}
 	w, err := writeRequest(u.ID, reg, append([]byte(nil), raw...))
 	if err != nil {
 		return nil, fmt.Errorf("device %s, point %s: %w", dev.ID, p.Name, err)
 	}
-	return &writeQuery{line: l, unit: u, point: p, write: w, verify: verify}, nil
+	return &writeQuery{line: l, unit: u, point: p, write: w, whole: whole, verify: verify}, nil
 }
 
 func (q *writeQuery) Points() []*devices.Point { return []*devices.Point{q.point} }
@@ -69,7 +71,7 @@ func (q *writeQuery) String() string           { return q.write.String() }
 func (q *writeQuery) Cost() time.Duration {
 	d := q.line.wireTime(q.write) + q.line.wire.thinking(q.unit.ID)
 	if q.verify {
-		d += q.line.wireTime(readRequest(q.unit.ID, q.write.reg)) + q.line.wire.thinking(q.unit.ID)
+		d += q.line.wireTime(readRequest(q.unit.ID, q.whole)) + q.line.wire.thinking(q.unit.ID)
 	}
 	return d
 }
@@ -86,12 +88,12 @@ func (q *writeQuery) Do(ctx context.Context, b *devices.Batch) error {
 }
 
 func (q *writeQuery) readBack(ctx context.Context, b *devices.Batch) error {
-	r := readRequest(q.unit.ID, q.write.reg)
+	r := readRequest(q.unit.ID, q.whole)
 	a, err := q.line.ask(ctx, q.unit, r)
 	if err != nil {
 		return q.fail(b, fmt.Errorf("%w: %w", ErrReadBack, err), a)
 	}
-	b.Add(q.point, r.appendRaw(nil, a.pdu), a.at)
+	b.Add(q.point, q.write.reg.cutFrom(q.whole, r.appendRaw(nil, a.pdu)), a.at)
 	return nil
 }
 

@@ -284,9 +284,38 @@ func (l *loader) setUnit(d *deviceBuilder, n *node) {
 	d.raw.Pause.atLeast(l.binder, 0, "the pause")
 	d.dev.Unit = modbus.Unit{
 		ID: byte(id), MaxRead: uint16(d.raw.MaxRead.V), Gaps: d.raw.Gaps.V,
-		Timeout: d.raw.Timeout.V, Pause: d.raw.Pause.V,
+		Timeout: d.raw.Timeout.V, Pause: d.raw.Pause.V, Quirks: l.quirks(d),
 	}
 	l.checkClaimed(d)
+}
+
+// quirks reads what a device does not bear; nil is none of it.
+func (l *loader) quirks(d *deviceBuilder) *modbus.Quirks {
+	q := &modbus.Quirks{Forbid: l.ranges(d.raw.Forbid), Blocks: l.ranges(d.raw.Blocks), Single: d.raw.Single.V}
+	for _, t := range d.raw.FromZero.V {
+		table, err := modbus.ParseTable(t.V)
+		if err != nil {
+			l.errorAt(t.at, "%v", err)
+			continue
+		}
+		q.FromZero = append(q.FromZero, table)
+	}
+	if !q.Single && len(q.Forbid)+len(q.Blocks)+len(q.FromZero) == 0 {
+		return nil
+	}
+	return q
+}
+
+func (l *loader) ranges(list texts) (all []modbus.Range) {
+	for _, t := range list.V {
+		r, err := modbus.ParseRange(t.V)
+		if err != nil {
+			l.errorAt(t.at, "%v", err)
+			continue
+		}
+		all = append(all, r)
+	}
+	return all
 }
 
 func (l *loader) checkClaimed(d *deviceBuilder) {

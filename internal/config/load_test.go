@@ -234,6 +234,28 @@ func TestNearerWins(t *testing.T) {
 	}
 }
 
+func TestQuirksOfADevice(t *testing.T) {
+	cfg := mustLoad(t, plant+`
+-- devices.d/odd.toml --
+[device.odd]
+bus = "rs485"
+unit_id = 99
+forbid = ["11175", "input 200-210"]
+blocks = "holding 40-50"
+single = true
+from_zero = ["coil"]
+points.a = { holding = 45 }
+`, nil)
+	want := &modbus.Quirks{
+		Forbid: []modbus.Range{{First: 11175, Last: 11175}, {Table: modbus.Input, First: 200, Last: 210}},
+		Blocks: []modbus.Range{{Table: modbus.Holding, First: 40, Last: 50}},
+		Single: true, FromZero: []modbus.Table{modbus.Coil},
+	}
+	if got := device(t, cfg, "odd").Unit.(modbus.Unit).Quirks; !reflect.DeepEqual(got, want) {
+		t.Errorf("quirks are %+v, want %+v", got, want)
+	}
+}
+
 func TestPointsMeanWhatWasWritten(t *testing.T) {
 	cfg := mustLoad(t, plant, nil)
 	boiler := device(t, cfg, "boiler")

@@ -135,6 +135,10 @@ type rawDevice struct {
 	Pause    duration         `toml:"pause"`
 	MaxRead  integer          `toml:"max_read"`
 	Gaps     boolean          `toml:"gaps"`
+	Forbid   texts            `toml:"forbid"`
+	Blocks   texts            `toml:"blocks"`
+	Single   boolean          `toml:"single"`
+	FromZero texts            `toml:"from_zero"`
 	Checksum text             `toml:"checksum"`
 	Groups   tables[rawGroup] `toml:"groups"`
 	Points   tables[rawPoint] `toml:"points"`

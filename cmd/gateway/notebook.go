@@ -1,0 +1,146 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"edgegateway/devices/modbus"
+)
+
+// notebookVersion is the format of the notebook's file.
+const notebookVersion = 1
+
+// A notebook keeps what the lines learn about their devices in a file of the
+// state folder, by device, so that a device that moves to another bus or
+// address is known there. It is written when something was learned, by its own
+// goroutine: no line waits for the card. To let the gateway learn anew, stop
+// it and delete the file.
+type notebook struct {
+	path string
+	log  *slog.Logger
+	wake chan struct{} // room for one: the file is behind
+
+	devices []string // IDs of those in the configuration
+
+	mu    sync.Mutex
+	facts map[string]modbus.Facts // by device ID
+}
+
+// A notebookFile is the file.
+type notebookFile struct {
+	Version int                     `json:"version"`
+	Devices map[string]modbus.Facts `json:"devices"`
+}
+
+var _ modbus.Notebook = (*notebook)(nil)
+
+// openNotebook reads the file. A gateway without one that it can read learns
+// everything anew.
+func openNotebook(path string, devices []string, log *slog.Logger) *notebook {
+	n := &notebook{path: path, log: log, devices: devices, wake: make(chan struct{}, 1), facts: map[string]modbus.Facts{}}
+	file, err := readNotebook(path)
+	if err != nil {
+		log.Warn("what was learned about devices cannot be read; learning it anew", "err", err)
+	}
+	for device, f := range file.Devices {
+		n.facts[device] = f
+	}
+	return n
+}
+
+// readNotebook reads a file. One that cannot be used is moved aside, so that
+// it is not lost when the next is written.
+func readNotebook(path string) (file notebookFile, err error) {
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return file, nil
+	}
+	if err != nil {
+		return file, err
+	}
+	err = json.Unmarshal(text, &file)
+	if err == nil && file.Version > notebookVersion {
+		err = fmt.Errorf("it has format %d, this program knows %d", file.Version, notebookVersion)
+	}
+	if err == nil {
+		return file, nil
+	}
+	aside := path + ".unreadable"
+	return notebookFile{}, errors.Join(fmt.Errorf("read %s, now %s: %w", path, filepath.Base(aside), err), os.Rename(path, aside))
+}
+
+// Facts returns what is known of a device.
+func (n *notebook) Facts(device string) (f modbus.Facts, ok bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.facts[device], slices.Contains(n.devices, device)
+}
+
+// Learned takes what is known of a device now and logs the news.
+func (n *notebook) Learned(device string, f modbus.Facts, news string) {
+	n.log.Warn(news, "device", device)
+	n.mu.Lock()
+	n.facts[device] = f
+	n.mu.Unlock()
+	select {
+	case n.wake <- struct{}{}:
+	default: // it will be written with what is under way
+	}
+}
+
+// run writes the file after changes until ctx is done, and then what is left.
+func (n *notebook) run(ctx context.Context) error {
+	for {
+		select {
+		case <-n.wake:
+			n.save()
+		case <-ctx.Done():
+			select {
+			case <-n.wake:
+				n.save()
+			default:
+			}
+			return nil
+		}
+	}
+}
+
+func (n *notebook) save() {
+	n.mu.Lock()
+	file := notebookFile{Version: notebookVersion, Devices: map[string]modbus.Facts{}}
+	for device, f := range n.facts {
+		if len(f.Illegal)+len(f.Holes)+len(f.Apart) > 0 {
+			file.Devices[device] = f
+		}
+	}
+	n.mu.Unlock()
+	if err := writeWhole(n.path, file); err != nil {
+		n.log.Warn("what was learned about devices is not saved; after a restart it is learned anew", "err", err)
+	}
+}
+
+// writeWhole writes v as JSON so that path is the old file or the new one, also
+// after a power cut.
+func writeWhole(path string, v any) error {
+	text, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o640)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(append(text, '\n'))
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}

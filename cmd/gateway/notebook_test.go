@@ -1,0 +1,104 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"edgegateway/devices/modbus"
+	"edgegateway/devices/simulator"
+	"edgegateway/internal/config"
+)
+
+func TestNotebookSurvivesARestart(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "learned.json")
+	var logs bytes.Buffer
+	log := slog.New(slog.NewTextHandler(&logs, nil))
+	n := openNotebook(path, []string{"main", "boiler"}, log)
+	if f, ok := n.Facts("main"); !ok || !reflect.DeepEqual(f, modbus.Facts{}) || logs.Len() > 0 {
+		t.Errorf("without a file it knows %+v and logs %s", f, logs.String())
+	}
+	want := modbus.Facts{Holes: []modbus.Range{{Table: modbus.Input, First: 5, Last: 9}}}
+	n.Learned("main", modbus.Facts{Illegal: want.Holes}, "something")
+	n.Learned("main", want, "the device refuses input 5-9")
+	n.Learned("boiler", modbus.Facts{}, "nothing is left")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := n.run(ctx); err != nil { // writes what is left
+		t.Error(err)
+	}
+	if !strings.Contains(logs.String(), "the device refuses input 5-9") || !strings.Contains(logs.String(), "device=main") {
+		t.Errorf("logs %s", logs.String())
+	}
+	text, err := os.ReadFile(path)
+	if err != nil || strings.Contains(string(text), "boiler") {
+		t.Errorf("%s, %v", text, err)
+	}
+	if f, ok := openNotebook(path, []string{"main"}, log).Facts("main"); !ok || !reflect.DeepEqual(f, want) {
+		t.Errorf("after a restart it knows %+v", f)
+	}
+	if _, ok := openNotebook(path, nil, log).Facts("main"); ok {
+		t.Error("facts of a device that is not in the configuration are kept")
+	}
+}
+
+func TestUnreadableNotebookIsKept(t *testing.T) {
+	for _, text := range []string{"", "{", `{"version":2,"devices":{}}`, `{"version":1,"devices":{"a":{"holes":["nowhere"]}}}`} {
+		path := filepath.Join(t.TempDir(), "learned.json")
+		if err := os.WriteFile(path, []byte(text), 0o640); err != nil {
+			t.Fatal(err)
+		}
+		var logs bytes.Buffer
+		n := openNotebook(path, nil, slog.New(slog.NewTextHandler(&logs, nil)))
+		if !strings.Contains(logs.String(), "learning it anew") || len(n.facts) > 0 {
+			t.Errorf("%q: knows %v, logs %s", text, n.facts, logs.String())
+		}
+		n.save()
+		if kept, err := os.ReadFile(path + ".unreadable"); err != nil || string(kept) != text {
+			t.Errorf("%q: kept %q, %v", text, kept, err)
+		}
+	}
+}
+
+// TestGatewayRemembersWhatADeviceRefuses learns that the registers between two
+// points are refused, says what to write, and asks rightly after a restart.
+func TestGatewayRemembersWhatADeviceRefuses(t *testing.T) {
+	port := freePort(t)
+	s := newSite(t, "", map[string]string{"plc": fmt.Sprintf(
+		"[device.plc]\nbus = \"tcp://127.0.0.1:%s\"\nunit_id = 1\nevery = \"50ms\"\ngaps = true\npoints.a = { holding = 0 }\npoints.b = { holding = 9 }\n", port)})
+	cfg, report := config.Load(s.config, config.Options{})
+	if cfg == nil {
+		t.Fatal(report.Err())
+	}
+	sim, err := simulator.New(simulator.Config{Buses: []simulator.Bus{{Name: "plc", Listen: "127.0.0.1:" + port, Devices: cfg.Devices}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- sim.Run(ctx) }()
+	defer func() { stop(); <-ended }()
+	<-sim.Ready()
+
+	s.run()
+	eventually(t, "the log says what to write", func() bool {
+		return strings.Contains(s.out.String(), `forbid = [\"holding 1-8\"]`)
+	})
+	eventually(t, "it is kept", func() bool {
+		text, err := os.ReadFile(filepath.Join(s.state, "learned.json"))
+		return err == nil && strings.Contains(string(text), `"holding 1-8"`)
+	})
+	s.kill()
+	before := sim.Counters()[0]
+	s.run()
+	eventually(t, "it reads again", func() bool { return sim.Counters()[0].Reads > before.Reads+4 })
+	if after := sim.Counters()[0]; after.Exceptions != before.Exceptions {
+		t.Errorf("after a restart the device refused %d requests", after.Exceptions-before.Exceptions)
+	}
+}
