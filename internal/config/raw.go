@@ -125,25 +125,62 @@ type rawDefaults struct {
 type rawDevice struct {
 	here
 	rawDefaults
-	Profile  text             `toml:"profile"`
-	Bus      text             `toml:"bus"`
-	UnitID   integer          `toml:"unit_id"`
-	Name     text             `toml:"name"`
-	Tags     words            `toml:"tags"`
-	Stale    duration         `toml:"stale"`
-	Timeout  duration         `toml:"timeout"`
-	Pause    duration         `toml:"pause"`
-	MaxRead  integer          `toml:"max_read"`
-	Gaps     boolean          `toml:"gaps"`
-	Checksum text             `toml:"checksum"`
-	Groups   tables[rawGroup] `toml:"groups"`
-	Points   tables[rawPoint] `toml:"points"`
-	Line     tables[rawTalk]  `toml:"line"`
-	Maker    text             `toml:"maker"`
-	Model    text             `toml:"model"`
+	Profile   text             `toml:"profile"`
+	Bus       text             `toml:"bus"`
+	UnitID    integer          `toml:"unit_id"`
+	Name      text             `toml:"name"`
+	Tags      words            `toml:"tags"`
+	Stale     duration         `toml:"stale"`
+	Timeout   duration         `toml:"timeout"`
+	Pause     duration         `toml:"pause"`
+	MaxRead   integer          `toml:"max_read"`
+	Gaps      boolean          `toml:"gaps"`
+	Checksum  text             `toml:"checksum"`
+	Parse     text             `toml:"parse"`
+	Separator text             `toml:"separator"`
+	Pattern   text             `toml:"pattern"`
+	Frame     rawFrame         `toml:"frame"`
+	Groups    tables[rawGroup] `toml:"groups"`
+	Points    tables[rawPoint] `toml:"points"`
+	Line      tables[rawTalk]  `toml:"line"`
+	Maker     text             `toml:"maker"`
+	Model     text             `toml:"model"`
 }
 
 func (*rawDevice) what() string { return "a device" }
+
+// rawFrame is how the frames of a device are made that are no lines.
+type rawFrame struct {
+	here
+	Kind     text      `toml:"kind"`
+	Start    text      `toml:"start"`
+	End      text      `toml:"end"`
+	Size     integer   `toml:"size"`
+	Length   rawLength `toml:"length"`
+	Checksum rawSum    `toml:"checksum"`
+	Send     text      `toml:"send"`
+}
+
+type rawLength struct {
+	here
+	Byte  integer `toml:"byte"`
+	Type  text    `toml:"type"`
+	Order text    `toml:"order"`
+	Plus  integer `toml:"plus"`
+}
+
+type rawSum struct {
+	here
+	Kind   text    `toml:"kind"`
+	From   integer `toml:"from"`
+	Negate boolean `toml:"negate"`
+	Order  text    `toml:"order"`
+	Poly   integer `toml:"poly"`
+	Init   integer `toml:"init"`
+	RefIn  boolean `toml:"refin"`
+	RefOut boolean `toml:"refout"`
+	XorOut integer `toml:"xorout"`
+}
 
 type rawGroup struct {
 	here
@@ -167,6 +204,7 @@ type rawPoint struct {
 	Holding  integer  `toml:"holding"`
 	Ref      anything `toml:"ref"`
 	Field    anything `toml:"field"`
+	Byte     integer  `toml:"byte"`
 
 	Scale    anything `toml:"scale"`
 	Offset   anything `toml:"offset"`
