@@ -83,6 +83,8 @@ func (l *loader) readBus(b *bus, raw *rawBus) {
 func (l *loader) readPort(b *bus, raw *rawBus) {
 	b.line = l.readLine(&raw.rawLine)
 	b.line.Path = b.pub.Address
+	b.line.RS485 = l.readRS485(b, &raw.RS485)
+	b.line.LowLatency = raw.LowLatency.V
 	if raw.at.child("baud") == nil {
 		l.errorKey(raw.at, "bus %q needs baud, the speed its devices are set to, such as 9600", b.key)
 	}
@@ -91,8 +93,36 @@ func (l *loader) readPort(b *bus, raw *rawBus) {
 	}
 }
 
+// readRS485 reads who switches the direction of a line.
+func (l *loader) readRS485(b *bus, raw *rawRS485) (r serial.RS485) {
+	if !raw.set() {
+		return r
+	}
+	r = serial.RS485{Direction: serial.DirectionAuto, Before: raw.Before.V, After: raw.After.V}
+	if raw.RTS.set() {
+		var err error
+		if r.Direction, err = serial.ParseDirection(raw.RTS.V); err != nil {
+			l.errorAt(raw.RTS.at, "%v", err)
+		}
+	}
+	for _, d := range []duration{raw.Before, raw.After} {
+		if d.set() && d.V > 100*time.Millisecond {
+			l.errorAt(d.at, "%s is longer than 100ms; such a delay is a few milliseconds at most", d.at.value)
+		}
+	}
+	if r.Direction == serial.DirectionRTS && b.line.Baud > 19200 {
+		l.warnKey(raw.at, "above 19200 baud a program switches RTS too late for devices that answer at once; take an adapter that does so by itself, or rts = \"kernel\"")
+	}
+	return r
+}
+
 // readEndpoint reads a bus on the network.
 func (l *loader) readEndpoint(b *bus, raw *rawBus, a address) {
+	for _, n := range []*node{raw.RS485.at, raw.LowLatency.at} {
+		if n != nil {
+			l.errorKey(n, "%s is of a serial port of this machine, not of an endpoint of the network", n.keyText())
+		}
+	}
 	for _, n := range []*node{raw.Baud.at, raw.Format.at} {
 		if n != nil {
 			l.errorKey(n, `%s is of a serial port; for a serial line behind a TCP gateway write behind = { baud = 9600, format = "8N1" }`, n.keyText())

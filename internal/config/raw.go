@@ -20,10 +20,12 @@ type rawGateway struct {
 type rawBus struct {
 	here
 	rawLine
-	Address  text      `toml:"address"`
-	Protocol text      `toml:"protocol"`
-	Timeout  duration  `toml:"timeout"`
-	Behind   rawBehind `toml:"behind"`
+	Address    text      `toml:"address"`
+	Protocol   text      `toml:"protocol"`
+	Timeout    duration  `toml:"timeout"`
+	Behind     rawBehind `toml:"behind"`
+	RS485      rawRS485  `toml:"rs485"`
+	LowLatency boolean   `toml:"low_latency"`
 }
 
 func (*rawBus) what() string { return "a bus" }
@@ -32,6 +34,13 @@ func (*rawBus) what() string { return "a bus" }
 type rawLine struct {
 	Baud   integer `toml:"baud"`
 	Format text    `toml:"format"`
+}
+
+type rawRS485 struct {
+	here
+	RTS    text     `toml:"rts"`
+	Before duration `toml:"before"`
+	After  duration `toml:"after"`
 }
 
 type rawBehind struct {
