@@ -22,10 +22,18 @@ type profile struct {
 	MaxRead                          int `toml:"max_read"`
 	Groups                           map[string]struct{ Every string }
 	Points                           map[string]point
+	Frame                            *struct {
+		Kind, Start, End, Send string
+		Size                   int
+		Checksum               map[string]any
+	}
 }
 
 type point struct {
 	Input, Holding, Coil, Discrete *int
+	Byte                           *int
+	Field                          string
+	Offset                         float64
 	Type, Order, Unit, Group, Kind string
 	Scale                          *float64
 	Deadband                       any
@@ -38,6 +46,9 @@ func (p *point) place() (table string, address int) {
 		if a != nil {
 			return table, *a
 		}
+	}
+	if p.Byte != nil {
+		return "byte", *p.Byte
 	}
 	return "", 0
 }
@@ -89,8 +100,8 @@ func TestProfilesSayWhatTheyAre(t *testing.T) {
 
 // vocabulary is what points of profiles are called.
 var vocabulary = regexp.MustCompile(`^((voltage|current|power|apparent_power|reactive_power|pf|` +
-	`energy|energy_import|energy_export|reactive_energy|reactive_energy_import|reactive_energy_export)(_l[123])?|` +
-	`frequency|phase_angle|thd|temperature|humidity|alarm)$`)
+	`energy|energy_import|energy_export|reactive_energy|reactive_energy_import|reactive_energy_export)(_l[123]|_t[1-4])?|` +
+	`voltage_solar|power_solar|power_import|power_export|tariff|state|pm1|pm2_5|pm10|co2|frequency|phase_angle|thd|temperature|humidity|alarm)$`)
 
 // units are those that a quantity has in every profile, so that what reads
 // one meter reads the next.
@@ -98,6 +109,7 @@ var units = []struct{ prefix, unit string }{
 	{"voltage", "V"}, {"current", "A"}, {"power", "W"}, {"apparent_power", "VA"}, {"reactive_power", "var"}, {"pf", ""},
 	{"energy", "kWh"}, {"reactive_energy", "kvarh"}, {"frequency", "Hz"}, {"phase_angle", "°"}, {"thd", "%"},
 	{"temperature", "°C"}, {"humidity", "%"}, {"alarm", ""},
+	{"pm", "µg/m³"}, {"co2", "ppm"},
 }
 
 func TestProfilesShareOneVocabulary(t *testing.T) {
@@ -129,6 +141,14 @@ type span struct {
 
 func spans(t *testing.T, p *profile) (all []span) {
 	for name, pt := range p.Points {
+		if pt.Field != "" {
+			continue // found by name
+		}
+		table, from := pt.place()
+		if pt.Type == "u8" {
+			all = append(all, span{name, table, from, from + 1})
+			continue
+		}
 		typ, length, err := mapping.ParseType(cmp.Or(pt.Type, p.Type, "u16"))
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
@@ -144,8 +164,11 @@ func spans(t *testing.T, p *profile) (all []span) {
 				t.Errorf("%s: scale: %v", name, err)
 			}
 		}
-		table, from := pt.place()
-		all = append(all, span{name, table, from, from + typ.Registers(length)})
+		size := typ.Registers(length)
+		if table == "byte" {
+			size *= 2
+		}
+		all = append(all, span{name, table, from, from + size})
 	}
 	slices.SortFunc(all, func(a, b span) int {
 		return cmp.Or(cmp.Compare(a.table, b.table), cmp.Compare(a.from, b.from))

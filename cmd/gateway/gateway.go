@@ -242,17 +242,18 @@ func openBus(settings *config.Bus, devs []*devices.Device) (devices.Line, device
 			return nil, nil, fmt.Errorf("bus %s: %w", settings.ID, err)
 		}
 		return line, nil, nil
-	case config.Lines:
-		lines, err := serial.NewLines(serial.LinesConfig{
-			Bus:      settings.ID,
-			Devices:  devs,
-			Checksum: settings.Lines.Checksum,
-			Open:     openStream(settings),
+	case config.Lines, config.Frames:
+		reader, err := serial.NewReader(serial.ReaderConfig{
+			Bus:     settings.ID,
+			Devices: devs,
+			Framing: settings.Lines.Framing,
+			Poll:    settings.Lines.Poll,
+			Open:    openStream(settings),
 		})
 		if err != nil {
 			return nil, nil, err
 		}
-		return nil, lines, nil
+		return nil, reader, nil
 	}
 	return nil, nil, fmt.Errorf("bus %s: protocol %q is not known", settings.ID, settings.Protocol)
 }

@@ -127,8 +127,8 @@ func simulatorBus(b *config.Bus) simulator.Bus {
 	u, err := url.Parse(b.Address)
 	serial := err != nil || u.Host == ""
 	switch {
-	case b.Protocol == config.Lines:
-		s.Kind, s.Checksum = simulator.Lines, b.Lines.Checksum
+	case b.Protocol != config.Modbus:
+		s.Kind, s.Framing, s.Poll = simulator.Lines, b.Lines.Framing, b.Lines.Poll
 		s.Baud, s.Format = b.Lines.Serial.Baud, b.Lines.Serial.Format
 	case serial:
 		s.Kind = simulator.RTU

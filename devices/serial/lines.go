@@ -3,39 +3,33 @@ package serial
 import (
 	"bytes"
 	"cmp"
-	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"os"
+	"regexp"
+	"slices"
 	"strconv"
-	"sync/atomic"
-	"time"
+	"strings"
 	"unicode/utf8"
 
 	"edgegateway/devices"
 )
 
-// A Stream is what Lines needs of a serial port or a connection. Read returns
-// os.ErrDeadlineExceeded when its deadline passes.
-type Stream interface {
-	io.ReadWriteCloser
-	SetReadDeadline(time.Time) error
-}
-
-// A Field is where in a line a point is found.
+// A Field is where in a message of text a point is found.
 type Field struct {
 	// Sentence is which line. With NMEA checksums: the formatter of a
 	// sentence whoever talks ("MWV"), or a whole address field ("WIMWV").
-	// Without: what the first field of the line must be. "" is any line.
+	// Without: what the first field of the line must be. "" is any message.
 	Sentence string
 
 	// Index counts from 1: the data fields after the sentence's name, as the
 	// NMEA documents do, or all fields of any line. It is 0 if Key is set.
 	Index int
 
-	// Key finds a field of the form key=value or key:value anywhere in the
-	// line.
+	// Key is the name that the value has in its message: the key in front of
+	// = or :, the path into a JSON object, the group of an expression, the
+	// label or the OBIS code. A value with an OBIS code may have its unit
+	// behind an asterisk, and is none if the message has another.
 	Key string
 }
 
@@ -50,273 +44,188 @@ func (f Field) String() string {
 	return f.Sentence + " " + where
 }
 
-// LinesConfig is what Lines needs.
-type LinesConfig struct {
-	Bus      string
-	Open     func() (Stream, error) // called again after a hang-up; its errors count as devices.ErrPort
-	Devices  []*devices.Device      // their points have Fields
-	Checksum string                 // "nmea", or "" for none
-	MaxLine  int                    // longest line in bytes, without its end; 0: 512
-	Now      func() devices.Stamp   // nil: devices.Now
-}
-
+// The ways to read a line.
 const (
-	defaultMaxLine = 512 // bytes; NMEA allows 82, real ones have up to 100
-
-	// maxGap is the longest silence within a line. After a longer one what
-	// came before it belongs to nothing.
-	maxGap = 500 * time.Millisecond
-
-	maxEmpty = 100 // reads in a row without a byte or an error before the port counts as broken
-
-	firstReopen = time.Second // back-off of a missing port, doubling
-	lastReopen  = 10 * time.Second
+	ParseFields = ""         // separated fields, or KEY=VALUE anywhere between them
+	ParseCSV    = "csv"      // separated fields, which may be in quotes
+	ParseKeys   = "keyvalue" // KEY=VALUE or KEY:VALUE, separated
+	ParseJSON   = "json"     // one JSON object
+	ParseRegexp = "regexp"   // the named groups of an expression
 )
 
-// Lines reads a bus on which devices speak by themselves in lines of text
-// with separated fields. It implements devices.Listener and devices.LineCounter.
+// Parses lists them as a configuration does.
+var Parses = []string{ParseCSV, ParseKeys, ParseJSON, ParseRegexp}
+
+const defaultMaxLine = 512 // bytes; NMEA allows 82, real ones have up to 100
+
+// Lines is text in lines that end with LF or CRLF.
 //
-// A line ends with LF or CRLF. With checksums, only a line that proves itself
-// yields readings. Without them nothing can be proven, so that what may be a
-// part of a line is thrown away: all before the first line end after opening,
-// a line with a hole of half a second in it and what follows the hole, one
-// that is too long, and one that holds control characters or is no UTF-8.
+// With checksums, only a line that proves itself yields readings. Without them
+// nothing can be proven, so that what may be a part of a line is thrown away:
+// all before the first line end after opening, a line with a hole of half a
+// second in it and what follows the hole, one that is too long, and one that
+// holds control characters or is no UTF-8; and one that is no JSON object or
+// that the expression does not match as a whole, where such is expected.
 type Lines struct {
-	cfg   LinesConfig
-	nmea  bool
-	now   func() devices.Stamp
-	slots []*slot
-
-	good, bad atomic.Uint64
-	lastBad   atomic.Pointer[string]
-
-	// These belong to Listen's goroutine.
-	missing bool     // the port, and everyone was told
-	fields  [][]byte // room for those of one line
+	Checksum  string         // "nmea", or "" for none
+	MaxLine   int            // longest line in bytes, without its end; 0: 512, 4096 for JSON
+	Parse     string         // ParseFields …; "" with an NMEA checksum
+	Separator string         // between fields; "": a comma, for keys also semicolons and blanks; " ": any number of blanks
+	Pattern   *regexp.Regexp // of ParseRegexp; it must match the whole line
 }
 
-// A slot is one point with the time from which it is wanted again.
-type slot struct {
-	*devices.Point
-	field Field
-	dev   *devices.Device
-	due   devices.Stamp
+// Check implements Framing.
+func (l Lines) Check() error {
+	nmea := l.Checksum == "nmea"
+	switch {
+	case l.Checksum != "" && !nmea:
+		return fmt.Errorf("checksum %q is not known: use \"nmea\" or leave it out", l.Checksum)
+	case l.Parse != ParseFields && !slices.Contains(Parses, l.Parse):
+		return fmt.Errorf("lines cannot be parsed as %q; there is %s", l.Parse, strings.Join(Parses, ", "))
+	case nmea && (l.Parse != ParseFields || l.Separator != ""):
+		return errors.New("NMEA sentences are parsed as such; leave out parse and separator, or the checksum")
+	case (l.Parse == ParseRegexp) != (l.Pattern != nil):
+		return errors.New("a pattern and the parsing as \"regexp\" belong together")
+	case l.Separator != "" && (l.Parse == ParseJSON || l.Parse == ParseRegexp):
+		return fmt.Errorf("lines that are parsed as %q have no separator", l.Parse)
+	}
+	return nil
 }
 
-// NewLines checks the points. It opens nothing.
-func NewLines(cfg LinesConfig) (*Lines, error) {
-	if cfg.Checksum != "" && cfg.Checksum != "nmea" {
-		return nil, fmt.Errorf("bus %s: checksum %q is not known: use \"nmea\" or leave it out", cfg.Bus, cfg.Checksum)
-	}
-	cfg.MaxLine = cmp.Or(cfg.MaxLine, defaultMaxLine)
-	l := &Lines{cfg: cfg, nmea: cfg.Checksum == "nmea", now: cfg.Now}
-	if l.now == nil {
-		l.now = devices.Now
-	}
-	var errs []error
-	for _, d := range cfg.Devices {
-		for _, p := range d.Points {
-			f, err := checkField(p.Source)
-			if err != nil {
-				errs = append(errs, fmt.Errorf("bus %s: device %s: point %s: %w", cfg.Bus, d.ID, p.Name, err))
-			}
-			l.slots = append(l.slots, &slot{Point: p, field: f, dev: d})
-		}
-	}
-	return l, errors.Join(errs...)
-}
-
-func checkField(src devices.Source) (Field, error) {
+// CheckSource implements Framing.
+func (l Lines) CheckSource(src devices.Source) error {
 	f, ok := src.(Field)
 	switch {
 	case !ok:
-		return f, fmt.Errorf("%v is not a field of a line", src)
+		return fmt.Errorf("%v is not a field of a line", src)
 	case f.Key == "" && f.Index < 1:
-		return f, fmt.Errorf("field %d: fields count from 1", f.Index)
+		return fmt.Errorf("field %d: fields count from 1", f.Index)
 	case f.Key != "" && f.Index != 0:
-		return f, fmt.Errorf("has both a field number (%d) and a key (%s): use one", f.Index, f.Key)
+		return fmt.Errorf("has both a field number (%d) and a key (%s): use one", f.Index, f.Key)
+	case f.Key != "" && l.Parse == ParseCSV:
+		return fmt.Errorf("field %q: lines of csv have numbered fields only", f.Key)
+	case f.Key == "" && l.named():
+		return fmt.Errorf("field %d: lines that are parsed as %q have named fields only", f.Index, l.Parse)
+	case f.Sentence != "" && l.named():
+		return fmt.Errorf("lines that are parsed as %q are not told apart by a word; their sentence is \"*\"", l.Parse)
+	case l.Parse == ParseRegexp && l.Pattern.SubexpIndex(f.Key) < 0:
+		return fmt.Errorf("the pattern has no group (?P<%s>…)", f.Key)
 	}
-	return f, nil
+	return nil
 }
 
-// LineStats implements devices.LineCounter.
-func (l *Lines) LineStats() devices.LineStats {
-	s := devices.LineStats{Good: l.good.Load(), Bad: l.bad.Load()}
-	if why := l.lastBad.Load(); why != nil {
-		s.LastBad = *why
-	}
-	return s
+// named reports whether the fields of a line have names and no order.
+func (l Lines) named() bool {
+	return l.Parse == ParseKeys || l.Parse == ParseJSON || l.Parse == ParseRegexp
 }
 
-// Listen reads lines and emits one batch for each line and device that wants
-// something of it, until ctx is done. A port that cannot be opened or hangs
-// up is tried again after 1 s doubling to 10 s; of that every device gets one
-// batch that fails with devices.ErrPort, and once it is there again one of
-// them a batch without readings.
-func (l *Lines) Listen(ctx context.Context, emit func(*devices.Batch)) error {
-	backoff := firstReopen
-	for {
-		good := l.good.Load()
-		err := l.session(ctx, emit)
-		if ctx.Err() != nil {
-			return nil
-		}
-		if !l.missing {
-			l.missing = true
-			l.tellPort(err, emit)
-		}
-		if l.good.Load() > good {
-			backoff = firstReopen
-		}
-		select {
-		case <-time.After(backoff):
-		case <-ctx.Done():
-			return nil
-		}
-		backoff = min(2*backoff, lastReopen)
+func (l Lines) decoder(out *outlet) decoder {
+	usual := defaultMaxLine
+	if l.Parse == ParseJSON {
+		usual = 8 * defaultMaxLine
+	}
+	nmea := l.Checksum == "nmea"
+	return &lineDecoder{
+		Lines: l, nmea: nmea, out: out,
+		cut: cutter{max: cmp.Or(l.MaxLine, usual), skipping: !nmea, strict: !nmea},
 	}
 }
 
-// tellPort fails all points of all devices.
-func (l *Lines) tellPort(err error, emit func(*devices.Batch)) {
-	if !errors.Is(err, devices.ErrPort) {
-		err = fmt.Errorf("%w: %w", devices.ErrPort, err)
-	}
-	now := l.now()
-	for _, d := range l.cfg.Devices {
-		b := devices.NewBatch(d)
-		for _, p := range d.Points {
-			b.Fail(p, err, now)
-		}
-		emit(b)
-	}
-	for _, s := range l.slots {
-		s.due = 0
-	}
+// A lineDecoder reads one stream of lines.
+type lineDecoder struct {
+	Lines
+	nmea   bool
+	out    *outlet
+	cut    cutter
+	fields [][]byte // room for those of one line
 }
 
-// session opens the port and reads it until it fails or ctx is done.
-func (l *Lines) session(ctx context.Context, emit func(*devices.Batch)) error {
-	stream, err := l.cfg.Open()
-	if err != nil {
-		return err
-	}
-	defer stream.Close()
-	return l.read(ctx, stream, emit)
-}
-
-// works notes that the port can be read.
-func (l *Lines) works(emit func(*devices.Batch)) {
-	if l.missing && len(l.cfg.Devices) > 0 {
-		emit(devices.NewBatch(l.cfg.Devices[0]))
-	}
-	l.missing = false
-}
-
-// read takes lines from stream until it fails or ctx is done, which it
-// notices within maxGap.
-func (l *Lines) read(ctx context.Context, stream Stream, emit func(*devices.Batch)) error {
-	cut := cutter{max: l.cfg.MaxLine, skipping: !l.nmea, strict: !l.nmea}
-	chunk := make([]byte, 1024)
-	for empty := 0; ctx.Err() == nil && empty < maxEmpty; {
-		if err := stream.SetReadDeadline(time.Now().Add(maxGap)); err != nil {
-			return err
-		}
-		n, err := stream.Read(chunk)
-		at := l.now()
-		if n > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
-			l.works(emit)
-		}
-		for line := range cut.lines(chunk[:n]) {
-			l.take(line, at, emit)
-		}
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			cut.silence()
-		} else if err != nil {
-			return err
-		}
-		if cut.lost > 0 {
-			l.reject(cut.lost, "a line was too long or broke off")
-			cut.lost = 0
-		}
-		if empty++; n > 0 || err != nil {
-			empty = 0
-		}
-	}
-	return io.ErrNoProgress // unless ctx is done: then nobody asks
-}
-
-func (l *Lines) reject(n uint64, why string) {
-	l.bad.Add(n)
-	l.lastBad.Store(&why)
-}
-
-// take reads one line whose last byte arrived at at.
-func (l *Lines) take(line []byte, at devices.Stamp, emit func(*devices.Batch)) {
-	s, err := l.parse(line)
-	if err != nil {
-		l.reject(1, err.Error())
-		return
-	}
-	l.good.Add(1)
-	var b *devices.Batch
-	for _, slot := range l.slots {
-		if !l.speaks(s, slot.field) || !slot.wanted(at) {
-			continue
-		}
-		if b != nil && b.Device != slot.dev {
-			emit(b)
-			b = nil
-		}
-		if b == nil {
-			b = devices.NewBatch(slot.dev)
-		}
-		if raw, err := l.value(s, slot.field); err != nil {
-			b.Fail(slot.Point, err, at)
+func (d *lineDecoder) feed(data []byte) {
+	for line := range d.cut.lines(data) {
+		if m, err := d.parse(line); err != nil {
+			d.out.bad(err.Error())
 		} else {
-			b.Add(slot.Point, raw, at)
+			d.out.good(m)
 		}
 	}
-	if b != nil {
-		emit(b)
+	d.tellLost()
+}
+
+func (d *lineDecoder) silence() {
+	d.cut.silence()
+	d.tellLost()
+}
+
+func (d *lineDecoder) tellLost() {
+	for ; d.cut.lost > 0; d.cut.lost-- {
+		d.out.bad("a line was too long or broke off")
 	}
 }
 
-// parse splits a line, proven if it can be, into its fields.
-func (l *Lines) parse(line []byte) (sentence, error) {
-	if l.nmea {
-		s, err := parseNMEA(line, l.fields)
-		l.fields = s.fields
-		return s, err
+// parse reads a line, proven if it can be.
+func (d *lineDecoder) parse(line []byte) (message, error) {
+	if d.nmea {
+		s, err := parseNMEA(line, d.fields)
+		d.fields = s.fields
+		return nmeaLine{s}, err
 	}
 	if !isText(line) {
-		return sentence{}, fmt.Errorf("not text: %q", clip(line))
+		return nil, fmt.Errorf("not text: %q", clip(line))
 	}
-	l.fields = appendFields(l.fields[:0], line)
-	for i, f := range l.fields {
-		l.fields[i] = bytes.TrimSpace(f)
-	}
-	return sentence{address: string(l.fields[0]), fields: l.fields}, nil
-}
-
-// speaks reports whether the field is one of this line.
-func (l *Lines) speaks(s sentence, f Field) bool {
-	switch {
-	case f.Sentence == "":
-		return true
-	case l.nmea:
-		return s.is(f.Sentence)
+	switch d.Parse {
+	case ParseJSON:
+		return parseJSON(line)
+	case ParseRegexp:
+		return d.match(line)
+	case ParseCSV:
+		fields, err := splitQuoted(line, cmp.Or(d.Separator, ","))
+		return fieldLine(fields), err
+	case ParseKeys:
+		d.fields = appendWords(d.fields[:0], line, d.Separator)
 	default:
-		return s.address == f.Sentence
+		d.fields = appendSplit(d.fields[:0], line, cmp.Or(d.Separator, ","))
 	}
+	for i, f := range d.fields {
+		d.fields[i] = bytes.TrimSpace(f)
+	}
+	return fieldLine(d.fields), nil
 }
 
-// value returns the text of a field, which lives as long as the line.
-func (l *Lines) value(s sentence, f Field) ([]byte, error) {
-	fields := s.fields
-	if !l.nmea && f.Sentence != "" {
-		fields = fields[1:]
+// A nmeaLine is a sentence whose checksum is right.
+type nmeaLine struct{ sentence }
+
+func (s nmeaLine) holds(src devices.Source) bool {
+	f := src.(Field)
+	return f.Sentence == "" || s.is(f.Sentence)
+}
+
+func (s nmeaLine) value(src devices.Source) ([]byte, error) {
+	f := src.(Field)
+	raw, err := fieldOf(s.fields, f)
+	if err == nil && s.invalid(f.Index) {
+		return nil, &NoValue{Field: f, Invalid: true}
 	}
+	return raw, err
+}
+
+// A fieldLine is the fields of a line without a checksum.
+type fieldLine [][]byte
+
+func (l fieldLine) holds(src devices.Source) bool {
+	f := src.(Field)
+	return f.Sentence == "" || len(l) > 0 && string(l[0]) == f.Sentence
+}
+
+func (l fieldLine) value(src devices.Source) ([]byte, error) {
+	f := src.(Field)
+	if f.Sentence != "" {
+		l = l[1:]
+	}
+	return fieldOf(l, f)
+}
+
+// fieldOf returns the text of a field, which lives as long as its line.
+func fieldOf(fields [][]byte, f Field) ([]byte, error) {
 	var raw []byte
 	switch {
 	case f.Key != "":
@@ -326,9 +235,6 @@ func (l *Lines) value(s sentence, f Field) ([]byte, error) {
 	}
 	if len(raw) == 0 {
 		return nil, &NoValue{Field: f}
-	}
-	if l.nmea && s.invalid(f.Index) {
-		return nil, &NoValue{Field: f, Invalid: true}
 	}
 	return raw, nil
 }
@@ -343,51 +249,206 @@ func byKey(fields [][]byte, key string) []byte {
 	return nil
 }
 
-// wanted reports whether the point is to be read at at, and if so puts it off
-// to its next interval. Intervals keep their phase, and an eighth of one too
-// early is in time, so that a sensor that speaks once a second on average
-// yields a reading each second.
-func (s *slot) wanted(at devices.Stamp) bool {
-	every := devices.Stamp(s.Every)
-	if at < s.due-every/8 {
-		return false
-	}
-	if s.due += every; s.due <= at {
-		s.due = at + every
-	}
-	return true
+// A groupLine is what the groups of an expression matched.
+type groupLine struct {
+	pattern *regexp.Regexp
+	groups  [][]byte
 }
 
-// A NoValue is the error of a field that a good line leaves empty or lacks.
+// match takes a line that the pattern matches from its first byte to its last.
+func (d *lineDecoder) match(line []byte) (message, error) {
+	groups := d.Pattern.FindSubmatch(line)
+	if groups == nil || len(groups[0]) != len(line) {
+		return nil, fmt.Errorf("the pattern does not match the whole line %q", clip(line))
+	}
+	return groupLine{d.Pattern, groups}, nil
+}
+
+func (groupLine) holds(devices.Source) bool { return true }
+
+func (l groupLine) value(src devices.Source) ([]byte, error) {
+	f := src.(Field)
+	raw := bytes.TrimSpace(l.groups[l.pattern.SubexpIndex(f.Key)])
+	if len(raw) == 0 {
+		return nil, &NoValue{Field: f}
+	}
+	return raw, nil
+}
+
+// A jsonLine is one object; its numbers are as they were written.
+type jsonLine map[string]any
+
+func parseJSON(line []byte) (message, error) {
+	dec := json.NewDecoder(bytes.NewReader(line))
+	dec.UseNumber()
+	var object map[string]any
+	if err := dec.Decode(&object); err != nil || object == nil {
+		return nil, fmt.Errorf("no JSON object: %q", clip(line))
+	}
+	if rest := bytes.TrimSpace(line[dec.InputOffset():]); len(rest) > 0 {
+		return nil, fmt.Errorf("more than one JSON object: %q", clip(line))
+	}
+	return jsonLine(object), nil
+}
+
+func (jsonLine) holds(devices.Source) bool { return true }
+
+// value follows the path; a key that holds dots itself wins over a path.
+func (l jsonLine) value(src devices.Source) ([]byte, error) {
+	f := src.(Field)
+	v, ok := l[f.Key]
+	if !ok {
+		v = follow(map[string]any(l), strings.Split(f.Key, "."))
+	}
+	text := jsonText(v)
+	if len(text) == 0 {
+		return nil, &NoValue{Field: f}
+	}
+	return text, nil
+}
+
+// follow goes down objects by key and arrays by index, counted from 0.
+func follow(v any, path []string) any {
+	for _, step := range path {
+		switch at := v.(type) {
+		case map[string]any:
+			v = at[step]
+		case []any:
+			i, err := strconv.Atoi(step)
+			if err != nil || i < 0 || i >= len(at) {
+				return nil
+			}
+			v = at[i]
+		default:
+			return nil
+		}
+	}
+	return v
+}
+
+func jsonText(v any) []byte {
+	switch v := v.(type) {
+	case json.Number:
+		return []byte(v)
+	case string:
+		return []byte(v)
+	case bool:
+		return strconv.AppendBool(nil, v)
+	}
+	return nil
+}
+
+// A NoValue is the error of a field that a good message leaves empty or lacks.
 type NoValue struct {
 	Field   Field
-	Invalid bool // there is a value, but the line itself says that it is not valid
+	Invalid bool   // there is a value, but the message itself says that it is not valid
+	Unit    string // there is a value, but in this unit
 }
 
 func (e *NoValue) Error() string {
-	if e.Invalid {
+	switch {
+	case e.Invalid:
 		return fmt.Sprintf("the device marks %v as invalid", e.Field)
+	case e.Unit != "":
+		return fmt.Sprintf("the device gives %v in %q", e.Field, e.Unit)
 	}
 	return fmt.Sprintf("no value in %v", e.Field)
 }
 
 // Cause is what a payload says in place of the value.
 func (e *NoValue) Cause() string {
-	if e.Invalid {
+	switch {
+	case e.Invalid:
 		return "marked invalid"
+	case e.Unit != "":
+		return "in another unit"
 	}
 	return "no value"
 }
 
 // appendFields splits at commas.
-func appendFields(dst [][]byte, line []byte) [][]byte {
+func appendFields(dst [][]byte, line []byte) [][]byte { return appendSplit(dst, line, ",") }
+
+// appendSplit splits at sep; at " " as people do, at any number of blanks.
+func appendSplit(dst [][]byte, line []byte, sep string) [][]byte {
+	if sep == " " {
+		return append(dst, bytes.Fields(line)...)
+	}
 	for {
-		i := bytes.IndexByte(line, ',')
+		i := bytes.Index(line, []byte(sep))
 		if i < 0 {
 			return append(dst, line)
 		}
-		dst, line = append(dst, line[:i]), line[i+1:]
+		dst, line = append(dst, line[:i]), line[i+len(sep):]
 	}
+}
+
+// appendWords splits pairs of key and value: at sep, or without one at commas,
+// semicolons and blanks.
+func appendWords(dst [][]byte, line []byte, sep string) [][]byte {
+	if sep != "" {
+		return appendSplit(dst, line, sep)
+	}
+	between := func(r rune) bool { return r == ',' || r == ';' || r == ' ' || r == '\t' }
+	return append(dst, bytes.FieldsFunc(line, between)...)
+}
+
+// splitQuoted splits a line of CSV (RFC 4180): a field in double quotes may
+// hold separators, and quotes doubled.
+func splitQuoted(line []byte, sep string) ([][]byte, error) {
+	if bytes.IndexByte(line, '"') < 0 {
+		fields := appendSplit(nil, line, sep)
+		for i, f := range fields {
+			fields[i] = bytes.TrimSpace(f)
+		}
+		return fields, nil
+	}
+	var fields [][]byte
+	for rest := line; ; {
+		field, tail, err := cutQuoted(bytes.TrimLeft(rest, " \t"), sep)
+		if err != nil {
+			return nil, fmt.Errorf("%w in %q", err, clip(line))
+		}
+		fields = append(fields, field)
+		if tail == nil {
+			return fields, nil
+		}
+		rest = tail
+	}
+}
+
+// cutQuoted takes the first field of rest; tail is nil if it was the last.
+func cutQuoted(rest []byte, sep string) (field, tail []byte, err error) {
+	if len(rest) == 0 || rest[0] != '"' {
+		field, tail, found := bytes.Cut(rest, []byte(sep))
+		if bytes.IndexByte(field, '"') >= 0 {
+			return nil, nil, errors.New("a quote within a field")
+		}
+		if !found {
+			tail = nil
+		}
+		return bytes.TrimSpace(field), tail, nil
+	}
+	for rest = rest[1:]; ; {
+		i := bytes.IndexByte(rest, '"')
+		if i < 0 {
+			return nil, nil, errors.New("a quote that is not closed")
+		}
+		field, rest = append(field, rest[:i]...), rest[i+1:]
+		if len(rest) == 0 || rest[0] != '"' {
+			break
+		}
+		field, rest = append(field, '"'), rest[1:]
+	}
+	rest = bytes.TrimLeft(rest, " \t")
+	if len(rest) == 0 {
+		return field, nil, nil
+	}
+	after, ok := bytes.CutPrefix(rest, []byte(sep))
+	if !ok {
+		return nil, nil, errors.New("text behind a closing quote")
+	}
+	return field, after, nil
 }
 
 func isText(line []byte) bool {

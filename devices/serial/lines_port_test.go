@@ -21,8 +21,8 @@ func TestLinesOnATerminal(t *testing.T) {
 	defer pair.Close()
 	opened := make(chan struct{}, 100)
 	point := &devices.Point{Name: "speed", Source: serial.Field{Sentence: "MWV", Index: 3}}
-	lines, err := serial.NewLines(serial.LinesConfig{
-		Bus: "mast", Checksum: "nmea",
+	lines, err := serial.NewReader(serial.ReaderConfig{
+		Bus: "mast", Framing: serial.Lines{Checksum: "nmea"},
 		Open: func() (serial.Stream, error) {
 			defer func() { opened <- struct{}{} }()
 			return serial.Open(serial.Config{Path: pair.A, Baud: 115200})

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -30,7 +31,7 @@ func linePoint(name string, f Field, every time.Duration) *devices.Point {
 // makes of what is sent: "speed=12.6", "angle!no value".
 type talker struct {
 	t     *testing.T
-	lines *Lines
+	lines *Reader
 	far   net.Conn // our end while it is open
 
 	mu    sync.Mutex
@@ -39,18 +40,18 @@ type talker struct {
 	heard []string
 }
 
-func startTalker(t *testing.T, cfg LinesConfig) *talker {
+func startTalker(t *testing.T, cfg ReaderConfig) *talker {
 	return startFailingTalker(t, cfg, nil)
 }
 
-func startFailingTalker(t *testing.T, cfg LinesConfig, fail func(opens int) error) *talker {
+func startFailingTalker(t *testing.T, cfg ReaderConfig, fail func(opens int) error) *talker {
 	k := &talker{t: t, fail: fail}
 	cfg.Bus = "mast"
 	if cfg.Open == nil {
 		cfg.Open = k.open
 	}
 	cfg.Now = func() devices.Stamp { return devices.Stamp(time.Now().UnixNano()) }
-	l, err := NewLines(cfg)
+	l, err := NewReader(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,8 +118,8 @@ func (k *talker) want(words string) {
 	k.heard = nil
 }
 
-func wind() LinesConfig {
-	return LinesConfig{Checksum: "nmea", Devices: []*devices.Device{lineDevice("mast",
+func wind() ReaderConfig {
+	return ReaderConfig{Framing: Lines{Checksum: "nmea"}, Devices: []*devices.Device{lineDevice("mast",
 		linePoint("angle", Field{Sentence: "MWV", Index: 1}, 0),
 		linePoint("speed", Field{Sentence: "MWV", Index: 3}, 0),
 		linePoint("gust", Field{Sentence: "WIXDR", Index: 2}, 0),
@@ -166,7 +167,7 @@ func TestLinesDropWhatIsNotProven(t *testing.T) {
 
 func TestLinesWithoutChecksumTrustWholeLinesOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := startTalker(t, LinesConfig{MaxLine: 20, Devices: []*devices.Device{
+		k := startTalker(t, ReaderConfig{Framing: Lines{MaxLine: 20}, Devices: []*devices.Device{
 			lineDevice("tank", linePoint("level", Field{Index: 1}, 0), linePoint("temp", Field{Index: 2}, 0)),
 			lineDevice("pump", linePoint("flow", Field{Sentence: "P1", Index: 1}, 0), linePoint("rpm", Field{Key: "rpm"}, 0)),
 		}})
@@ -189,7 +190,7 @@ func TestLinesWithoutChecksumTrustWholeLinesOnly(t *testing.T) {
 
 func TestLinesLimitHowOftenAPointIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := startTalker(t, LinesConfig{Checksum: "nmea", Devices: []*devices.Device{lineDevice("mast",
+		k := startTalker(t, ReaderConfig{Framing: Lines{Checksum: "nmea"}, Devices: []*devices.Device{lineDevice("mast",
 			linePoint("each", Field{Sentence: "MWV", Index: 3}, 0),
 			linePoint("second", Field{Sentence: "MWV", Index: 3}, time.Second),
 			linePoint("ten", Field{Sentence: "MWV", Index: 3}, 10*time.Second),
@@ -271,16 +272,16 @@ func (emptyStream) Read([]byte) (int, error)        { return 0, nil }
 func (emptyStream) Close() error                    { return nil }
 func (emptyStream) SetReadDeadline(time.Time) error { return nil }
 
-func TestNewLinesChecksPoints(t *testing.T) {
+func TestLinesCheckPoints(t *testing.T) {
 	dev := lineDevice("mast", linePoint("a", Field{Sentence: "MWV"}, 0), linePoint("b", Field{Index: 1, Key: "x"}, 0),
 		&devices.Point{Name: "c", Source: otherSource{}})
-	_, err := NewLines(LinesConfig{Bus: "mast", Devices: []*devices.Device{dev}})
+	_, err := NewReader(ReaderConfig{Bus: "mast", Framing: Lines{}, Devices: []*devices.Device{dev}})
 	for _, want := range []string{"point a: field 0", "point b: has both", "point c: holding 1 is not a field"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v lacks %q", err, want)
 		}
 	}
-	if _, err := NewLines(LinesConfig{Checksum: "crc"}); err == nil {
+	if _, err := NewReader(ReaderConfig{Framing: Lines{Checksum: "crc"}}); err == nil {
 		t.Error("an unknown checksum")
 	}
 	if s := (Field{Sentence: "MWV", Index: 3}).String(); s != "MWV field 3" {
@@ -322,28 +323,101 @@ func cutAll(data []byte, size int) (lines []string, lost uint64) {
 	return lines, c.lost
 }
 
-// No line, with or without checksum, makes a panic or a reading from nothing.
+// No line, however it is read, makes a panic or a reading from nothing.
 func FuzzLines(f *testing.F) {
 	f.Add([]byte(nmea("WIMWV,214.8,R,12.6,N,A")))
 	f.Add([]byte("MWV,214.8,rpm=7,,"))
 	f.Add([]byte(",:,=,rpm:"))
+	f.Add([]byte(`"a;""b";2`))
+	f.Add([]byte(`{"rpm":7,"a":{"b":[1,true,"x"]}}`))
 	f.Fuzz(func(t *testing.T, line []byte) {
-		for _, checksum := range []string{"nmea", ""} {
-			cfg := wind()
-			cfg.Checksum = checksum
-			cfg.Devices[0].Points = append(cfg.Devices[0].Points, linePoint("rpm", Field{Key: "rpm"}, 0), linePoint("any", Field{Index: 2}, 0))
-			l, err := NewLines(cfg)
-			if err != nil {
-				t.Fatal(err)
+		for _, framing := range []Lines{{Checksum: "nmea"}, {}, {Parse: ParseCSV, Separator: ";"}, {Parse: ParseKeys}, {Parse: ParseJSON},
+			{Parse: ParseRegexp, Pattern: regexp.MustCompile("(?P<rpm>[0-9.]*)x")}} {
+			src := Field{Key: "rpm"}
+			if framing.Parse == ParseCSV {
+				src = Field{Index: 2}
 			}
-			l.take(line, 1, func(b *devices.Batch) {
-				for _, r := range b.Readings {
-					if (r.Err == nil) == (len(r.Raw) == 0) || r.Err == nil && !bytes.Contains(line, r.Raw) {
-						t.Errorf("%q yields %+v", line, r)
+			d := framing.decoder(&outlet{
+				good: func(m message) {
+					if !m.holds(src) {
+						t.Errorf("%q does not hold %v", line, src)
 					}
-				}
-				b.Release()
+					if raw, err := m.value(src); (err == nil) == (len(raw) == 0) {
+						t.Errorf("%q yields %q, %v", line, raw, err)
+					}
+				},
+				bad: func(why string) {
+					if why == "" {
+						t.Error("no reason")
+					}
+				},
 			})
+			d.feed([]byte("\n"))
+			d.feed(line)
+			d.silence()
+			d.feed(append(line, '\n'))
 		}
 	})
+}
+
+func TestLinesInManyForms(t *testing.T) {
+	for _, c := range []struct {
+		framing Lines
+		line    string
+		want    string // of these fields
+		fields  []Field
+	}{
+		{Lines{Parse: ParseCSV}, `1, "a,""b""" ,3`, `1 | a,"b" | 3 | !`, []Field{{Index: 1}, {Index: 2}, {Index: 3}, {Index: 4}}},
+		{Lines{Parse: ParseCSV, Separator: ";"}, `T1; 20,5;`, `T1 | 20,5 | !`, []Field{{Index: 1}, {Sentence: "T1", Index: 1}, {Index: 3}}},
+		{Lines{Parse: ParseCSV, Separator: " "}, "  1.5\t 2.5 kg", `1.5 | kg`, []Field{{Index: 1}, {Index: 3}}},
+		{Lines{Parse: ParseCSV}, `"open,1`, ``, []Field{{Index: 1}}},
+		{Lines{Parse: ParseCSV}, `"a"b,1`, ``, []Field{{Index: 1}}},
+		{Lines{Parse: ParseKeys}, `T=21.5;H:40 P=`, `21.5 | 40 | ! | !`, []Field{{Key: "T"}, {Key: "H"}, {Key: "P"}, {Key: "x"}}},
+		{Lines{Parse: ParseKeys, Separator: "|"}, `a b = 1 2 | c=3`, `1 2 | 3`, []Field{{Key: "a b"}, {Key: "c"}}},
+		{Lines{Parse: ParseJSON}, `{"t":21.50,"a":{"b":[1,{"c":"x"}]},"on":true,"n":null,"o":{}, "d.e":5}`, `21.50 | x | true | ! | ! | 5 | ! | !`,
+			[]Field{{Key: "t"}, {Key: "a.b.1.c"}, {Key: "on"}, {Key: "n"}, {Key: "o"}, {Key: "d.e"}, {Key: "a.b.2"}, {Key: "t.u"}}},
+		{Lines{Parse: ParseJSON}, `{"t":9007199254740993}`, `9007199254740993`, []Field{{Key: "t"}}},
+		{Lines{Parse: ParseJSON}, `{"t":21.5`, ``, []Field{{Key: "t"}}},
+		{Lines{Parse: ParseJSON}, `{"t":1}{"t":2}`, ``, []Field{{Key: "t"}}},
+		{Lines{Parse: ParseJSON}, `[1]`, ``, []Field{{Key: "t"}}},
+		{Lines{Parse: ParseJSON}, `null`, ``, []Field{{Key: "t"}}},
+		{Lines{Parse: ParseRegexp, Pattern: regexp.MustCompile(`T(?P<t>[-0-9.]+)C( H(?P<h>\d+))?`)}, `T-2.5C`, `-2.5 | !`, []Field{{Key: "t"}, {Key: "h"}}},
+		{Lines{Parse: ParseRegexp, Pattern: regexp.MustCompile(`T(?P<t>[-0-9.]+)C`)}, `xT-2.5C`, ``, []Field{{Key: "t"}}},
+	} {
+		var got []string
+		d := c.framing.decoder(&outlet{bad: func(string) {}, good: func(m message) {
+			for _, f := range c.fields {
+				if err := c.framing.CheckSource(f); err != nil && f.Key != "h" {
+					t.Errorf("%v: %v", f, err)
+				}
+				raw, err := m.value(f)
+				if err != nil {
+					raw = []byte("!")
+				}
+				got = append(got, string(raw))
+			}
+		}})
+		d.feed([]byte("\r\n" + c.line + "\r\n"))
+		if s := strings.Join(got, " | "); s != c.want {
+			t.Errorf("%q as %q: %q, want %q", c.line, c.framing.Parse, s, c.want)
+		}
+	}
+}
+
+func TestLinesCheckThemselves(t *testing.T) {
+	pattern := regexp.MustCompile("(?P<t>.*)")
+	for _, c := range []struct {
+		framing Lines
+		src     devices.Source
+	}{
+		{Lines{Parse: "xml"}, Field{Index: 1}}, {Lines{Checksum: "nmea", Parse: ParseJSON}, Field{Key: "t"}},
+		{Lines{Parse: ParseRegexp}, Field{Key: "t"}}, {Lines{Pattern: pattern}, Field{Key: "t"}},
+		{Lines{Parse: ParseJSON, Separator: ";"}, Field{Key: "t"}},
+		{Lines{Parse: ParseRegexp, Pattern: pattern}, Field{Key: "u"}}, {Lines{Parse: ParseCSV}, Field{Key: "t"}},
+		{Lines{Parse: ParseJSON}, Field{Index: 1}}, {Lines{Parse: ParseKeys}, Field{Sentence: "A", Key: "t"}},
+	} {
+		if c.framing.Check() == nil && c.framing.CheckSource(c.src) == nil {
+			t.Errorf("%+v with %v was taken", c.framing, c.src)
+		}
+	}
 }

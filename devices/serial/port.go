@@ -18,6 +18,9 @@
 //     ms at most), so that a context can interrupt a read.
 //   - A hang-up, however the driver words it, is devices.ErrPort: the owner
 //     closes the port and opens it again later.
+//   - The direction of an RS-485 line is switched by the kernel, where its driver
+//     can (TIOCSRS485), or by RTS, as the configuration says. The present mode is
+//     never asked for: TIOCGRS485 upsets some USB adapters.
 //   - The package uses select(2) and panics on a descriptor of 1024 or more.
 //     Reserve keeps low descriptors free for ports opened late; Open checks
 //     that it got one, and Read turns a panic into an error all the same.
@@ -47,6 +50,9 @@ type Config struct {
 	Path   string // /dev/serial/by-id/…, /dev/ttyAMA0
 	Baud   int
 	Format string // "8N1" (the default), "8E1", "7E1", "8O1", "8N2"
+
+	RS485      RS485
+	LowLatency bool // the driver hands on each byte at once, if it can
 }
 
 func (c Config) String() string {
@@ -62,7 +68,9 @@ func (c Config) String() string {
 type Port struct {
 	cfg      Config
 	tty      bugst.Port
-	control  int          // descriptor: lock, writing, flushing
+	control  int          // descriptor: lock, writing, flushing, the driver's modes
+	ioctl    ioctl        // of control
+	byRTS    bool         // RTS is raised for writing
 	deadline atomic.Int64 // Unix nanoseconds; 0: none
 	closed   bool
 }
@@ -81,10 +89,17 @@ func Open(cfg Config) (*Port, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Port{cfg: cfg, control: control}
+	p := &Port{cfg: cfg, control: control, ioctl: ioctlOf(control)}
 	if err := p.openTTY(mode); err != nil {
 		unix.Close(control)
 		return nil, err
+	}
+	if p.byRTS, err = cfg.RS485.setUp(p.ioctl, cfg.Path, isPseudo(control)); err != nil {
+		p.Close()
+		return nil, err
+	}
+	if cfg.LowLatency {
+		_ = setLowLatency(p.ioctl) // at worst the line is as slow as it was
 	}
 	unix.IoctlSetInt(control, unix.TCFLSH, unix.TCIOFLUSH)
 	return p, nil
@@ -204,6 +219,14 @@ func (p *Port) guard(call func() error) (err error) {
 // Write writes all of b. It waits no longer than twice the time that b takes
 // on the line and a second, for instance when a driver is dead.
 func (p *Port) Write(b []byte) (int, error) {
+	if p.byRTS {
+		return p.writeRTS(b)
+	}
+	return p.write(b)
+}
+
+// write hands b to the driver.
+func (p *Port) write(b []byte) (int, error) {
 	limit := time.Now().Add(time.Second + 2*time.Duration(len(b))*p.cfg.CharTime())
 	for n := 0; ; {
 		m, err := unix.Write(p.control, b[n:])
@@ -247,7 +270,7 @@ func openError(path string, err error) error {
 	remedy := ""
 	switch {
 	case errors.Is(err, fs.ErrNotExist), code == bugst.PortNotFound:
-		remedy = ": no such port; is the adapter plugged in? `ls -l /dev/serial/by-id/ /dev/serial/by-path/` shows which are there"
+		remedy = ": no such port; is the adapter plugged in? Just now " + wherePorts(PortNames())
 	case errors.Is(err, fs.ErrPermission), code == bugst.PermissionDenied:
 		remedy = ": the user of this program may not open it; add it to the group that owns the port (`ls -l " + path + "`), mostly dialout"
 	case errors.Is(err, syscall.EBUSY), code == bugst.PortBusy:

@@ -47,7 +47,7 @@ func TestStopsWithNothingLeft(t *testing.T) {
 		tcp, rtu := b["tcp"], b["rtu"]
 		tcp.Name = "tcp"
 		tcp.Faults = map[byte]Fault{1: {Latency: time.Hour}}
-		lines := Bus{Name: "mast", Kind: Lines, Baud: 300, Checksum: "nmea", Devices: []*mapping.Device{mast()}}
+		lines := Bus{Name: "mast", Kind: Lines, Baud: 300, Framing: serial.Lines{Checksum: "nmea"}, Devices: []*mapping.Device{mast()}}
 		s := newPlant(t, nil, Config{Buses: []Bus{tcp, rtu, lines}})
 		run(t, s)
 		for _, name := range []string{"tcp", "bus"} {
@@ -414,10 +414,10 @@ func TestUnpluggedFromTheStart(t *testing.T) {
 // TestWindSensor hears the wind sensor with the gateway's own reader.
 func TestWindSensor(t *testing.T) {
 	dev := mast()
-	s := newPlant(t, nil, Config{Buses: []Bus{{Name: "mast", Kind: Lines, Baud: 4800, Checksum: "nmea", Devices: []*mapping.Device{dev}}}})
+	s := newPlant(t, nil, Config{Buses: []Bus{{Name: "mast", Kind: Lines, Baud: 4800, Framing: serial.Lines{Checksum: "nmea"}, Devices: []*mapping.Device{dev}}}})
 	run(t, s)
-	lines, err := serial.NewLines(serial.LinesConfig{
-		Bus: "mast", Devices: []*devices.Device{dev.Device}, Checksum: "nmea",
+	lines, err := serial.NewReader(serial.ReaderConfig{
+		Bus: "mast", Devices: []*devices.Device{dev.Device}, Framing: serial.Lines{Checksum: "nmea"},
 		Open: func() (serial.Stream, error) {
 			return serial.Open(serial.Config{Path: s.Addresses()["mast"], Baud: 4800, Format: "8N1"})
 		},

@@ -62,7 +62,7 @@ func (p *point) marked() ([]byte, error) {
 	n := p.mark.current()
 	digits := strconv.FormatFloat(n, 'f', 0, 64)
 	switch {
-	case p.sentence:
+	case p.sentence && !p.span:
 		return []byte(digits), nil
 	case p.Type == mapping.Bool:
 		return p.pack(mapping.BoolValue(p.mark.serial%2 == 1))

@@ -19,7 +19,8 @@ type point struct {
 	*mapping.Point
 	device   string         // id
 	raw      *mapping.Point // the same without scale, names and limits: what travels
-	sentence bool           // it is a field of a sentence
+	sentence bool           // it is a field of a sentence, or bytes of a frame
+	span     bool           // it is the latter
 
 	// Where it lies in its unit's tables; of no meaning in a sentence.
 	table       modbus.Table
@@ -30,7 +31,7 @@ type point struct {
 	law      law     // nil: it keeps what it holds
 	scale    scale
 	number   float64 // what it holds, in its unit; 0 if that is no number
-	text     []byte  // what it holds, in a sentence
+	text     []byte  // what it holds, in a sentence or frame
 	mark     marker
 	past     past
 	seed     uint64
@@ -40,9 +41,10 @@ func newPoint(seed uint64, device string, p *mapping.Point) *point {
 	raw := *p
 	raw.Scale, raw.Offset = mapping.Decimal{}, mapping.Decimal{}
 	raw.Enum, raw.EnumText, raw.Bits, raw.Invalid, raw.Write = nil, nil, nil, nil, nil
-	_, sentence := p.Source.(serial.Field)
+	_, field := p.Source.(serial.Field)
+	_, span := p.Source.(serial.Span)
 	return &point{
-		Point: p, device: device, raw: &raw, sentence: sentence,
+		Point: p, device: device, raw: &raw, sentence: field || span, span: span,
 		scale: classify(p), seed: hash(seed, device, p.Name), mul: unscale(p.Scale), off: toFloat(p.Offset),
 	}
 }
@@ -162,6 +164,11 @@ func (p *point) numberOf(raw []byte) float64 {
 // limits are the raw numbers that a type can hold, as far as a float64 tells
 // them apart.
 func limits(p *mapping.Point) (low, high float64) {
+	if s, ok := p.Source.(serial.Span); ok && s.Len == 1 && s.Signed {
+		return math.MinInt8, math.MaxInt8
+	} else if ok && s.Len == 1 {
+		return 0, math.MaxUint8
+	}
 	switch p.Type {
 	case mapping.Bool:
 		return 0, 1

@@ -41,6 +41,7 @@ import (
 	"time"
 
 	"edgegateway/devices/modbus"
+	"edgegateway/devices/serial"
 	"edgegateway/mapping"
 )
 
@@ -60,7 +61,7 @@ type Kind uint8
 const (
 	TCP   Kind = iota // Modbus TCP
 	RTU               // Modbus RTU over a pair of pseudo-terminals
-	Lines             // devices that speak by themselves in lines of text, over such a pair
+	Lines             // devices that speak by themselves, in lines of text or otherwise, over such a pair
 )
 
 func (k Kind) String() string {
@@ -72,16 +73,17 @@ func (k Kind) String() string {
 
 // A Bus is one line or one address with its devices.
 type Bus struct {
-	Name     string
-	Kind     Kind
-	Listen   string // TCP: address; "" means 127.0.0.1:0
-	Baud     int    // serial; 0: not paced
-	Format   string // serial: 8N1
-	Link     string // serial: path that leads to the gateway's end; "": one in a folder for temporary files
-	Checksum string // Lines: "nmea", or "" for none
-	Devices  []*mapping.Device
-	Lenient  bool           // holes between declared addresses read as 0, as on many real devices
-	Faults   map[byte]Fault // by unit id, 0 for all units, from the start
+	Name    string
+	Kind    Kind
+	Listen  string         // TCP: address; "" means 127.0.0.1:0
+	Baud    int            // serial; 0: not paced
+	Format  string         // serial: 8N1
+	Link    string         // serial: path that leads to the gateway's end; "": one in a folder for temporary files
+	Framing serial.Framing // Lines: what these are made like; nil: fields between commas, without a checksum
+	Poll    *serial.Poll   // Lines: what the devices are sent to say something; nil: they speak by themselves
+	Devices []*mapping.Device
+	Lenient bool           // holes between declared addresses read as 0, as on many real devices
+	Faults  map[byte]Fault // by unit id, 0 for all units, from the start
 }
 
 // A Simulator is a plant. Its methods may be called at once from any
@@ -147,8 +149,11 @@ func newBus(cfg *Config, as *Bus) (*bus, error) {
 	if b.Kind > Lines {
 		return b, fmt.Errorf("%v: the kinds are tcp, rtu and lines", b.Kind)
 	}
-	if b.Checksum != "" && b.Checksum != "nmea" {
-		return b, fmt.Errorf("checksum %q is not known: use \"nmea\" or leave it out", b.Checksum)
+	if b.Framing == nil {
+		b.Framing = serial.Lines{}
+	}
+	if err := checkFraming(b.Framing); err != nil {
+		return b, err
 	}
 	for i, d := range as.Devices {
 		if err := b.add(cfg, d, i); err != nil {
@@ -169,7 +174,7 @@ func (b *bus) add(cfg *Config, d *mapping.Device, i int) error {
 	if b.Kind == Lines {
 		u := b.unit(cfg, byte(i+1))
 		u.add(dev)
-		ts, err := newTalkers(u, dev, b.Checksum == "nmea")
+		ts, err := newTalkers(u, dev, b.Framing)
 		b.talkers = append(b.talkers, ts...)
 		return err
 	}
@@ -237,6 +242,9 @@ func (b *bus) run(ctx context.Context, up func(addr string)) error {
 		return b.serveTCP(ctx, up)
 	case RTU:
 		return b.serveSerial(ctx, up, b.serveRTU)
+	}
+	if b.Poll != nil {
+		return b.serveSerial(ctx, up, b.answer)
 	}
 	return b.serveSerial(ctx, up, b.speak)
 }

@@ -15,14 +15,15 @@ import (
 // A talker is one line that a device sends by itself, again and again. Its
 // device's unit locks it.
 type talker struct {
-	unit   *unit
-	dev    *device
-	nmea   bool
-	name   string   // of the sentence, as the map has it
-	points []*point // in the line
-	fields []filler // by index, from 0
-	every  time.Duration
-	due    time.Time
+	unit    *unit
+	dev     *device
+	framing serial.Framing
+	nmea    bool
+	name    string   // of the sentence, as the map has it
+	points  []*point // in the line
+	fields  []filler // by index, from 0
+	every   time.Duration
+	due     time.Time
 }
 
 // A filler gives the text of one field: of a point, or of what stands beside
@@ -36,19 +37,24 @@ type filler struct {
 }
 
 // newTalkers returns the lines of a unit's device: one for each sentence that
-// its points name.
-func newTalkers(u *unit, dev *device, nmea bool) ([]*talker, error) {
+// its points name, or the one message of another framing.
+func newTalkers(u *unit, dev *device, framing serial.Framing) ([]*talker, error) {
 	var talkers []*talker
+	lines, _ := framing.(serial.Lines)
 	for _, p := range dev.points {
-		f, ok := p.Source.(serial.Field)
-		if !ok || f.Key == "" && (f.Index < 1 || f.Index > 80) {
-			return nil, fmt.Errorf("device %s, point %s: %v is no field of a line, so it cannot be on a bus of lines", p.device, p.Name, p.Source)
+		err := framing.CheckSource(p.Source)
+		f, _ := p.Source.(serial.Field)
+		if err == nil && f.Index > 80 {
+			err = fmt.Errorf("a line of %d fields is too long", f.Index)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("device %s, point %s: %w", p.device, p.Name, err)
 		}
 		p.owner = true
 		at := slices.IndexFunc(talkers, func(t *talker) bool { return t.name == f.Sentence })
 		if at < 0 {
 			at = len(talkers)
-			talkers = append(talkers, &talker{unit: u, dev: dev, nmea: nmea, name: f.Sentence})
+			talkers = append(talkers, &talker{unit: u, dev: dev, framing: framing, nmea: lines.Checksum == "nmea", name: f.Sentence})
 		}
 		talkers[at].points = append(talkers[at].points, p)
 	}
@@ -67,7 +73,7 @@ func (t *talker) lay() {
 		}
 	}
 	for _, p := range t.points {
-		f := p.Source.(serial.Field)
+		f, _ := p.Source.(serial.Field)
 		p.seed = hash(t.seed(), string(rune('0'+p.scale.quantity)))
 		for len(t.fields) < f.Index {
 			t.fields = append(t.fields, filler{})
@@ -77,6 +83,8 @@ func (t *talker) lay() {
 		}
 		if f.Key != "" {
 			t.fields = append(t.fields, filler{point: p, key: f.Key})
+		}
+		if f.Key != "" || f.Index == 0 {
 			continue
 		}
 		t.fields[f.Index-1] = filler{point: p, text: t.fields[f.Index-1].text}
@@ -114,6 +122,12 @@ func (t *talker) letter() {
 // line returns what is sent at now.
 func (t *talker) line(now float64) []byte {
 	t.dev.move(now)
+	lines, isLines := t.framing.(serial.Lines)
+	if !isLines {
+		frame := t.frame()
+		t.unit.remember(t.points)
+		return frame
+	}
 	fields := make([]string, len(t.fields))
 	for i, f := range t.fields {
 		fields[i] = t.text(f)
@@ -123,10 +137,7 @@ func (t *talker) line(now float64) []byte {
 		tag, _ := splitTag(cmp.Or(t.name, "PSIM"))
 		return appendSentence(nil, tag, fields)
 	}
-	if t.name != "" {
-		fields = slices.Insert(fields, 0, t.name)
-	}
-	return []byte(strings.Join(fields, ",") + "\r\n")
+	return t.plain(lines, fields)
 }
 
 // text returns what stands in a field.
@@ -134,9 +145,6 @@ func (t *talker) text(f filler) string {
 	switch {
 	case f.point != nil:
 		f.point.text = []byte(t.pointText(f.point, f.text))
-		if f.key != "" {
-			return f.key + "=" + string(f.point.text)
-		}
 		return string(f.point.text)
 	case f.law != nil:
 		return fieldNumber(f.law.step(t.dev.process)*f.scale.per+f.scale.plus, f.scale.quantity)

@@ -78,7 +78,7 @@ func fieldsDevice(id string, points map[string]mapping.Point) *mapping.Device {
 func say(t *testing.T, dev *mapping.Device, checksum string) []string {
 	t.Helper()
 	c := newClock()
-	s := newPlant(t, c, Config{Buses: []Bus{{Name: "mast", Kind: Lines, Checksum: checksum, Devices: []*mapping.Device{dev}}}})
+	s := newPlant(t, c, Config{Buses: []Bus{{Name: "mast", Kind: Lines, Framing: serial.Lines{Checksum: checksum}, Devices: []*mapping.Device{dev}}}})
 	var all []string
 	for _, line := range s.buses[0].talkers.lines(c.at) {
 		all = append(all, string(line))
@@ -143,7 +143,7 @@ func TestTalkersKeepTheirPace(t *testing.T) {
 		}
 	}
 	c := newClock()
-	s := newPlant(t, c, Config{Buses: []Bus{{Name: "mast", Kind: Lines, Checksum: "nmea", Devices: []*mapping.Device{dev}}}})
+	s := newPlant(t, c, Config{Buses: []Bus{{Name: "mast", Kind: Lines, Framing: serial.Lines{Checksum: "nmea"}, Devices: []*mapping.Device{dev}}}})
 	count := map[string]int{}
 	for range 1000 {
 		for _, line := range s.buses[0].talkers.lines(c.at) {
@@ -168,7 +168,7 @@ func TestTalkersKeepTheirPace(t *testing.T) {
 
 func TestMarksInSentences(t *testing.T) {
 	c := newClock()
-	s := newPlant(t, c, Config{Check: true, Buses: []Bus{{Name: "mast", Kind: Lines, Checksum: "nmea", Devices: []*mapping.Device{mast()}}}})
+	s := newPlant(t, c, Config{Check: true, Buses: []Bus{{Name: "mast", Kind: Lines, Framing: serial.Lines{Checksum: "nmea"}, Devices: []*mapping.Device{mast()}}}})
 	seen := map[string]bool{}
 	for range 20 {
 		s.buses[0].talkers.lines(c.at)

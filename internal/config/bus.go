@@ -52,11 +52,11 @@ func (l *loader) readBus(b *bus, raw *rawBus) {
 	p.Protocol = Modbus
 	switch raw.Protocol.V {
 	case "", Modbus:
-	case Lines:
-		p.Protocol = Lines
+	case Lines, Frames:
+		p.Protocol = raw.Protocol.V
 	default:
-		l.errorAt(raw.Protocol.at, "there is no protocol %q; there is %q and %q%s", raw.Protocol.V, Modbus, Lines,
-			didYouMean(nearest(raw.Protocol.V, []string{Modbus, Lines})))
+		l.errorAt(raw.Protocol.at, "there is no protocol %q; there is %q, %q and %q%s", raw.Protocol.V, Modbus, Lines, Frames,
+			didYouMean(nearest(raw.Protocol.V, []string{Modbus, Lines, Frames})))
 	}
 	raw.Timeout.atLeast(l.binder, time.Millisecond, "the timeout")
 	p.Modbus.Timeout = raw.Timeout.V
@@ -83,6 +83,8 @@ func (l *loader) readBus(b *bus, raw *rawBus) {
 func (l *loader) readPort(b *bus, raw *rawBus) {
 	b.line = l.readLine(&raw.rawLine)
 	b.line.Path = b.pub.Address
+	b.line.RS485 = l.readRS485(b, &raw.RS485)
+	b.line.LowLatency = raw.LowLatency.V
 	if raw.at.child("baud") == nil {
 		l.errorKey(raw.at, "bus %q needs baud, the speed its devices are set to, such as 9600", b.key)
 	}
@@ -91,15 +93,43 @@ func (l *loader) readPort(b *bus, raw *rawBus) {
 	}
 }
 
+// readRS485 reads who switches the direction of a line.
+func (l *loader) readRS485(b *bus, raw *rawRS485) (r serial.RS485) {
+	if !raw.set() {
+		return r
+	}
+	r = serial.RS485{Direction: serial.DirectionAuto, Before: raw.Before.V, After: raw.After.V}
+	if raw.RTS.set() {
+		var err error
+		if r.Direction, err = serial.ParseDirection(raw.RTS.V); err != nil {
+			l.errorAt(raw.RTS.at, "%v", err)
+		}
+	}
+	for _, d := range []duration{raw.Before, raw.After} {
+		if d.set() && d.V > 100*time.Millisecond {
+			l.errorAt(d.at, "%s is longer than 100ms; such a delay is a few milliseconds at most", d.at.value)
+		}
+	}
+	if r.Direction == serial.DirectionRTS && b.line.Baud > 19200 {
+		l.warnKey(raw.at, "above 19200 baud a program switches RTS too late for devices that answer at once; take an adapter that does so by itself, or rts = \"kernel\"")
+	}
+	return r
+}
+
 // readEndpoint reads a bus on the network.
 func (l *loader) readEndpoint(b *bus, raw *rawBus, a address) {
+	for _, n := range []*node{raw.RS485.at, raw.LowLatency.at} {
+		if n != nil {
+			l.errorKey(n, "%s is of a serial port of this machine, not of an endpoint of the network", n.keyText())
+		}
+	}
 	for _, n := range []*node{raw.Baud.at, raw.Format.at} {
 		if n != nil {
 			l.errorKey(n, `%s is of a serial port; for a serial line behind a TCP gateway write behind = { baud = 9600, format = "8N1" }`, n.keyText())
 		}
 	}
-	if b.pub.Protocol == Lines && a.scheme != "tcp" {
-		l.errorAt(raw.Address.at, "lines are read from serial ports and tcp:// only, not from %s://", a.scheme)
+	if b.pub.Protocol != Modbus && a.scheme != "tcp" {
+		l.errorAt(raw.Address.at, "%s are read from serial ports and tcp:// only, not from %s://", b.pub.Protocol, a.scheme)
 	}
 	b.host = a.scheme == "tcp"
 	if !raw.Behind.set() {
@@ -255,14 +285,21 @@ func (l *loader) impliedBus(t text) *bus {
 
 // setUnit reads how a device is reached on its bus.
 func (l *loader) setUnit(d *deviceBuilder, n *node) {
-	if d.bus.pub.Protocol == Lines {
-		l.checkTalker(d)
+	switch d.bus.pub.Protocol {
+	case Lines:
+		l.setLines(d)
+		return
+	case Frames:
+		l.setFrames(d)
 		return
 	}
-	for _, x := range []*node{d.raw.Checksum.at, d.raw.Line.at} {
+	for _, x := range []*node{d.raw.Checksum.at, d.raw.Line.at, d.raw.Parse.at, d.raw.Separator.at, d.raw.Pattern.at} {
 		if x != nil {
 			l.errorKey(x, "bus %q speaks Modbus; sentences come on a bus with protocol = %q", d.bus.key, Lines)
 		}
+	}
+	if x := d.raw.Frame.at; x != nil {
+		l.errorKey(x, "bus %q speaks Modbus; frames of other kinds come on a bus with protocol = %q", d.bus.key, Frames)
 	}
 	if !d.raw.UnitID.set() {
 		if n.child("unit_id") == nil {
@@ -326,32 +363,6 @@ func (l *loader) checkClaimed(d *deviceBuilder) {
 	d.bus.claimed[id] = d
 }
 
-// checkTalker looks at a device that speaks by itself.
-func (l *loader) checkTalker(d *deviceBuilder) {
-	if n := d.raw.UnitID.at; n != nil {
-		l.errorKey(n, "bus %q carries lines; its devices have no unit_id", d.bus.key)
-	}
-	if n := d.raw.Points.at; n != nil && len(n.keys) > 0 {
-		l.errorKey(n, "bus %q carries lines; its points are in [device.%s.line.SENTENCE]", d.bus.key, d.key)
-	}
-	c := d.raw.Checksum
-	if c.V != "" && c.V != "nmea" && c.V != "none" {
-		l.errorAt(c.at, `there is no checksum %q; there is "nmea" and "none"`, c.V)
-	}
-	sum := c.V
-	if sum == "none" {
-		sum = ""
-	}
-	if len(d.bus.users) > 1 && sum != d.bus.pub.Lines.Checksum {
-		at := c.at
-		if at == nil {
-			at = d.raw.at
-		}
-		l.errorKey(at, "device %q on the same bus has checksum %q; it must be the same for all", d.bus.users[0].key, d.bus.pub.Lines.Checksum)
-	}
-	d.bus.pub.Lines.Checksum = sum
-}
-
 // finishBuses completes what needs the devices, and finds unused buses.
 func (l *loader) finishBuses() {
 	for _, b := range l.buses {
@@ -366,8 +377,9 @@ func (l *loader) finishBuses() {
 // finish writes what was read of the bus in the form its protocol wants.
 func (b *bus) finish() {
 	p := b.pub
-	if p.Protocol == Lines {
+	if p.Protocol != Modbus {
 		p.Modbus = modbus.Config{}
+		b.finishPoll()
 		p.Lines.Serial = b.line
 		p.Lines.Address = strings.TrimPrefix(p.Address, "tcp://")
 		if b.line.Path != "" {

@@ -46,6 +46,7 @@ import (
 const (
 	Modbus = "modbus"
 	Lines  = "lines"
+	Frames = "frames"
 )
 
 // A Config is a whole configuration without faults, in the terms of the
@@ -83,19 +84,20 @@ func (c *Config) Mapping() mapping.Config {
 // A Bus is one line or endpoint with its devices.
 type Bus struct {
 	ID       string        // the table key; the URL where a device names one instead
-	Protocol string        // Modbus or Lines
+	Protocol string        // Modbus, Lines or Frames
 	Address  string        // path of a port, or URL with its port number
 	Modbus   modbus.Config // of Modbus buses
-	Lines    LinesBus      // of Lines buses
+	Lines    LinesBus      // of Lines and Frames buses
 	Devices  []*mapping.Device
 }
 
 // A LinesBus is where a bus that speaks by itself is heard: at a serial port
 // if Address is "", else at a TCP address.
 type LinesBus struct {
-	Serial   serial.Config
-	Address  string // host:port
-	Checksum string // "nmea", or "" for none
+	Serial  serial.Config
+	Address string         // host:port
+	Framing serial.Framing // nil without devices
+	Poll    *serial.Poll   // nil: the devices speak by themselves
 }
 
 // A Spool says how much one class of messages may keep, where and how safely.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"edgegateway/devices"
+	"edgegateway/devices/serial"
 	"edgegateway/mapping"
 )
 
@@ -166,16 +167,17 @@ func overlayDevice(far, near *node) *node {
 }
 
 // placeKeys say where a point is found.
-var placeKeys = append([]string{"ref", "field"}, registerKeys...)
+var placeKeys = append([]string{"ref", "field", "byte"}, registerKeys...)
 
 // A deviceBuilder makes one device from its raw form.
 type deviceBuilder struct {
 	*loader
-	raw    *rawDevice
-	bus    *bus
-	key    string
-	groups map[string]*rawGroup
-	dev    *mapping.Device
+	raw     *rawDevice
+	bus     *bus
+	framing serial.Framing // of a bus that speaks by itself; nil if it is not known
+	key     string
+	groups  map[string]*rawGroup
+	dev     *mapping.Device
 }
 
 // buildDevice makes a device of an effective table, and files it.
@@ -258,8 +260,12 @@ func (d *deviceBuilder) readTags() {
 
 // readPoints makes all points of the device.
 func (d *deviceBuilder) readPoints(n *node) {
+	sentence := ""
+	if d.textFrames() {
+		sentence = anySentence
+	}
 	for _, e := range d.raw.Points.V {
-		d.readPoint(e.key, "", e.value)
+		d.readPoint(e.key, sentence, e.value)
 	}
 	for _, s := range d.raw.Line.V {
 		if wrong := checkSentence(s.key); wrong != "" {
@@ -302,5 +308,11 @@ func (d *deviceBuilder) readPoint(name, sentence string, raw *rawPoint) {
 		d.dev.Points = append(d.dev.Points, mp)
 		d.dev.Device.Points = append(d.dev.Device.Points, mp.Point)
 		d.at[mp.Point] = raw.at
+		if d.framing == nil || sentence == "" && d.raw.Frame.at == nil {
+			return // not known, or reported
+		}
+		if err := d.framing.CheckSource(mp.Source); err != nil {
+			d.errorKey(raw.at, "point %q: %v", name, err)
+		}
 	}
 }

@@ -169,7 +169,7 @@ func TestBusesBecomeConfigsOfTheirProtocol(t *testing.T) {
 		{"rs485", modbus.Config{URL: "/dev/ttyS1", Serial: serial.Config{Path: "/dev/ttyS1", Baud: 9600, Format: "8N1"}}, LinesBus{}, 1},
 		{"plc", modbus.Config{URL: "tcp://192.168.10.5:502", Timeout: 300 * time.Millisecond}, LinesBus{}, 1},
 		{"hall", modbus.Config{URL: "tcp://10.0.0.5:502", Behind: &behind}, LinesBus{}, 3},
-		{"mast", modbus.Config{}, LinesBus{Serial: serial.Config{Path: "/dev/serial0", Baud: 4800, Format: "8N1"}, Checksum: "nmea"}, 1},
+		{"mast", modbus.Config{}, LinesBus{Serial: serial.Config{Path: "/dev/serial0", Baud: 4800, Format: "8N1"}, Framing: serial.Lines{Checksum: "nmea"}}, 1},
 		{"tcp://192.168.10.6:1502", modbus.Config{URL: "tcp://192.168.10.6:1502"}, LinesBus{}, 2},
 	} {
 		b := cfg.Buses[i]

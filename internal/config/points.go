@@ -26,6 +26,8 @@ type pointBuilder struct {
 	point    mapping.Point
 	register modbus.Register
 	field    serial.Field
+	framed   bool // it is in a binary frame
+	span     serial.Span
 }
 
 // build returns the point, nil if it is not known where it is or what.
@@ -85,7 +87,10 @@ func (p *pointBuilder) every() time.Duration {
 			return d.Every.V
 		}
 	}
-	if p.sentence != "" {
+	if p.deviceBuilder.raw.Frame.Send.set() {
+		return defaultEvery
+	}
+	if p.sentence != "" || p.framed {
 		return 0
 	}
 	return defaultEvery
@@ -105,11 +110,15 @@ func (p *pointBuilder) locate() bool {
 	}
 	one := given[0]
 	switch {
-	case (one.key == "field") != (p.sentence != ""):
+	case (one.key == "field") != (p.sentence != "") || (one.key == "byte") != p.binary():
 		p.reportWrongPlace(one.key, one.at)
 		return false
 	case one.key == "field":
 		return p.readField(one.at)
+	case one.key == "byte":
+		p.framed = p.raw.Byte.within(p.binder, 0, 1023, "a byte of a frame")
+		p.span.At = int(one.address)
+		return p.framed
 	case one.key == "ref":
 		return p.readRef(one.at)
 	case one.address < 0 || one.address > math.MaxUint16:
@@ -118,6 +127,11 @@ func (p *pointBuilder) locate() bool {
 	}
 	p.register = modbus.Register{Table: one.table, Address: uint16(one.address)}
 	return true
+}
+
+// binary reports whether the point is one of a device with binary frames.
+func (p *pointBuilder) binary() bool {
+	return p.sentence == "" && p.deviceBuilder.raw.Frame.Kind.V == frameBinary
 }
 
 // A pointPlace is one way of saying where a point is.
@@ -133,7 +147,7 @@ func (r *rawPoint) places() []pointPlace {
 	all := []pointPlace{
 		{"coil", r.Coil.at, modbus.Coil, r.Coil.V}, {"discrete", r.Discrete.at, modbus.Discrete, r.Discrete.V},
 		{"input", r.Input.at, modbus.Input, r.Input.V}, {"holding", r.Holding.at, modbus.Holding, r.Holding.V},
-		{"ref", r.Ref.at, 0, 0}, {"field", r.Field.at, 0, 0},
+		{"ref", r.Ref.at, 0, 0}, {"field", r.Field.at, 0, 0}, {"byte", r.Byte.at, 0, r.Byte.V},
 	}
 	return slices.DeleteFunc(all, func(x pointPlace) bool { return x.at == nil })
 }
@@ -175,7 +189,14 @@ func (p *pointBuilder) reportNowhere() {
 			return
 		}
 	}
-	if p.sentence != "" {
+	switch {
+	case p.binary():
+		p.errorKey(p.raw.at, "point %q needs byte = N, the place of its first byte in the frame, from 0", p.name)
+		return
+	case p.textFrames():
+		p.errorKey(p.raw.at, "point %q needs field = \"…\", the name of its value in the frame", p.name)
+		return
+	case p.sentence != "":
 		p.errorKey(p.raw.at, "point %q needs field = N, the position of its value in sentence %s", p.name, p.sentence)
 		return
 	}
@@ -193,7 +214,17 @@ func (p *pointBuilder) reportNowhere() {
 }
 
 func (p *pointBuilder) reportWrongPlace(key string, at *node) {
-	if key == "field" {
+	switch {
+	case p.binary():
+		p.errorKey(at, "a point of a binary frame has byte = N, not %s", key)
+		return
+	case p.textFrames():
+		p.errorKey(at, "a point of these frames has field = \"…\", not %s", key)
+		return
+	case key == "byte":
+		p.errorKey(at, "byte belongs to a device with binary frames, which [device.%s.frame] describes", p.key)
+		return
+	case key == "field":
 		p.errorKey(at, "field belongs to a sentence: [device.%s.line.SENTENCE]", p.key)
 		return
 	}
@@ -222,7 +253,7 @@ func (p *pointBuilder) readRef(n *node) bool {
 
 // bit reports whether the point is a coil or discrete input.
 func (p *pointBuilder) bit() bool {
-	return p.sentence == "" && (p.register.Table == modbus.Coil || p.register.Table == modbus.Discrete)
+	return p.sentence == "" && !p.framed && (p.register.Table == modbus.Coil || p.register.Table == modbus.Discrete)
 }
 
 // readType sets type and length. A type inherited by a coil does not count.
@@ -253,9 +284,16 @@ func (p *pointBuilder) readType(located bool) bool {
 	if !ok {
 		return false
 	}
+	if length == oneByte && t.Integer() {
+		if length = 0; !p.binary() {
+			p.errorAt(written.at, "type %s is for bytes of frames; others have u16 or i16", written.V)
+			return false
+		}
+		p.span.Len = 1
+	}
 	p.point.Type, p.point.Length = t, length
 	p.point.FromText = p.sentence != ""
-	if t == mapping.Bool && !p.point.FromText {
+	if t == mapping.Bool && !p.point.FromText && !p.framed {
 		p.point.Length = 2
 	}
 	if t == mapping.Text && !p.point.FromText {
@@ -265,12 +303,22 @@ func (p *pointBuilder) readType(located bool) bool {
 	return true
 }
 
-var typeWords = strings.Fields("bool u16 i16 u32 i32 u64 i64 f16 f32 f64 bcd16 bcd32 string bytes mod10 text")
+// oneByte is the length that parseType gives to u8 and i8, which travel as one
+// byte and are read as u16 and i16.
+const oneByte = 1
+
+var typeWords = strings.Fields("bool u8 i8 u16 i16 u32 i32 u64 i64 f16 f32 f64 bcd16 bcd32 string bytes mod10 text")
 
 // parseType reads a type that was set, and reports what is wrong with it.
 func (b *binder) parseType(t text) (typ mapping.Type, length int, ok bool) {
 	if !t.set() {
 		return 0, 0, false
+	}
+	switch strings.ToLower(strings.TrimSpace(t.V)) {
+	case "u8":
+		return mapping.U16, oneByte, true
+	case "i8":
+		return mapping.I16, oneByte, true
 	}
 	typ, length, err := mapping.ParseType(t.V)
 	if err != nil {
@@ -314,6 +362,9 @@ func (p *pointBuilder) source() devices.Source {
 	if p.sentence != "" {
 		return p.field
 	}
+	if p.framed {
+		return p.spanOf()
+	}
 	count := 1
 	if !p.bit() {
 		count = p.point.Type.Registers(p.point.Length)
@@ -323,6 +374,21 @@ func (p *pointBuilder) source() devices.Source {
 		p.errorKey(p.raw.at, "point %q takes %d registers from %d on, beyond the last, 65535", p.name, count, p.register.Address)
 	}
 	return p.register
+}
+
+// spanOf returns the bytes of the point, filled up to what its type needs.
+func (p *pointBuilder) spanOf() serial.Span {
+	s := p.span
+	need := p.point.RawLen()
+	switch {
+	case s.Len == 1:
+		s.Pad, s.Signed = need-1, p.point.Type == mapping.I16
+	case p.point.Length > 0:
+		s.Len, s.Tail = p.point.Length, need-p.point.Length
+	default:
+		s.Len = need
+	}
+	return s
 }
 
 func (p *pointBuilder) readOrder() {

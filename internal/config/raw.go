@@ -20,10 +20,12 @@ type rawGateway struct {
 type rawBus struct {
 	here
 	rawLine
-	Address  text      `toml:"address"`
-	Protocol text      `toml:"protocol"`
-	Timeout  duration  `toml:"timeout"`
-	Behind   rawBehind `toml:"behind"`
+	Address    text      `toml:"address"`
+	Protocol   text      `toml:"protocol"`
+	Timeout    duration  `toml:"timeout"`
+	Behind     rawBehind `toml:"behind"`
+	RS485      rawRS485  `toml:"rs485"`
+	LowLatency boolean   `toml:"low_latency"`
 }
 
 func (*rawBus) what() string { return "a bus" }
@@ -32,6 +34,13 @@ func (*rawBus) what() string { return "a bus" }
 type rawLine struct {
 	Baud   integer `toml:"baud"`
 	Format text    `toml:"format"`
+}
+
+type rawRS485 struct {
+	here
+	RTS    text     `toml:"rts"`
+	Before duration `toml:"before"`
+	After  duration `toml:"after"`
 }
 
 type rawBehind struct {
@@ -125,29 +134,66 @@ type rawDefaults struct {
 type rawDevice struct {
 	here
 	rawDefaults
-	Profile  text             `toml:"profile"`
-	Bus      text             `toml:"bus"`
-	UnitID   integer          `toml:"unit_id"`
-	Name     text             `toml:"name"`
-	Tags     words            `toml:"tags"`
-	Stale    duration         `toml:"stale"`
-	Timeout  duration         `toml:"timeout"`
-	Pause    duration         `toml:"pause"`
-	MaxRead  integer          `toml:"max_read"`
-	Gaps     boolean          `toml:"gaps"`
-	Forbid   texts            `toml:"forbid"`
-	Blocks   texts            `toml:"blocks"`
-	Single   boolean          `toml:"single"`
-	FromZero texts            `toml:"from_zero"`
-	Checksum text             `toml:"checksum"`
-	Groups   tables[rawGroup] `toml:"groups"`
-	Points   tables[rawPoint] `toml:"points"`
-	Line     tables[rawTalk]  `toml:"line"`
-	Maker    text             `toml:"maker"`
-	Model    text             `toml:"model"`
+	Profile   text             `toml:"profile"`
+	Bus       text             `toml:"bus"`
+	UnitID    integer          `toml:"unit_id"`
+	Name      text             `toml:"name"`
+	Tags      words            `toml:"tags"`
+	Stale     duration         `toml:"stale"`
+	Timeout   duration         `toml:"timeout"`
+	Pause     duration         `toml:"pause"`
+	MaxRead   integer          `toml:"max_read"`
+	Gaps      boolean          `toml:"gaps"`
+	Forbid    texts            `toml:"forbid"`
+	Blocks    texts            `toml:"blocks"`
+	Single    boolean          `toml:"single"`
+	FromZero  texts            `toml:"from_zero"`
+	Checksum  text             `toml:"checksum"`
+	Parse     text             `toml:"parse"`
+	Separator text             `toml:"separator"`
+	Pattern   text             `toml:"pattern"`
+	Frame     rawFrame         `toml:"frame"`
+	Groups    tables[rawGroup] `toml:"groups"`
+	Points    tables[rawPoint] `toml:"points"`
+	Line      tables[rawTalk]  `toml:"line"`
+	Maker     text             `toml:"maker"`
+	Model     text             `toml:"model"`
 }
 
 func (*rawDevice) what() string { return "a device" }
+
+// rawFrame is how the frames of a device are made that are no lines.
+type rawFrame struct {
+	here
+	Kind     text      `toml:"kind"`
+	Start    text      `toml:"start"`
+	End      text      `toml:"end"`
+	Size     integer   `toml:"size"`
+	Length   rawLength `toml:"length"`
+	Checksum rawSum    `toml:"checksum"`
+	Send     text      `toml:"send"`
+}
+
+type rawLength struct {
+	here
+	Byte  integer `toml:"byte"`
+	Type  text    `toml:"type"`
+	Order text    `toml:"order"`
+	Plus  integer `toml:"plus"`
+}
+
+type rawSum struct {
+	here
+	Kind   text    `toml:"kind"`
+	From   integer `toml:"from"`
+	Negate boolean `toml:"negate"`
+	Order  text    `toml:"order"`
+	Poly   integer `toml:"poly"`
+	Init   integer `toml:"init"`
+	RefIn  boolean `toml:"refin"`
+	RefOut boolean `toml:"refout"`
+	XorOut integer `toml:"xorout"`
+}
 
 type rawGroup struct {
 	here
@@ -171,6 +217,7 @@ type rawPoint struct {
 	Holding  integer  `toml:"holding"`
 	Ref      anything `toml:"ref"`
 	Field    anything `toml:"field"`
+	Byte     integer  `toml:"byte"`
 
 	Scale    anything `toml:"scale"`
 	Offset   anything `toml:"offset"`

@@ -159,16 +159,25 @@ func TestExamplesHaveNoFaults(t *testing.T) {
 	}
 }
 
-// TestProfilesHaveNoFaults puts a device of each built-in profile on a bus.
+// TestProfilesHaveNoFaults puts a device of each built-in profile on a bus, one
+// of its own if it has frames.
 func TestProfilesHaveNoFaults(t *testing.T) {
 	var b strings.Builder
 	b.WriteString("name = \"plant-a\"\n[bus.line]\naddress = \"/dev/ttyS0\"\nbaud = 9600\n")
 	err := fs.WalkDir(configs.Profiles, "profiles", func(p string, _ fs.DirEntry, err error) error {
-		if name, ok := strings.CutSuffix(p, ".toml"); ok {
-			name = strings.TrimPrefix(name, "profiles/")
-			b.WriteString("[device.\"" + strings.ReplaceAll(name, "/", " ") + "\"]\nbus = \"line\"\nprofile = \"" + name + "\"\n")
-			b.WriteString("unit_id = " + string(rune('1'+strings.Count(b.String(), "unit_id")%9)) + "\n")
+		name, ok := strings.CutSuffix(p, ".toml")
+		if !ok {
+			return err
 		}
+		name = strings.TrimPrefix(name, "profiles/")
+		text, err := fs.ReadFile(configs.Profiles, p)
+		device := strings.ReplaceAll(name, "/", " ")
+		bus, unit := "line", "unit_id = "+string(rune('1'+strings.Count(b.String(), "unit_id")%9))+"\n"
+		if strings.Contains(string(text), "[frame]") {
+			bus, unit = device, ""
+			b.WriteString("[bus.\"" + bus + "\"]\naddress = \"/dev/" + bus + "\"\nbaud = 9600\nprotocol = \"frames\"\n")
+		}
+		b.WriteString("[device.\"" + device + "\"]\nbus = \"" + bus + "\"\nprofile = \"" + name + "\"\n" + unit)
 		return err
 	})
 	if err != nil {

@@ -41,6 +41,8 @@ func (p *pointBuilder) unwritable() string {
 	switch {
 	case p.sentence != "":
 		return "a sentence cannot be written; it comes by itself"
+	case p.framed:
+		return "a frame cannot be written; it comes by itself"
 	case slices.Contains(commandKeys, p.name):
 		return fmt.Sprintf("%q has a meaning of its own in commands; give a writable point another name", p.name)
 	case p.register.Table == modbus.Input:

@@ -1,0 +1,356 @@
+package serial
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"edgegateway/devices"
+)
+
+// A Stream is what a Reader needs of a serial port or a connection. Read
+// returns os.ErrDeadlineExceeded when its deadline passes.
+type Stream interface {
+	io.ReadWriteCloser
+	SetReadDeadline(time.Time) error
+}
+
+// A Framing says how a stream is cut into messages, how these prove
+// themselves, and what they hold: Lines, Blocks, Frames or VEDirect. It is
+// immutable.
+type Framing interface {
+	// Check finds what is wrong with the framing itself.
+	Check() error
+
+	// CheckSource finds a point that no message could hold.
+	CheckSource(devices.Source) error
+
+	decoder(out *outlet) decoder
+}
+
+// A decoder finds the messages of one stream and hands them to its outlet. It
+// belongs to the goroutine that reads the stream, and holds a bounded number
+// of bytes.
+type decoder interface {
+	feed(data []byte)
+	silence() // nothing came for maxGap: what was begun is not going to be finished
+}
+
+// A message is one whole and proven unit of a stream, valid until the next.
+type message interface {
+	// holds reports whether the source is to be found in a message like this.
+	holds(devices.Source) bool
+
+	// value returns what the source is in a form like that of
+	// devices.Reading.Raw, valid until the next call.
+	value(devices.Source) ([]byte, error)
+}
+
+// An outlet takes what a decoder found.
+type outlet struct {
+	good func(message)
+	bad  func(why string) // once for each message that did not prove itself
+}
+
+// A Poll is what a device wants to hear before it says something.
+type Poll struct {
+	Send    []byte
+	Every   time.Duration
+	Timeout time.Duration // until its answer is there whole; 0: 1 s
+}
+
+// ReaderConfig is what a Reader needs.
+type ReaderConfig struct {
+	Bus     string
+	Open    func() (Stream, error) // called again after a hang-up; its errors count as devices.ErrPort
+	Devices []*devices.Device      // their points are where Framing has them
+	Framing Framing
+	Poll    *Poll                // nil: the devices speak by themselves
+	Now     func() devices.Stamp // nil: devices.Now
+}
+
+const (
+	// maxGap is the longest silence within a message. After a longer one what
+	// came before it belongs to nothing.
+	maxGap = 500 * time.Millisecond
+
+	maxEmpty = 100 // reads in a row without a byte or an error before the port counts as broken
+
+	firstReopen = time.Second // back-off of a missing port, doubling
+	lastReopen  = 10 * time.Second
+)
+
+// A Reader reads a bus on which devices speak by themselves, or each time they
+// are sent the same few bytes. It implements devices.Listener and
+// devices.LineCounter.
+//
+// Only a message that proves itself yields readings, as far as its framing
+// lets it: each Framing says what it takes for a proof.
+type Reader struct {
+	cfg   ReaderConfig
+	now   func() devices.Stamp
+	slots []*slot
+
+	good, bad atomic.Uint64
+	lastBad   atomic.Pointer[string]
+
+	// These belong to Listen's goroutine.
+	missing bool // the port, and everyone was told
+}
+
+// A slot is one point with the time from which it is wanted again.
+type slot struct {
+	*devices.Point
+	dev *devices.Device
+	due devices.Stamp
+}
+
+// NewReader checks the framing and the points. It opens nothing.
+func NewReader(cfg ReaderConfig) (*Reader, error) {
+	if err := cfg.Framing.Check(); err != nil {
+		return nil, fmt.Errorf("bus %s: %w", cfg.Bus, err)
+	}
+	r := &Reader{cfg: cfg, now: cfg.Now}
+	if r.now == nil {
+		r.now = devices.Now
+	}
+	if p := cfg.Poll; p != nil && (p.Every <= 0 || len(p.Send) == 0) {
+		return nil, fmt.Errorf("bus %s: what is sent, and how often, must be known", cfg.Bus)
+	}
+	var errs []error
+	for _, d := range cfg.Devices {
+		for _, p := range d.Points {
+			if err := cfg.Framing.CheckSource(p.Source); err != nil {
+				errs = append(errs, fmt.Errorf("bus %s: device %s: point %s: %w", cfg.Bus, d.ID, p.Name, err))
+			}
+			r.slots = append(r.slots, &slot{Point: p, dev: d})
+		}
+	}
+	return r, errors.Join(errs...)
+}
+
+// LineStats implements devices.LineCounter.
+func (r *Reader) LineStats() devices.LineStats {
+	s := devices.LineStats{Good: r.good.Load(), Bad: r.bad.Load()}
+	if why := r.lastBad.Load(); why != nil {
+		s.LastBad = *why
+	}
+	return s
+}
+
+// Listen reads messages and emits one batch for each message and device that
+// wants something of it, until ctx is done. A port that cannot be opened or
+// hangs up is tried again after 1 s doubling to 10 s; of that every device gets
+// one batch that fails with devices.ErrPort, and once it is there again one of
+// them a batch without readings.
+func (r *Reader) Listen(ctx context.Context, emit func(*devices.Batch)) error {
+	backoff := firstReopen
+	for {
+		good := r.good.Load()
+		err := r.session(ctx, emit)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if !r.missing {
+			r.missing = true
+			r.tellPort(err, emit)
+		}
+		if r.good.Load() > good {
+			backoff = firstReopen
+		}
+		select {
+		case <-time.After(backoff):
+		case <-ctx.Done():
+			return nil
+		}
+		backoff = min(2*backoff, lastReopen)
+	}
+}
+
+// tellPort fails all points of all devices.
+func (r *Reader) tellPort(err error, emit func(*devices.Batch)) {
+	if !errors.Is(err, devices.ErrPort) {
+		err = fmt.Errorf("%w: %w", devices.ErrPort, err)
+	}
+	now := r.now()
+	for _, d := range r.cfg.Devices {
+		b := devices.NewBatch(d)
+		for _, p := range d.Points {
+			b.Fail(p, err, now)
+		}
+		emit(b)
+	}
+	for _, s := range r.slots {
+		s.due = 0
+	}
+}
+
+// session opens the port and reads it until it fails or ctx is done.
+func (r *Reader) session(ctx context.Context, emit func(*devices.Batch)) error {
+	stream, err := r.cfg.Open()
+	if err != nil {
+		return err
+	}
+	defer stream.Close()
+	return r.read(ctx, stream, emit)
+}
+
+// works notes that the port can be read.
+func (r *Reader) works(emit func(*devices.Batch)) {
+	if r.missing && len(r.cfg.Devices) > 0 {
+		emit(devices.NewBatch(r.cfg.Devices[0]))
+	}
+	r.missing = false
+}
+
+// read takes messages from stream until it fails or ctx is done, which it
+// notices within maxGap.
+func (r *Reader) read(ctx context.Context, stream Stream, emit func(*devices.Batch)) error {
+	var at devices.Stamp // of the bytes that are being decoded
+	ask := asker{poll: r.cfg.Poll, stream: stream}
+	dec := r.cfg.Framing.decoder(&outlet{
+		good: func(m message) {
+			ask.answered()
+			r.good.Add(1)
+			r.take(m, at, emit)
+		},
+		bad: r.reject,
+	})
+	chunk := make([]byte, 1024)
+	heard := time.Now() // when the last bytes came
+	for empty := 0; ctx.Err() == nil && empty < maxEmpty; {
+		unanswered, err := ask.turn(time.Now())
+		if unanswered {
+			dec.silence()
+			r.reject("no answer in time")
+		}
+		if err != nil {
+			return err
+		}
+		if err := stream.SetReadDeadline(ask.until(time.Now().Add(maxGap))); err != nil {
+			return err
+		}
+		n, err := stream.Read(chunk)
+		at = r.now()
+		if n > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+			r.works(emit)
+		}
+		dec.feed(chunk[:n])
+		switch {
+		case n > 0:
+			heard = time.Now()
+		case time.Since(heard) >= maxGap:
+			dec.silence()
+		}
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			return err
+		}
+		if empty++; n > 0 || err != nil {
+			empty = 0
+		}
+	}
+	return io.ErrNoProgress // unless ctx is done: then nobody asks
+}
+
+// reject counts a message that did not prove itself.
+func (r *Reader) reject(why string) {
+	r.bad.Add(1)
+	r.lastBad.Store(&why)
+}
+
+// take hands on what is wanted of a message whose last byte arrived at at.
+func (r *Reader) take(m message, at devices.Stamp, emit func(*devices.Batch)) {
+	var b *devices.Batch
+	for _, s := range r.slots {
+		if !m.holds(s.Source) || !s.wanted(at) {
+			continue
+		}
+		if b != nil && b.Device != s.dev {
+			emit(b)
+			b = nil
+		}
+		if b == nil {
+			b = devices.NewBatch(s.dev)
+		}
+		if raw, err := m.value(s.Source); err != nil {
+			b.Fail(s.Point, err, at)
+		} else {
+			b.Add(s.Point, raw, at)
+		}
+	}
+	if b != nil {
+		emit(b)
+	}
+}
+
+// wanted reports whether the point is to be read at at, and if so puts it off
+// to its next interval. Intervals keep their phase, and an eighth of one too
+// early is in time, so that a sensor that speaks once a second on average
+// yields a reading each second.
+func (s *slot) wanted(at devices.Stamp) bool {
+	every := devices.Stamp(s.Every)
+	if at < s.due-every/8 {
+		return false
+	}
+	if s.due += every; s.due <= at {
+		s.due = at + every
+	}
+	return true
+}
+
+// defaultAnswer is how long an answer may take.
+const defaultAnswer = time.Second
+
+// An asker sends the poll when its time has come. Without one it does nothing.
+type asker struct {
+	poll    *Poll
+	stream  Stream
+	next    time.Time // when to send
+	giveUp  time.Time // until when the answer must have come
+	waiting bool
+}
+
+// turn sends what is due at now and reports whether the answer to what was
+// sent before is overdue. A question is never sent while one is open.
+func (a *asker) turn(now time.Time) (unanswered bool, err error) {
+	if a.poll == nil {
+		return false, nil
+	}
+	if a.waiting && !now.Before(a.giveUp) {
+		a.waiting, unanswered = false, true
+	}
+	if a.waiting || now.Before(a.next) {
+		return unanswered, nil
+	}
+	if a.next = a.next.Add(a.poll.Every); !a.next.After(now) {
+		a.next = now.Add(a.poll.Every)
+	}
+	timeout := a.poll.Timeout
+	if timeout <= 0 {
+		timeout = defaultAnswer
+	}
+	a.waiting, a.giveUp = true, now.Add(timeout)
+	_, err = a.stream.Write(a.poll.Send)
+	return unanswered, err
+}
+
+// until is when to stop reading: at t or before, when there is something to do.
+func (a *asker) until(t time.Time) time.Time {
+	if a.poll == nil {
+		return t
+	}
+	at := a.next
+	if a.waiting {
+		at = a.giveUp
+	}
+	if at.Before(t) {
+		return at
+	}
+	return t
+}
+
+func (a *asker) answered() { a.waiting = false }
