@@ -39,7 +39,7 @@ func FuzzRTUReader(f *testing.F) {
 	f.Add([]byte{1, 0x83, 2, 0xC0, 0xF1}, uint8(2))
 	f.Fuzz(func(t *testing.T, in []byte, n uint8) {
 		var stats counters
-		w := newRTUWire(at9600, &stats)
+		w := newSerialWire(rtuFraming{}, at9600, &stats)
 		r := readRequest(1, Register{Holding, 100, 2})
 		late := readRequest(1, Register{Holding, 7, 5})
 		w.unit(1).add(late, time.Now(), time.Second, true)
@@ -79,7 +79,7 @@ func FuzzTCPReader(f *testing.F) {
 	f.Add([]byte{0, 1, 0, 0, 0xFF, 0xFF, 1, 3}, uint8(30))
 	f.Fuzz(func(t *testing.T, in []byte, n uint8) {
 		var stats counters
-		w := newTCPWire(&stats)
+		w := newTCPWire(false, &stats)
 		r := readRequest(1, Register{Holding, 100, 2})
 		u := Unit{ID: 1, Timeout: time.Nanosecond}
 		a, err := w.exchange(context.Background(), &replay{in, 1 + int(n)}, u, r)

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -64,6 +65,21 @@ func TestPymodbus(t *testing.T) {
 		pair, cfg := onPTY(t, baud)
 		pymodbus(t, "rtu", pair.B, strconv.Itoa(baud))
 		testForeignServer(t, Config{Serial: cfg, Timeout: 5 * time.Second})
+	})
+	t.Run("ASCII", func(t *testing.T) {
+		const baud = 38400
+		pair, cfg := onPTY(t, baud)
+		pymodbus(t, "ascii", pair.B, strconv.Itoa(baud))
+		testForeignServer(t, Config{Serial: cfg, Framing: FramingASCII, Timeout: 5 * time.Second})
+	})
+	t.Run("UDP", func(t *testing.T) {
+		testForeignServer(t, Config{URL: "udp://127.0.0.1:" + pymodbus(t, "udp")})
+	})
+	t.Run("TLS", func(t *testing.T) {
+		a := newAuthority(t)
+		cert, key := writePEM(t, a.server("meter.example"))
+		testForeignServer(t, Config{URL: "tls://127.0.0.1:" + pymodbus(t, "tls", cert, key),
+			TLS: &tls.Config{RootCAs: a.pool, ServerName: "meter.example"}})
 	})
 }
 

@@ -3,6 +3,7 @@ package modbus
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"time"
@@ -13,11 +14,18 @@ import (
 
 // Config says how a line is reached.
 type Config struct {
-	// URL is tcp://host:port, rtu+tcp://host:port for RTU frames through a
-	// TCP connection, or the path of a serial port, which speaks RTU. ""
-	// means Serial.Path.
-	URL    string
-	Serial serial.Config // of a serial port; Path may be left to URL
+	// URL is tcp://host:port, udp:// for the same in datagrams, tls:// for
+	// the same encrypted, rtu+tcp://, ascii+tcp:// or rtu+udp:// for frames
+	// of a serial line through a transparent converter, or the path of a
+	// serial port. "" means Serial.Path.
+	URL     string
+	Serial  serial.Config // of a serial port; Path may be left to URL
+	Framing string        // on a serial port: FramingRTU, which "" means too, or FramingASCII
+
+	// TLS says how tls:// proves who is who; nil and an empty one are the
+	// system's authorities and no certificate of one's own. The name to be
+	// proven is the URL's host where it has none.
+	TLS *tls.Config
 
 	// Behind is the serial line behind a TCP gateway. It changes nothing on
 	// the wire; it makes costs honest.
@@ -26,6 +34,12 @@ type Config struct {
 	Timeout        time.Duration // from the end of a request to the beginning of its answer; 0 means 1 s
 	ConnectTimeout time.Duration // 0 means 3 s
 }
+
+// Framings of a serial port.
+const (
+	FramingRTU   = "rtu"
+	FramingASCII = "ascii" // mostly 7E1
+)
 
 const (
 	defaultTimeout        = time.Second // a serial device may take as long (V1.02, 2.4.1)
@@ -83,12 +97,12 @@ func newLine(cfg Config, c carrier) *Line {
 	l := &Line{cfg: cfg, carrier: c}
 	switch {
 	case !c.rtu:
-		l.wire = newTCPWire(&l.stats)
+		l.wire = newTCPWire(c.datagram, &l.stats)
 	case c.tty:
 		l.cost = cfg.Serial
-		l.wire = newRTUWire(cfg.Serial, &l.stats)
+		l.wire = newSerialWire(c.framing, cfg.Serial, &l.stats)
 	default:
-		l.wire = newRTUWire(serial.Config{}, &l.stats)
+		l.wire = newSerialWire(c.framing, serial.Config{}, &l.stats)
 	}
 	if cfg.Behind != nil {
 		l.cost = *cfg.Behind
@@ -98,6 +112,15 @@ func newLine(cfg Config, c carrier) *Line {
 
 // Address is the URL or path of the line.
 func (l *Line) Address() string { return l.carrier.address }
+
+// size is how many characters a frame has, on the serial line that a request
+// travels, whose PDU has n bytes.
+func (l *Line) size(n int) int {
+	if l.carrier.framing != nil {
+		return l.carrier.framing.size(n)
+	}
+	return rtuFraming{}.size(n)
+}
 
 // Close closes the port. A query after it opens it again.
 func (l *Line) Close() error {
@@ -119,7 +142,7 @@ func (l *Line) ask(ctx context.Context, u Unit, r *request) (answer, error) {
 		a, err = l.askOnce(ctx, u, r)
 	}
 	if err != nil {
-		return a, fmt.Errorf("%v on %s: %w", r, l.Address(), err)
+		return a, fmt.Errorf("%v on %s: %w", r, l.Address(), l.carrier.secure.explain(err))
 	}
 	return a, nil
 }

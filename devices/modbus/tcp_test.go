@@ -1,7 +1,6 @@
 package modbus
 
 import (
-	"encoding/binary"
 	"errors"
 	"net"
 	"slices"
@@ -14,12 +13,7 @@ import (
 )
 
 // tcpReply is what s answers to a TCP frame.
-func tcpReply(s Store, frame []byte) []byte {
-	pdu := Serve(frame[6], PDU(frame[tcpHeader:]), s)
-	b := append([]byte(nil), frame[:tcpHeader]...)
-	binary.BigEndian.PutUint16(b[4:], uint16(1+len(pdu)))
-	return append(b, pdu...)
-}
+func tcpReply(s Store, frame []byte) []byte { return tcpAnswer(frame, s) }
 
 // patched returns b with some bytes replaced from offset on.
 func patched(b []byte, offset int, with ...byte) []byte {
@@ -203,7 +197,11 @@ func TestTCPLoopback(t *testing.T) {
 func TestNewLineSaysWhatIsWrong(t *testing.T) {
 	for url, want := range map[string]string{
 		"":                  "needs an address",
-		"udp://plc:502":     "tcp:// or rtu+tcp://",
+		"http://plc:502":    "rtu+tcp, ascii+tcp",
+		"tls://":            ":802",
+		"udp://plc":         "",
+		"tls://plc":         "",
+		"ascii+tcp://plc:7": "",
 		"tcp://":            "a host and a port",
 		"tcp://a:b":         "a host and a port",
 		"tcp://plc:502/a":   "a host and a port",

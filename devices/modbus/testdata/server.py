@@ -1,14 +1,18 @@
-"""Serves registers whose values tell where they are: tcp, or rtu PATH BAUD.
+"""Serves registers whose values tell where they are.
 
-Prints one line, with the port number for tcp, when it is ready.
+tcp, udp, tls CERT KEY, rtu PATH BAUD or ascii PATH BAUD. Prints one line,
+with the port number of a socket, when it is ready.
 """
 import asyncio
 import sys
 
 from pymodbus.datastore import (ModbusSequentialDataBlock, ModbusServerContext,
                                 ModbusSlaveContext)
+from pymodbus.framer.ascii_framer import ModbusAsciiFramer
 from pymodbus.framer.rtu_framer import ModbusRtuFramer
-from pymodbus.server.async_io import ModbusSerialServer, ModbusTcpServer
+from pymodbus.framer.socket_framer import ModbusSocketFramer
+from pymodbus.server.async_io import (ModbusSerialServer, ModbusTcpServer,
+                                      ModbusTlsServer, ModbusUdpServer)
 
 
 def block(unit, table):
@@ -30,7 +34,21 @@ async def main():
         await server.serving
         print(server.server.sockets[0].getsockname()[1], flush=True)
         await task
-    server = ModbusSerialServer(context, framer=ModbusRtuFramer, port=sys.argv[2],
+    if sys.argv[1] == "tls":  # its own TLS framer leaves out the header
+        server = ModbusTlsServer(context, framer=ModbusSocketFramer, address=("127.0.0.1", 0),
+                                 certfile=sys.argv[2], keyfile=sys.argv[3])
+        task = asyncio.create_task(server.serve_forever())
+        await server.serving
+        print(server.server.sockets[0].getsockname()[1], flush=True)
+        await task
+    if sys.argv[1] == "udp":
+        server = ModbusUdpServer(context, address=("127.0.0.1", 0))
+        task = asyncio.create_task(server.serve_forever())
+        await server.serving
+        print(server.protocol.get_extra_info("sockname")[1], flush=True)
+        await task
+    framer = {"rtu": ModbusRtuFramer, "ascii": ModbusAsciiFramer}[sys.argv[1]]
+    server = ModbusSerialServer(context, framer=framer, port=sys.argv[2],
                                 baudrate=int(sys.argv[3]), ignore_missing_slaves=True)
     await server.start()
     print("ready", flush=True)
