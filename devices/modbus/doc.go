@@ -39,6 +39,10 @@
 //   - Writing one coil or register is answered by an exact copy of the
 //     request, which an echoing adapter produces too. So the first write after
 //     opening a port is preceded by a read, whose answer shows which it is.
+//   - An exception is treated by what it means: 1 to 3 are for good, 5 and 6
+//     are asked again at growing intervals within the timeout (but a write
+//     that the device accepted never is), 10 and 11 are the silence of a unit
+//     behind a gateway.
 //   - The server side is here because it is the same formats from the other
 //     end. It is for simulation and tests.
 package modbus

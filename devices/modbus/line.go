@@ -45,6 +45,7 @@ const (
 	defaultTimeout        = time.Second // a serial device may take as long (V1.02, 2.4.1)
 	defaultConnectTimeout = 3 * time.Second
 	maxHoldOff            = 5 * time.Second
+	firstBusyWait         = 20 * time.Millisecond // then twice as long each time
 )
 
 // A Line is one bus of Modbus devices: a serial line, or a TCP endpoint with
@@ -113,6 +114,9 @@ func newLine(cfg Config, c carrier) *Line {
 // Address is the URL or path of the line.
 func (l *Line) Address() string { return l.carrier.address }
 
+// broadcast reports whether unit id is no unit but all of a serial line.
+func (l *Line) broadcast(id byte) bool { return l.carrier.rtu && id == 0 }
+
 // size is how many characters a frame has, on the serial line that a request
 // travels, whose PDU has n bytes.
 func (l *Line) size(n int) int {
@@ -132,19 +136,31 @@ func (l *Line) Close() error {
 	return err
 }
 
-// ask performs one exchange. A read on a kept connection that turns out to be
-// closed is asked once more on a new one, as many devices close idle ones.
+// ask performs one exchange. While the device is busy it is asked again, until
+// the timeout is over.
 func (l *Line) ask(ctx context.Context, u Unit, r *request) (answer, error) {
 	u.Timeout = cmp.Or(u.Timeout, l.cfg.Timeout)
-	kept := l.port != nil && l.used && !l.carrier.tty
-	a, err := l.askOnce(ctx, u, r)
-	if kept && !r.write && errors.Is(err, devices.ErrPort) && ctx.Err() == nil {
-		a, err = l.askOnce(ctx, u, r)
+	start, wait := time.Now(), firstBusyWait
+	a, err := l.askKept(ctx, u, r)
+	for r.busy(err) && time.Since(start)+wait < u.Timeout && sleep(ctx, wait) {
+		a, err = l.askKept(ctx, u, r)
+		wait *= 2
 	}
 	if err != nil {
 		return a, fmt.Errorf("%v on %s: %w", r, l.Address(), l.carrier.secure.explain(err))
 	}
 	return a, nil
+}
+
+// askKept asks for a read on a kept connection that turns out to be closed once
+// more on a new one, as many devices close idle ones.
+func (l *Line) askKept(ctx context.Context, u Unit, r *request) (answer, error) {
+	kept := l.port != nil && l.used && !l.carrier.tty
+	a, err := l.askOnce(ctx, u, r)
+	if kept && !r.write && errors.Is(err, devices.ErrPort) && ctx.Err() == nil {
+		a, err = l.askOnce(ctx, u, r)
+	}
+	return a, err
 }
 
 func (l *Line) askOnce(ctx context.Context, u Unit, r *request) (answer, error) {

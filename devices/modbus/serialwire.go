@@ -16,6 +16,9 @@ import (
 // right shape with a wrong checksum: the answer has come and was spoiled.
 const badFrameGrace = 50 * time.Millisecond
 
+// turnaround follows a broadcast (V1.02, 2.4.1: 100 to 200 ms).
+const turnaround = 200 * time.Millisecond
+
 // glance is how long to look for bytes that may have arrived already: a
 // socket with a deadline in the past does not give them out.
 const glance = 500 * time.Microsecond
@@ -64,6 +67,9 @@ func (w *serialWire) thinking(unit byte) time.Duration {
 
 // exchange asks r and returns the proven answer.
 func (w *serialWire) exchange(ctx context.Context, p Port, u Unit, r *request) (answer, error) {
+	if r.unit == 0 {
+		return answer{}, w.broadcast(ctx, p, u, r)
+	}
 	late := w.unit(u.ID)
 	late.expire(time.Now())
 	if err := w.clearWay(ctx, p, u, r); err != nil {
@@ -75,6 +81,35 @@ func (w *serialWire) exchange(ctx context.Context, p Port, u Unit, r *request) (
 		}
 	}
 	return w.send(ctx, p, u, r)
+}
+
+// broadcast sends r, which nobody answers, and gives the devices the time that
+// the specification leaves them to carry it out. What comes meanwhile is its
+// echo, or a late answer.
+func (w *serialWire) broadcast(ctx context.Context, p Port, u Unit, r *request) error {
+	frame, err := w.framing.encode(r.unit, r.pdu)
+	if err != nil {
+		return err
+	}
+	if err := w.quieten(ctx, p, u.Pause); err != nil {
+		return err
+	}
+	w.stats.request(len(frame))
+	_, err = p.Write(frame)
+	w.last = time.Now().Add(time.Duration(len(frame)) * w.cfg.CharTime())
+	if err != nil {
+		return unanswered(r, portLost("send", err))
+	}
+	for end := w.last.Add(turnaround); ; {
+		err := w.receive(ctx, p, nil, end)
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded), err == nil && !time.Now().Before(end):
+			return nil
+		case err != nil:
+			return unanswered(r, err)
+		}
+		w.understand(nil)
+	}
 }
 
 // clearWay returns when an answer to r cannot be mistaken for a late one to

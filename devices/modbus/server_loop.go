@@ -257,6 +257,17 @@ func requestLen(in []byte) (n int, known bool) {
 			return 7, true
 		}
 		return 9 + int(in[6]), true
+	case fn == fnMaskWrite:
+		return 10, true
+	case fn == fnReadWrite:
+		if len(in) < 11 {
+			return 11, true
+		}
+		return 13 + int(in[10]), true
+	case fn == fnReadFIFO:
+		return 6, true
+	case fn == fnEncapsulated && (len(in) < 3 || in[2] == meiIdentify):
+		return 7, true
 	}
 	return 0, false
 }
