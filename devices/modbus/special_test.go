@@ -194,6 +194,8 @@ func TestBroadcast(t *testing.T) {
 					t.Error(err, b.Readings)
 				}
 			}
+			store.mu.Lock()
+			defer store.mu.Unlock()
 			if store.written[Register{Holding, 6, 1}] != 0x5678 || store.written[Register{Coil, 1, 1}] != 1 {
 				t.Error(store.written)
 			}

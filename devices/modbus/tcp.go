@@ -145,6 +145,10 @@ func (w *tcpWire) nextFrame(ctx context.Context, p Port, deadline time.Time) ([]
 // silence is the error of an answer that did not come.
 func (w *tcpWire) silence(timeout time.Duration) error {
 	w.stats.timeout()
+	if len(w.in) > 0 && !w.datagram { // where the next frame begins is not known any more
+		return &brokenError{fmt.Errorf("the answer stopped in the middle (% x …), within %v: the device or gateway is overloaded or cuts answers: %w",
+			w.in[:min(len(w.in), 8)], timeout, devices.ErrTimeout)}
+	}
 	err := fmt.Errorf("no answer within %v: check the unit id, and what is behind a gateway: %w", timeout, devices.ErrTimeout)
 	if w.missed++; w.missed >= maxMissed {
 		return &brokenError{err}
