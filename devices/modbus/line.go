@@ -33,6 +33,7 @@ type Config struct {
 
 	Timeout        time.Duration // from the end of a request to the beginning of its answer; 0 means 1 s
 	ConnectTimeout time.Duration // 0 means 3 s
+	ConnectDelay   time.Duration // from opening the port to the first request: some devices need it
 }
 
 // Framings of a serial port.
@@ -205,5 +206,9 @@ func (l *Line) open(ctx context.Context) error {
 	l.port, l.used = p, false
 	l.wire.reset()
 	l.stats.opened()
+	if !sleep(ctx, l.cfg.ConnectDelay) {
+		l.Close() // the next one waits anew
+		return context.Cause(ctx)
+	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package modbus
 
 import (
+	"context"
 	"errors"
 	"net"
 	"slices"
@@ -124,6 +125,37 @@ func TestTCPPause(t *testing.T) {
 		}
 		if d := time.Since(start); d != 100*time.Millisecond { // virtual time
 			t.Errorf("three reads took %v", d)
+		}
+	})
+}
+
+// TestConnectDelay: a device that must not be asked at once is left alone for a
+// while after each connect.
+func TestConnectDelay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := scripted(t, Config{URL: "tcp://plc", ConnectDelay: time.Second}, func(frame []byte) []piece {
+			return append(atOnce(tcpReply(&plant{}, frame)), piece{time.Millisecond, hangUp})
+		})
+		start := time.Now()
+		for i := range 3 {
+			if _, err := read(t, l, meter(Unit{ID: 1}, Register{Holding, 1, 1})); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute)
+			if d := time.Since(start); d.Truncate(time.Second) != time.Duration(i+1)*(time.Minute+time.Second) { // virtual time
+				t.Errorf("%d reads took %v", i+1, d)
+			}
+		}
+		l.Close()
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		dev := meter(Unit{ID: 1}, Register{Holding, 1, 1})
+		qs, err := l.Plan(dev, dev.Points)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := qs[0].Do(ctx, devices.NewBatch(dev)); !errors.Is(err, context.DeadlineExceeded) {
+			t.Error(err)
 		}
 	})
 }

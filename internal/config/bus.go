@@ -60,6 +60,8 @@ func (l *loader) readBus(b *bus, raw *rawBus) {
 	}
 	raw.Timeout.atLeast(l.binder, time.Millisecond, "the timeout")
 	p.Modbus.Timeout = raw.Timeout.V
+	raw.Delay.atLeast(l.binder, 0, "the delay")
+	p.Modbus.ConnectDelay = raw.Delay.V
 	if !raw.Address.set() {
 		if raw.at.child("address") == nil {
 			l.errorKey(raw.at, `bus %q needs an address: a port such as "/dev/serial/by-id/…" or a URL such as "tcp://192.168.10.5:502"`, b.key)

@@ -25,6 +25,7 @@ type rawBus struct {
 	Protocol text      `toml:"protocol"`
 	Framing  text      `toml:"framing"`
 	Timeout  duration  `toml:"timeout"`
+	Delay    duration  `toml:"connect_delay"`
 	Behind   rawBehind `toml:"behind"`
 }
 
