@@ -30,7 +30,7 @@ func Requests(q devices.Query) []Request {
 	for _, s := range read.spans {
 		r := Request{Unit: read.unit, Register: s.reg}
 		r.Wire = read.line.wireTime(readRequest(r.Unit.ID, s.reg)) + max(0, r.Unit.Pause-read.line.cost.Silence35())
-		for _, p := range s.points {
+		for p := range s.points() {
 			r.Points = append(r.Points, p.point)
 		}
 		list = append(list, r)

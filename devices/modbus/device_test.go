@@ -114,16 +114,7 @@ func scripted(t *testing.T, cfg Config, s script) *Line {
 	if err != nil {
 		t.Fatal(err)
 	}
-	frameLen := func(in []byte) int { n, _ := requestLen(in); return n }
-	if !c.rtu {
-		frameLen = func(in []byte) int {
-			if len(in) < tcpHeader {
-				return tcpHeader
-			}
-			n, _ := tcpFrameLen(in)
-			return n
-		}
-	}
+	frameLen := frameLenOf(c)
 	var running sync.WaitGroup
 	var mu sync.Mutex
 	answer := func(frame []byte) []piece { // connections share s
@@ -138,13 +129,36 @@ func scripted(t *testing.T, cfg Config, s script) *Line {
 	}
 	l := newLine(cfg, c)
 	if cfg.Serial.Baud > 0 {
-		l.wire = newRTUWire(cfg.Serial, &l.stats)
+		l.wire = newSerialWire(c.framing, cfg.Serial, &l.stats)
 	}
 	t.Cleanup(func() {
 		l.Close()
 		running.Wait()
 	})
 	return l
+}
+
+// frameLenOf returns what tells how long the frame is that begins with in,
+// or the least that tells it.
+func frameLenOf(c carrier) func(in []byte) int {
+	switch c.framing {
+	case rtuFraming{}:
+		return func(in []byte) int { n, _ := requestLen(in); return n }
+	case asciiFraming{}:
+		return func(in []byte) int {
+			if _, n, v := scanASCII(in); v == whole {
+				return n
+			}
+			return len(in) + 1
+		}
+	}
+	return func(in []byte) int {
+		if len(in) < tcpHeader {
+			return tcpHeader
+		}
+		n, _ := tcpFrameLen(in)
+		return n
+	}
 }
 
 // runScript answers the frames that come on conn one after the other, as a
@@ -191,6 +205,25 @@ func rtuReply(s Store, frame []byte) []byte {
 		return nil
 	}
 	b, err := encodeRTU(frame[0], reply)
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+// asciiReply is what s answers to an ASCII frame.
+func asciiReply(s Store, frame []byte) []byte {
+	unit, req, _ := nextASCIIRequest(frame, true)
+	reply := Serve(unit, req, s)
+	if reply == nil {
+		return nil
+	}
+	return inASCII(unit, reply...)
+}
+
+// inASCII returns a frame with a good LRC.
+func inASCII(unit byte, pdu ...byte) []byte {
+	b, err := asciiFraming{}.encode(unit, pdu)
 	if err != nil {
 		panic(err)
 	}

@@ -1,5 +1,5 @@
-// Package modbus reads and writes Modbus devices over serial lines and TCP,
-// and serves registers to Modbus clients.
+// Package modbus reads and writes Modbus devices over serial lines, TCP, TLS
+// and UDP, and serves registers to Modbus clients.
 //
 // # Contract
 //
@@ -18,13 +18,18 @@
 //     reconnect; its client does not compare the length of an answer with what
 //     was asked. Verify is never given less than a whole frame, on which it
 //     would panic.
-//   - Framing (wire: rtuWire, tcpWire) and carrier (tty, TCP) are separate, so
-//     that RTU over TCP is a pair of the two, as other pairs will be.
-//   - The RTU reader finds the answer at any offset, so that noise before and
-//     after it, and the adapter's echo of the request, do no harm. Holes
-//     inside a frame are not an error: adapters and kernels make them.
-//   - An RTU answer does not say which request it answers. What is done
-//     against late ones, and what remains, is at lateReplies.
+//   - Framing (wire: serialWire with RTU or ASCII, tcpWire) and carrier (tty,
+//     TCP, TLS, UDP) are separate, so that each variant is a pair of the two.
+//   - The reader of serial framings finds the answer at any offset, so that
+//     noise before and after it, and the adapter's echo of the request, do no
+//     harm. Holes inside a frame are not an error: adapters and kernels make
+//     them.
+//   - An RTU or ASCII answer does not say which request it answers. What is
+//     done against late ones, and what remains, is at lateReplies. Over UDP
+//     one thing more remains: an answer that the network itself duplicates,
+//     so that the copy comes after the next request.
+//   - A UDP datagram that is not exactly one frame is dropped; in a stream it
+//     would break the framing and close the connection.
 //   - Timeouts count from the end of transmission, which is computed from the
 //     baud rate, and leave the answer its time on the wire: 125 registers take
 //     more than two seconds at 1200 baud. A late answer raises its unit's
@@ -34,6 +39,10 @@
 //   - Writing one coil or register is answered by an exact copy of the
 //     request, which an echoing adapter produces too. So the first write after
 //     opening a port is preceded by a read, whose answer shows which it is.
+//   - An exception is treated by what it means: 1 to 3 are for good, 5 and 6
+//     are asked again at growing intervals within the timeout (but a write
+//     that the device accepted never is), 10 and 11 are the silence of a unit
+//     behind a gateway.
 //   - The server side is here because it is the same formats from the other
 //     end. It is for simulation and tests.
 package modbus

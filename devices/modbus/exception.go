@@ -82,3 +82,10 @@ func refused(err error) bool {
 	e, ok := errors.AsType[*Exception](err)
 	return ok && (e.Code == IllegalAddress || e.Code == IllegalValue)
 }
+
+// busy reports whether err says that the device would answer r, or carry it
+// out, if it were asked again later. A write that it accepted is not repeated.
+func (r *request) busy(err error) bool {
+	e, ok := errors.AsType[*Exception](err)
+	return ok && (e.Code == Busy || e.Code == Acknowledge && !r.write)
+}

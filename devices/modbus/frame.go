@@ -4,10 +4,10 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
-
-	goburrow "github.com/goburrow/modbus" // encodes and decodes frames; its transporters are not used, see the package comment
+	"time"
 
 	"edgegateway/devices"
+	"edgegateway/devices/serial"
 )
 
 const (
@@ -16,28 +16,40 @@ const (
 	maxRTU    = 1 + maxPDU + 2
 )
 
-// rtu is only a packager here: the handler opens nothing until its own Send
-// is called. Decode and Verify do not change it.
-var rtu = goburrow.NewRTUClientHandler("")
-
-// encodeRTU returns the frame of pdu for, or from, unit.
-func encodeRTU(unit byte, pdu PDU) ([]byte, error) {
-	h := goburrow.NewRTUClientHandler("")
-	h.SlaveId = unit
-	return h.Encode(&goburrow.ProtocolDataUnit{FunctionCode: pdu[0], Data: pdu[1:]})
+// A framing is one way to put PDUs on a serial line. It has no state.
+type framing interface {
+	encode(unit byte, pdu PDU) ([]byte, error)
+	// size is how many characters a frame has whose PDU has n bytes.
+	size(n int) int
+	// unit returns whose frame b, which is not empty, begins, if that can be
+	// told and it may be one.
+	unit(b []byte) (byte, bool)
+	// look says whether b begins with a frame that can answer r. Without r
+	// it says whether b may be too short to tell the unit. The frame's PDU
+	// is a part of b, or valid until the next call.
+	look(b []byte, r *request) (frame, verdict)
+	// silence precedes each request.
+	silence(cfg serial.Config) time.Duration
+	// hesitation is how long a sender may pause between two characters.
+	hesitation() time.Duration
 }
 
-// decodeRTU returns the PDU of frame, as a part of it, if its checksum is
-// right.
-func decodeRTU(frame []byte) (PDU, bool) {
-	if len(frame) < 4 || len(frame) > maxRTU {
-		return nil, false
-	}
-	if _, err := rtu.Decode(frame); err != nil {
-		return nil, false
-	}
-	return PDU(frame[1 : len(frame)-2]), true
+// A frame is one with a good checksum.
+type frame struct {
+	unit byte
+	pdu  PDU
+	size int // characters
 }
+
+// A verdict is what bytes can be the beginning of.
+type verdict uint8
+
+const (
+	nothing    verdict = iota
+	incomplete         // perhaps a frame that goes on
+	spoiled            // a frame of the right shape with a wrong checksum
+	whole              // a frame with a good checksum
+)
 
 // readTCPFrame reads one frame from r into buf, which holds maxTCP bytes, and
 // returns its length. An error that wraps devices.ErrReply means that the

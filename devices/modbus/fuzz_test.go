@@ -39,7 +39,7 @@ func FuzzRTUReader(f *testing.F) {
 	f.Add([]byte{1, 0x83, 2, 0xC0, 0xF1}, uint8(2))
 	f.Fuzz(func(t *testing.T, in []byte, n uint8) {
 		var stats counters
-		w := newRTUWire(at9600, &stats)
+		w := newSerialWire(rtuFraming{}, at9600, &stats)
 		r := readRequest(1, Register{Holding, 100, 2})
 		late := readRequest(1, Register{Holding, 7, 5})
 		w.unit(1).add(late, time.Now(), time.Second, true)
@@ -79,7 +79,7 @@ func FuzzTCPReader(f *testing.F) {
 	f.Add([]byte{0, 1, 0, 0, 0xFF, 0xFF, 1, 3}, uint8(30))
 	f.Fuzz(func(t *testing.T, in []byte, n uint8) {
 		var stats counters
-		w := newTCPWire(&stats)
+		w := newTCPWire(false, &stats)
 		r := readRequest(1, Register{Holding, 100, 2})
 		u := Unit{ID: 1, Timeout: time.Nanosecond}
 		a, err := w.exchange(context.Background(), &replay{in, 1 + int(n)}, u, r)
@@ -103,8 +103,12 @@ func FuzzServer(f *testing.F) {
 	f.Add([]byte("\x10\x00\x01\x00\x02\x04\x12\x34\x56\x78"))
 	f.Add([]byte("\x0F\x00\x01\x00\x09\x02\xFF\x01"))
 	f.Add([]byte("\x08\x00\x00\xAB\xCD"))
+	f.Add([]byte("\x16\x00\x04\x00\xF2\x00\x25"))
+	f.Add([]byte("\x17\x00\x01\x00\x02\x00\x02\x00\x01\x02\xAB\xCD"))
+	f.Add([]byte("\x18\x00\x05"))
+	f.Add([]byte("\x2B\x0E\x03\x00"))
 	f.Fuzz(func(t *testing.T, in []byte) {
-		reply := Serve(1, PDU(in), &plant{})
+		reply := Serve(1, PDU(in), &rich{})
 		if len(in) == 0 != (reply == nil) || len(reply) > max(maxPDU, len(in)) {
 			t.Fatalf("% x: % x", in, reply)
 		}

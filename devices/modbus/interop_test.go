@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -65,6 +66,21 @@ func TestPymodbus(t *testing.T) {
 		pymodbus(t, "rtu", pair.B, strconv.Itoa(baud))
 		testForeignServer(t, Config{Serial: cfg, Timeout: 5 * time.Second})
 	})
+	t.Run("ASCII", func(t *testing.T) {
+		const baud = 38400
+		pair, cfg := onPTY(t, baud)
+		pymodbus(t, "ascii", pair.B, strconv.Itoa(baud))
+		testForeignServer(t, Config{Serial: cfg, Framing: FramingASCII, Timeout: 5 * time.Second})
+	})
+	t.Run("UDP", func(t *testing.T) {
+		testForeignServer(t, Config{URL: "udp://127.0.0.1:" + pymodbus(t, "udp")})
+	})
+	t.Run("TLS", func(t *testing.T) {
+		a := newAuthority(t)
+		cert, key := writePEM(t, a.server("meter.example"))
+		testForeignServer(t, Config{URL: "tls://127.0.0.1:" + pymodbus(t, "tls", cert, key),
+			TLS: &tls.Config{RootCAs: a.pool, ServerName: "meter.example"}})
+	})
 }
 
 func testForeignServer(t *testing.T, cfg Config) {
@@ -90,9 +106,35 @@ func testForeignServer(t *testing.T, cfg Config) {
 			t.Errorf("%v: %v, read back % x", q, err, b.Readings[0].Raw)
 		}
 	}
+	testForeignSpecials(t, l)
 	b, err := read(t, l, meter(Unit{ID: 1}, Register{Holding, 290, 5}, Register{Holding, 295, 10}))
 	if err != nil || verify(b) != nil || b.Readings[0].Err != nil || devices.Cause(b.Readings[1].Err) != "illegal data address" {
 		t.Errorf("beyond the last register: %v, %v, %v", err, b.Readings[0].Err, b.Readings[1].Err)
+	}
+}
+
+// testForeignSpecials sets bits, writes and reads at once, and asks who is
+// there.
+func testForeignSpecials(t *testing.T, l *Line) {
+	dev := meter(Unit{ID: 1}, Register{Holding, 50, 1}, Register{Holding, 51, 2}, Register{Holding, 50, 3})
+	b := devices.NewBatch(dev)
+	set, err1 := l.ReadWrite(dev, dev.Points[1], []byte{1, 2, 3, 4}, dev.Points[0])
+	mask, err2 := l.MaskWrite(dev, dev.Points[0], 0x00FF, 0x1200)
+	again, err3 := l.ReadWrite(dev, dev.Points[1], []byte{5, 6, 7, 8}, dev.Points[2])
+	who, err4 := l.Identify(dev)
+	if err := errors.Join(err1, err2, err3, err4); err != nil {
+		t.Fatal(err)
+	}
+	for _, q := range []devices.Query{set, mask, again, who} {
+		if err := q.Do(t.Context(), b); err != nil {
+			t.Fatalf("%v: %v", q, err)
+		}
+	}
+	if got := string(b.Readings[1].Raw); got != string([]byte{0x12, byte(valueAt(1, Holding, 50)), 5, 6, 7, 8}) {
+		t.Errorf("% x", got)
+	}
+	if got := who.Objects; got[VendorName] != "Maker" || got[ProductCode] != "M-1" || got[Revision] != "2.0" || got[ProductName] != "Meter" {
+		t.Errorf("%q", got)
 	}
 }
 

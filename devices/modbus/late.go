@@ -1,6 +1,7 @@
 package modbus
 
 import (
+	"cmp"
 	"slices"
 	"time"
 )
@@ -156,7 +157,7 @@ func (l *lateReplies) asked(p *request) bool {
 // otherLength returns a read where r reads or writes, whose answer is as long
 // as that of no open request, nor r's.
 func (l *lateReplies) otherLength(r *request) *request {
-	reg := Register{Table: r.reg.Table}
+	reg := Register{Table: cmp.Or(r.reg.Table, Holding)}
 	for n := 1; ; n++ {
 		reg.Count = uint16(n)
 		reg.Address = min(r.reg.Address, uint16(1<<16-n))

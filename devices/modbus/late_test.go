@@ -30,15 +30,15 @@ func TestLateAnswerIsNeverAnotherRegistersValue(t *testing.T) {
 		{"seconds late, few registers", 5 * time.Second, func(byte) bool { return true }, 1, 0.2, 2},
 		{"seconds late", 5 * time.Second, func(byte) bool { return true }, 1, 0.2, 100},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
+		inEachSerialFraming(t, tt.name, func(t *testing.T, url string, reply func(Store, []byte) []byte, function func([]byte) byte) {
 			synctest.Test(t, func(t *testing.T) {
 				rnd := rand.New(rand.NewPCG(1, 2)) // the device's; the line's has its own
-				l := scripted(t, Config{Serial: at9600}, func(frame []byte) []piece {
-					if !tt.knows(frame[1]) || rnd.Float64() < tt.lossRate {
+				l := scripted(t, Config{URL: url, Serial: at9600}, func(frame []byte) []piece {
+					if !tt.knows(function(frame)) || rnd.Float64() < tt.lossRate {
 						return nil
 					}
 					think := time.Duration(rnd.Int64N(int64(tt.slowest)))
-					return []piece{{think, rtuReply(&plant{}, frame)}}
+					return []piece{{think, reply(&plant{}, frame)}}
 				})
 				good, wrong := pollRandomly(t, l, tt.places, 1000)
 				t.Logf("good %d, wrong %d, %+v", good, wrong, l.Stats())
@@ -51,6 +51,24 @@ func TestLateAnswerIsNeverAnotherRegistersValue(t *testing.T) {
 			})
 		})
 	}
+}
+
+// inEachSerialFraming runs test for the framings whose answers do not say
+// what they answer.
+func inEachSerialFraming(t *testing.T, name string,
+	test func(t *testing.T, url string, reply func(Store, []byte) []byte, function func([]byte) byte)) {
+	t.Run(name+"/RTU", func(t *testing.T) {
+		test(t, "rtu+tcp://device", rtuReply, func(frame []byte) byte { return frame[1] })
+	})
+	t.Run(name+"/RTU over UDP", func(t *testing.T) {
+		test(t, "rtu+udp://device", rtuReply, func(frame []byte) byte { return frame[1] })
+	})
+	t.Run(name+"/ASCII", func(t *testing.T) {
+		test(t, "ascii+tcp://device", asciiReply, func(frame []byte) byte {
+			_, req, _ := nextASCIIRequest(frame, true)
+			return req.function()
+		})
+	})
 }
 
 // pollRandomly reads n times some registers, of one of two lengths, of one of

@@ -3,6 +3,7 @@ package modbus
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"time"
@@ -13,11 +14,18 @@ import (
 
 // Config says how a line is reached.
 type Config struct {
-	// URL is tcp://host:port, rtu+tcp://host:port for RTU frames through a
-	// TCP connection, or the path of a serial port, which speaks RTU. ""
-	// means Serial.Path.
-	URL    string
-	Serial serial.Config // of a serial port; Path may be left to URL
+	// URL is tcp://host:port, udp:// for the same in datagrams, tls:// for
+	// the same encrypted, rtu+tcp://, ascii+tcp:// or rtu+udp:// for frames
+	// of a serial line through a transparent converter, or the path of a
+	// serial port. "" means Serial.Path.
+	URL     string
+	Serial  serial.Config // of a serial port; Path may be left to URL
+	Framing string        // on a serial port: FramingRTU, which "" means too, or FramingASCII
+
+	// TLS says how tls:// proves who is who; nil and an empty one are the
+	// system's authorities and no certificate of one's own. The name to be
+	// proven is the URL's host where it has none.
+	TLS *tls.Config
 
 	// Behind is the serial line behind a TCP gateway. It changes nothing on
 	// the wire; it makes costs honest.
@@ -25,14 +33,22 @@ type Config struct {
 
 	Timeout        time.Duration // from the end of a request to the beginning of its answer; 0 means 1 s
 	ConnectTimeout time.Duration // 0 means 3 s
+	ConnectDelay   time.Duration // from opening the port to the first request: some devices need it
 
 	Notebook Notebook // of what is learned about devices; nil: it lasts as long as the line
 }
+
+// Framings of a serial port.
+const (
+	FramingRTU   = "rtu"
+	FramingASCII = "ascii" // mostly 7E1
+)
 
 const (
 	defaultTimeout        = time.Second // a serial device may take as long (V1.02, 2.4.1)
 	defaultConnectTimeout = 3 * time.Second
 	maxHoldOff            = 5 * time.Second
+	firstBusyWait         = 20 * time.Millisecond // then twice as long each time
 )
 
 // A Line is one bus of Modbus devices: a serial line, or a TCP endpoint with
@@ -86,12 +102,12 @@ func newLine(cfg Config, c carrier) *Line {
 	l := &Line{cfg: cfg, carrier: c, known: map[string]*known{}}
 	switch {
 	case !c.rtu:
-		l.wire = newTCPWire(&l.stats)
+		l.wire = newTCPWire(c.datagram, &l.stats)
 	case c.tty:
 		l.cost = cfg.Serial
-		l.wire = newRTUWire(cfg.Serial, &l.stats)
+		l.wire = newSerialWire(c.framing, cfg.Serial, &l.stats)
 	default:
-		l.wire = newRTUWire(serial.Config{}, &l.stats)
+		l.wire = newSerialWire(c.framing, serial.Config{}, &l.stats)
 	}
 	if cfg.Behind != nil {
 		l.cost = *cfg.Behind
@@ -101,6 +117,18 @@ func newLine(cfg Config, c carrier) *Line {
 
 // Address is the URL or path of the line.
 func (l *Line) Address() string { return l.carrier.address }
+
+// broadcast reports whether unit id is no unit but all of a serial line.
+func (l *Line) broadcast(id byte) bool { return l.carrier.rtu && id == 0 }
+
+// size is how many characters a frame has, on the serial line that a request
+// travels, whose PDU has n bytes.
+func (l *Line) size(n int) int {
+	if l.carrier.framing != nil {
+		return l.carrier.framing.size(n)
+	}
+	return rtuFraming{}.size(n)
+}
 
 // Close closes the port. A query after it opens it again.
 func (l *Line) Close() error {
@@ -112,19 +140,31 @@ func (l *Line) Close() error {
 	return err
 }
 
-// ask performs one exchange. A read on a kept connection that turns out to be
-// closed is asked once more on a new one, as many devices close idle ones.
+// ask performs one exchange. While the device is busy it is asked again, until
+// the timeout is over.
 func (l *Line) ask(ctx context.Context, u Unit, r *request) (answer, error) {
 	u.Timeout = cmp.Or(u.Timeout, l.cfg.Timeout)
+	start, wait := time.Now(), firstBusyWait
+	a, err := l.askKept(ctx, u, r)
+	for r.busy(err) && time.Since(start)+wait < u.Timeout && sleep(ctx, wait) {
+		a, err = l.askKept(ctx, u, r)
+		wait *= 2
+	}
+	if err != nil {
+		return a, fmt.Errorf("%v on %s: %w", r, l.Address(), l.carrier.secure.explain(err))
+	}
+	return a, nil
+}
+
+// askKept asks for a read on a kept connection that turns out to be closed once
+// more on a new one, as many devices close idle ones.
+func (l *Line) askKept(ctx context.Context, u Unit, r *request) (answer, error) {
 	kept := l.port != nil && l.used && !l.carrier.tty
 	a, err := l.askOnce(ctx, u, r)
 	if kept && !r.write && errors.Is(err, devices.ErrPort) && ctx.Err() == nil {
 		a, err = l.askOnce(ctx, u, r)
 	}
-	if err != nil {
-		return a, fmt.Errorf("%v on %s: %w", r, l.Address(), err)
-	}
-	return a, nil
+	return a, err
 }
 
 func (l *Line) askOnce(ctx context.Context, u Unit, r *request) (answer, error) {
@@ -169,5 +209,9 @@ func (l *Line) open(ctx context.Context) error {
 	l.port, l.used = p, false
 	l.wire.reset()
 	l.stats.opened()
+	if !sleep(ctx, l.cfg.ConnectDelay) {
+		l.Close() // the next one waits anew
+		return context.Cause(ctx)
+	}
 	return nil
 }

@@ -27,6 +27,11 @@ const (
 	fnDiagnostics   = 8
 	fnWriteCoils    = 15
 	fnWriteHoldings = 16
+	fnMaskWrite     = 22
+	fnReadWrite     = 23
+	fnReadFIFO      = 24
+	fnEncapsulated  = 43 // with the type below
+	meiIdentify     = 14
 
 	exceptionBit = 0x80
 )
@@ -44,8 +49,9 @@ var readFunctions = [...]byte{Coil: fnReadCoils, Discrete: fnReadDiscrete, Input
 type request struct {
 	unit  byte
 	pdu   PDU
-	reg   Register // what it reads or writes
-	write bool
+	reg   Register // what it reads or writes; with both (function 23) what it reads
+	write bool     // it may change something
+	name  string   // for people, if reg does not say it
 }
 
 // readRequest asks for reg.
@@ -95,12 +101,30 @@ func appendMany(dst PDU, n int, data []byte) PDU {
 // dataLen is how many bytes of values the answer to a read carries.
 func (r *request) dataLen() int { return r.reg.Table.wireSize(r.reg.count()) }
 
-// replyLen is the length of the answer's PDU if it is no exception.
+// replyLen is the length of the answer's PDU if it is no exception, or its
+// greatest where the device chooses it.
 func (r *request) replyLen() int {
-	if r.write {
-		return 5
+	switch n := r.echoed(); {
+	case n > 0:
+		return n
+	case r.pdu.function() == fnReadFIFO:
+		return 5 + 2*maxFIFO
+	case r.pdu.function() == fnEncapsulated:
+		return maxPDU
 	}
 	return 2 + r.dataLen()
+}
+
+// echoed is how much of r's PDU its answer repeats and consists of; 0 if the
+// answer is another.
+func (r *request) echoed() int {
+	switch r.pdu.function() {
+	case fnWriteCoil, fnWriteRegister, fnWriteCoils, fnWriteHoldings:
+		return 5
+	case fnMaskWrite:
+		return 7
+	}
+	return 0
 }
 
 // same reports whether r and o are one question.
@@ -109,19 +133,26 @@ func (r *request) same(o *request) bool { return r.unit == o.unit && bytes.Equal
 // alike reports whether an answer to o, but for its values, can also be one
 // to r.
 func (r *request) alike(o *request) bool {
-	if r.write && o.write {
-		return bytes.Equal(r.pdu[:5], o.pdu[:5])
+	fn := r.pdu.function()
+	switch n := r.echoed(); {
+	case fn != o.pdu.function():
+		return false
+	case n > 0:
+		return bytes.Equal(r.pdu[:n], o.pdu[:n])
+	case fn == fnReadFIFO, fn == fnEncapsulated:
+		return true
 	}
-	return r.pdu.function() == o.pdu.function() && r.dataLen() == o.dataLen()
+	return r.dataLen() == o.dataLen()
 }
 
 // echoes reports whether the answer to r is equal to r.
-func (r *request) echoes() bool {
-	return r.pdu.function() == fnWriteCoil || r.pdu.function() == fnWriteRegister
-}
+func (r *request) echoes() bool { return r.echoed() == len(r.pdu) }
 
 // String names r for people: "unit 1: input 0-79".
 func (r *request) String() string {
+	if r.name != "" {
+		return fmt.Sprintf("unit %d: %s", r.unit, r.name)
+	}
 	if r.write {
 		return fmt.Sprintf("unit %d: write %v", r.unit, r.reg)
 	}
@@ -135,20 +166,24 @@ var (
 )
 
 // shape says whether the beginning of an answer's PDU can belong to r and how
-// long that answer then is. It needs the first one to five bytes and judges
-// those there are.
+// long that answer then is, or at least is. It judges the bytes there are, at
+// least one.
 func (r *request) shape(begin PDU) (length int, err error) {
 	fn := r.pdu.function()
-	switch {
+	switch echoed := r.echoed(); {
 	case begin[0] == fn|exceptionBit:
 		return 2, nil
 	case begin[0] != fn:
 		return 0, errFunction
-	case r.write:
-		n := min(len(begin), 5)
+	case echoed > 0:
+		n := min(len(begin), echoed)
 		if !bytes.Equal(begin[:n], r.pdu[:n]) {
 			return 0, errEcho
 		}
+	case fn == fnReadFIFO:
+		return shapeFIFO(begin)
+	case fn == fnEncapsulated:
+		return shapeIdentity(begin, r.pdu)
 	case len(begin) > 1 && int(begin[1]) != r.dataLen():
 		return 0, errLength
 	}

@@ -104,5 +104,5 @@ func (l *Line) wireTime(r *request) time.Duration {
 	if l.cost.Baud == 0 {
 		return 0
 	}
-	return WireTime(l.cost, len(r.pdu)+3, r.replyLen()+3)
+	return WireTime(l.cost, l.size(len(r.pdu)), l.size(r.replyLen()))
 }

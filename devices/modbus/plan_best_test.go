@@ -51,7 +51,7 @@ func lineAt(t testing.TB, baud int, latency time.Duration) *Line {
 }
 
 // planned returns what Plan asks for regs.
-func planned(t testing.TB, l *Line, u Unit, regs []Register) []Register {
+func plannedRegisters(t testing.TB, l *Line, u Unit, regs []Register) []Register {
 	t.Helper()
 	dev := meter(u, regs...)
 	qs, err := l.Plan(dev, dev.Points)
@@ -115,7 +115,7 @@ func TestPlanIsTheBest(t *testing.T) {
 			}
 			continue
 		}
-		asked := planned(t, l, u, regs)
+		asked := plannedRegisters(t, l, u, regs)
 		for _, r := range asked {
 			if !bears(u, r, regs) {
 				t.Fatalf("%+v %+v: asks for %v of %v", u, u.Quirks, r, regs)
@@ -124,7 +124,7 @@ func TestPlanIsTheBest(t *testing.T) {
 		if got := costOf(c.baud, c.latency, asked); got != want {
 			t.Fatalf("%+v %+v at %d baud and %v, %v: %v takes %v, the best %v", u, u.Quirks, c.baud, c.latency, regs, asked, got, want)
 		}
-		if again := planned(t, l, u, shuffled(rnd, regs)); !slices.Equal(again, asked) {
+		if again := plannedRegisters(t, l, u, shuffled(rnd, regs)); !slices.Equal(again, asked) {
 			t.Fatalf("in another order %v is planned, not %v", again, asked)
 		}
 	}
@@ -318,7 +318,7 @@ func TestPlanBeatsTheUsualWays(t *testing.T) {
 		for _, regs := range maps {
 			for _, limit := range []uint16{0, 50} {
 				u := Unit{ID: 1, MaxRead: limit, Gaps: true}
-				best := planned(t, l, u, regs)
+				best := plannedRegisters(t, l, u, regs)
 				ways := [...][]Register{greedily(u, regs, -1), greedily(u, regs, 0), greedily(u, regs, 50),
 					greedily(u, regs, worthwhile(c.baud, c.latency)), best}
 				for i, w := range ways {
@@ -332,7 +332,7 @@ func TestPlanBeatsTheUsualWays(t *testing.T) {
 					}
 				}
 				close := Unit{ID: 1, MaxRead: limit}
-				contiguous, ours := greedily(close, regs, 0), planned(t, l, close, regs)
+				contiguous, ours := greedily(close, regs, 0), plannedRegisters(t, l, close, regs)
 				if costOf(c.baud, c.latency, contiguous) < costOf(c.baud, c.latency, ours) {
 					t.Errorf("%d baud, %v, no gaps: %v takes less time than %v", c.baud, c.latency, contiguous, ours)
 				}

@@ -64,77 +64,88 @@ func portLost(doing string, err error) error {
 
 // A carrier is how bytes get to a line: its address, and how it is opened.
 type carrier struct {
-	address string
-	rtu     bool // the framing on it
-	tty     bool // a serial port of this machine
-	dial    func(ctx context.Context) (Port, error)
+	address  string
+	rtu      bool    // unit ids and framing are those of a serial line
+	framing  framing // of such
+	tty      bool    // a serial port of this machine
+	datagram bool    // each frame comes whole, in any order, or not at all
+	tls      bool
+	secure   *security // of a tls one
+	dial     func(ctx context.Context) (Port, error)
+}
+
+// schemes are the URLs that a line may have.
+var schemes = map[string]carrier{
+	"tcp":       {},
+	"tls":       {tls: true},
+	"udp":       {datagram: true},
+	"rtu+tcp":   {rtu: true, framing: rtuFraming{}},
+	"rtu+udp":   {rtu: true, framing: rtuFraming{}, datagram: true},
+	"ascii+tcp": {rtu: true, framing: asciiFraming{}},
+}
+
+// Schemes returns the URL schemes that a line may have.
+func Schemes() []string { return []string{"tcp", "rtu+tcp", "ascii+tcp", "udp", "rtu+udp", "tls"} }
+
+// DefaultPort is the port of a scheme where the URL has none.
+func DefaultPort(scheme string) string {
+	if scheme == "tls" {
+		return "802"
+	}
+	return "502"
 }
 
 // newCarrier reads cfg.URL.
 func newCarrier(cfg Config) (carrier, error) {
-	addr := cfg.URL
-	if addr == "" {
-		addr = cfg.Serial.Path
-	}
+	addr := cmp.Or(cfg.URL, cfg.Serial.Path)
 	scheme, _, isURL := strings.Cut(addr, "://")
+	c, known := schemes[scheme]
 	switch {
 	case addr == "":
 		return carrier{}, errors.New("a line needs an address: tcp://host:502, or the path of a serial port")
 	case !isURL:
 		return newTTY(addr, cfg)
-	case scheme != "tcp" && scheme != "rtu+tcp":
-		return carrier{}, fmt.Errorf("address %q: the scheme is tcp:// or rtu+tcp://, or it is the path of a serial port", addr)
+	case !known:
+		return carrier{}, fmt.Errorf("address %q: the scheme is one of %s, or it is the path of a serial port", addr, strings.Join(Schemes(), ", "))
+	case cfg.Framing != "":
+		return carrier{}, fmt.Errorf("address %q: the scheme says the framing; %q is for serial ports", addr, cfg.Framing)
 	}
 	u, err := url.Parse(addr)
 	if err != nil || u.Hostname() == "" || strings.Trim(u.Path, "/") != "" {
-		return carrier{}, fmt.Errorf("address %q: it is a host and a port, such as %s://192.168.10.5:502", addr, scheme)
+		return carrier{}, fmt.Errorf("address %q: it is a host and a port, such as %s://192.168.10.5:%s", addr, scheme, DefaultPort(scheme))
 	}
-	host := net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "502"))
-	return carrier{address: addr, rtu: scheme != "tcp", dial: func(ctx context.Context) (Port, error) {
-		return dialTCP(ctx, host, cfg.ConnectTimeout)
-	}}, nil
+	c.address = addr
+	host := net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), DefaultPort(scheme)))
+	switch {
+	case c.datagram:
+		c.dial = func(ctx context.Context) (Port, error) { return dialUDP(ctx, host, cfg.ConnectTimeout) }
+	case c.tls:
+		c.secure = newSecurity(cfg.TLS, u.Hostname())
+		c.dial = func(ctx context.Context) (Port, error) { return dialTLS(ctx, host, c.secure, cfg.ConnectTimeout) }
+	default:
+		c.dial = func(ctx context.Context) (Port, error) { return dialTCP(ctx, host, cfg.ConnectTimeout) }
+	}
+	return c, nil
 }
 
 func newTTY(path string, cfg Config) (carrier, error) {
+	c := carrier{address: path, rtu: true, framing: rtuFraming{}, tty: true}
 	sc := cfg.Serial
 	sc.Path = path
 	if _, err := serial.ParseFormat(sc.Format); err != nil {
 		return carrier{}, err
 	}
-	if sc.Baud <= 0 {
+	switch {
+	case sc.Baud <= 0:
 		return carrier{}, fmt.Errorf("serial port %s: it needs the baud rate that its devices are set to, such as 9600", path)
+	case cfg.Framing == FramingASCII:
+		c.framing = asciiFraming{}
+	case cfg.Framing != "" && cfg.Framing != FramingRTU:
+		return carrier{}, fmt.Errorf("serial port %s: there is no framing %q; there is %q and %q", path, cfg.Framing, FramingRTU, FramingASCII)
 	}
-	return carrier{address: path, rtu: true, tty: true, dial: func(context.Context) (Port, error) { return serial.Open(sc) }}, nil
-}
-
-func dialTCP(ctx context.Context, host string, timeout time.Duration) (Port, error) {
-	d := net.Dialer{Timeout: timeout}
-	conn, err := d.DialContext(ctx, "tcp", host)
-	switch {
-	case err == nil:
-		return tcpPort{conn}, nil
-	case ctx.Err() != nil:
-		return nil, context.Cause(ctx)
+	if f, _ := serial.ParseFormat(sc.Format); c.framing == (rtuFraming{}) && f.DataBits < 8 {
+		return carrier{}, fmt.Errorf("serial port %s: format %q: RTU needs eight data bits; seven are for framing = %q", path, sc.Format, FramingASCII)
 	}
-	remedy := "check the address"
-	var dns *net.DNSError
-	switch {
-	case errors.As(err, &dns):
-		remedy = "the name is not known; check it, or use the IP address"
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		remedy = fmt.Sprintf("no answer within %v; is the device on, and on this network?", timeout)
-	case strings.Contains(err.Error(), "refused"):
-		remedy = "the host is there but nothing listens; check the port, and that Modbus TCP is enabled in the device"
-	}
-	return nil, fmt.Errorf("connect to %s: %s: %w: %w", host, remedy, err, devices.ErrPort)
-}
-
-// A tcpPort is a connection whose writes do not wait for ever.
-type tcpPort struct{ net.Conn }
-
-const writeTimeout = 3 * time.Second
-
-func (p tcpPort) Write(b []byte) (int, error) {
-	p.SetWriteDeadline(time.Now().Add(writeTimeout))
-	return p.Conn.Write(b)
+	c.dial = func(context.Context) (Port, error) { return serial.Open(sc) }
+	return c, nil
 }

@@ -1,398 +1,65 @@
 package modbus
 
 import (
-	"bytes"
-	"context"
-	"errors"
-	"fmt"
-	"os"
 	"time"
 
-	"edgegateway/devices"
+	goburrow "github.com/goburrow/modbus" // encodes and decodes frames; its transporters are not used, see the package comment
+
 	"edgegateway/devices/serial"
 )
 
-// badFrameGrace is how much longer an exchange waits after a frame of the
-// right shape with a wrong checksum: the answer has come and was spoiled.
-const badFrameGrace = 50 * time.Millisecond
+// rtu is only a packager here: the handler opens nothing until its own Send
+// is called. Decode does not change it.
+var rtu = goburrow.NewRTUClientHandler("")
 
-// glance is how long to look for bytes that may have arrived already: a
-// socket with a deadline in the past does not give them out.
-const glance = 500 * time.Microsecond
+// rtuFraming is unit id, PDU, CRC, told apart by silence. It does not look at
+// silence, which adapters and kernels break: what is a frame is found by its
+// length and CRC.
+type rtuFraming struct{}
 
-// An rtuWire speaks RTU: unit id, PDU, CRC, told apart by silence. Its reader
-// does not look at silence, which adapters and kernels break: it finds the
-// answer at any offset by unit, function, length and CRC.
-type rtuWire struct {
-	cfg   serial.Config // character time and silences; the zero Config has none (RTU over TCP)
-	in    []byte        // arrived and not understood
-	last  time.Time     // when the line was last in use, as far as known
-	echo  echo
-	late  map[byte]*lateReplies
-	stats *counters
-	chunk [maxRTU]byte
-}
+func (rtuFraming) encode(unit byte, pdu PDU) ([]byte, error) { return encodeRTU(unit, pdu) }
+func (rtuFraming) size(n int) int                            { return 1 + n + 2 }
+func (rtuFraming) unit(b []byte) (byte, bool)                { return b[0], true }
+func (rtuFraming) silence(cfg serial.Config) time.Duration   { return cfg.Silence35() }
+func (rtuFraming) hesitation() time.Duration                 { return 0 }
 
-// An echo says whether the adapter hears its own requests. The answer to
-// writing one coil or register is equal to the request, so that it proves
-// nothing before this is known.
-type echo uint8
-
-const (
-	echoUnknown echo = iota
-	echoAbsent
-	echoPresent
-)
-
-func newRTUWire(cfg serial.Config, stats *counters) *rtuWire {
-	return &rtuWire{cfg: cfg, late: map[byte]*lateReplies{}, stats: stats}
-}
-
-// reset forgets what holds for one opened port only. Requests that were never
-// answered stay: the device may answer on the new port.
-func (w *rtuWire) reset() {
-	w.in, w.echo = w.in[:0], echoUnknown
-}
-
-func (w *rtuWire) thinking(unit byte) time.Duration {
-	if l := w.late[unit]; l != nil {
-		return time.Duration(l.latency)
-	}
-	return 0
-}
-
-// exchange asks r and returns the proven answer.
-func (w *rtuWire) exchange(ctx context.Context, p Port, u Unit, r *request) (answer, error) {
-	late := w.unit(u.ID)
-	late.expire(time.Now())
-	if err := w.clearWay(ctx, p, u, r); err != nil {
-		return answer{}, err
-	}
-	if r.echoes() && w.echo == echoUnknown {
-		if err := w.learnEcho(ctx, p, u, r); err != nil {
-			return answer{}, err
-		}
-	}
-	return w.send(ctx, p, u, r)
-}
-
-// clearWay returns when an answer to r cannot be mistaken for a late one to
-// an earlier request. It waits for the late one as long as it is likely to
-// come, and then asks for something whose answer tells (see lateReplies).
-func (w *rtuWire) clearWay(ctx context.Context, p Port, u Unit, r *request) error {
-	late := w.unit(u.ID)
-	for late.confuses(r) && time.Now().Before(late.quiet) {
-		if err := w.receive(ctx, p, nil, late.quiet); err != nil {
-			if errors.Is(err, os.ErrDeadlineExceeded) {
-				break
-			}
-			return err
-		}
-		w.understand(nil)
-	}
-	if !late.confuses(r) {
-		return nil
-	}
-	_, err := w.send(ctx, p, u, late.probe(r))
-	if !late.confuses(r) {
-		return nil
-	}
-	late.nextProbe++
-	if err == nil || isException(err) {
-		err = devices.ErrReply
-	}
-	return fmt.Errorf("an earlier answer is missing, and a late one could be taken for the answer to this: %w", err)
-}
-
-// learnEcho reads what r is going to write, because the answer to a read
-// shows whether the adapter echoes.
-func (w *rtuWire) learnEcho(ctx context.Context, p Port, u Unit, r *request) error {
-	read := readRequest(r.unit, r.reg)
-	if err := w.clearWay(ctx, p, u, read); err != nil {
-		return err
-	}
-	if _, err := w.send(ctx, p, u, read); err != nil && !isException(err) {
-		return fmt.Errorf("read before the first write: %w", err)
-	}
-	if w.echo == echoUnknown {
-		return fmt.Errorf("noise hides whether the adapter echoes, so that a write would prove nothing; check wiring and termination: %w", devices.ErrReply)
-	}
-	return nil
-}
-
-// send sends r and waits for its answer, which nothing outstanding can be
-// mistaken for.
-func (w *rtuWire) send(ctx context.Context, p Port, u Unit, r *request) (answer, error) {
-	frame, err := encodeRTU(r.unit, r.pdu)
-	if err != nil {
-		return answer{}, err
-	}
-	if err := w.quieten(ctx, p, u.Pause); err != nil {
-		return answer{}, err
-	}
-	w.stats.request(len(frame))
-	late := w.unit(u.ID)
-	timeout := late.wait(u.Timeout)
-	_, err = p.Write(frame)
-	sent := time.Now().Add(time.Duration(len(frame)) * w.cfg.CharTime()) // its last bit
-	w.last = sent
-	if err != nil {
-		late.add(r, sent, timeout, false)
-		return answer{}, unanswered(r, portLost("send", err))
-	}
-	x := &exchanging{r: r, frame: frame, sent: sent,
-		deadline: sent.Add(timeout + time.Duration(r.replyLen()+3)*w.cfg.CharTime())}
-	a, err := w.await(ctx, p, x)
-	if err == nil || isException(err) {
-		late.latency.add(x.first.Sub(sent))
-		return a, err
-	}
-	late.add(r, sent, timeout, x.seen > 0)
-	return answer{}, unanswered(r, err)
-}
-
-// quieten takes what comes unasked, until the silence that must precede a
-// request. On a line that never stops it goes on after the longest frame.
-func (w *rtuWire) quieten(ctx context.Context, p Port, pause time.Duration) error {
-	pause = max(pause, w.cfg.Silence35())
-	limit := time.Now().Add(pause + maxRTU*w.cfg.CharTime() + badFrameGrace)
-	for {
-		now := time.Now()
-		silent := later(w.last.Add(pause), now.Add(glance))
-		if now.After(limit) {
-			break
-		}
-		err := w.receive(ctx, p, nil, silent)
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			break
-		}
-		if err != nil {
-			return err
-		}
-		w.understand(nil)
-	}
-	w.in = w.in[:0]
-	return nil
-}
-
-// An exchanging is one exchange while its answer is awaited.
-type exchanging struct {
-	r        *request
-	frame    []byte    // as sent
-	sent     time.Time // end of transmission
-	deadline time.Time
-	first    time.Time // when the first byte came that was no echo
-	seen     int       // bytes, without echoes
-	echoed   bool      // its echo has passed
-	bad      bool      // a frame of the right shape had a wrong checksum
-	head     []byte    // the first bytes, for the message
-}
-
-// await reads until the answer to x is there or can no longer come.
-func (w *rtuWire) await(ctx context.Context, p Port, x *exchanging) (answer, error) {
-	for {
-		err := w.receive(ctx, p, x, x.deadline)
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			return answer{}, w.silence(x)
-		}
-		if err != nil {
-			return answer{}, err
-		}
-		at := devices.Now()
-		pdu, ok := w.understand(x)
-		if ok {
-			return answer{pdu: pdu, at: at}, x.r.check(pdu)
-		}
-		if !time.Now().Before(x.deadline) { // bytes without end
-			return answer{}, w.silence(x)
-		}
-		if x.bad {
-			x.deadline = earlier(x.deadline, w.last.Add(badFrameGrace))
-		}
-	}
-}
-
-func later(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return b
-	}
-	return a
-}
-
-func earlier(a, b time.Time) time.Time {
-	if b.Before(a) {
-		return b
-	}
-	return a
-}
-
-// silence says what went wrong when the deadline passed.
-func (w *rtuWire) silence(x *exchanging) error {
+func (f rtuFraming) look(b []byte, r *request) (frame, verdict) {
 	switch {
-	case x.bad:
-		w.stats.badCRC()
-		return fmt.Errorf("the answer's checksum is wrong (% x …): noise, missing termination, or two units with one id: %w", x.head, devices.ErrReply)
-	case x.seen > 0:
-		w.stats.badReply()
-		return fmt.Errorf("%d bytes came that do not answer (% x …): noise, a wrong baud rate or format, or two units with one id: %w",
-			x.seen, x.head, devices.ErrReply)
+	case r.unit != b[0]:
+		return frame{}, nothing
+	case len(b) < 2:
+		return frame{}, incomplete
 	}
-	w.stats.timeout()
-	return fmt.Errorf("no answer within %v: check power, wiring (A and B), unit id, baud rate and format: %w",
-		x.deadline.Sub(x.sent).Round(time.Millisecond), devices.ErrTimeout)
+	length, err := r.shape(PDU(b[1:]))
+	n := f.size(length)
+	switch {
+	case err != nil:
+		return frame{}, nothing
+	case n > len(b):
+		return frame{}, incomplete
+	}
+	pdu, ok := decodeRTU(b[:n])
+	if !ok {
+		return frame{}, spoiled
+	}
+	return frame{unit: b[0], pdu: pdu, size: n}, whole
 }
 
-// receive appends what arrives before the deadline to w.in: at least a byte,
-// or an error. x is nil when nothing is asked.
-func (w *rtuWire) receive(ctx context.Context, p Port, x *exchanging, deadline time.Time) error {
-	n, err := readBefore(ctx, p, w.chunk[:], deadline)
-	if n == 0 {
-		return err
-	}
-	w.last = time.Now()
-	w.stats.received(n)
-	w.in = append(w.in, w.chunk[:n]...)
-	if x != nil {
-		x.note(w.chunk[:n], w.last)
-	}
-	return nil
+// encodeRTU returns the frame of pdu for, or from, unit.
+func encodeRTU(unit byte, pdu PDU) ([]byte, error) {
+	h := goburrow.NewRTUClientHandler("")
+	h.SlaveId = unit
+	return h.Encode(&goburrow.ProtocolDataUnit{FunctionCode: pdu[0], Data: pdu[1:]})
 }
 
-// note keeps what messages and learning need of bytes that came.
-func (x *exchanging) note(b []byte, now time.Time) {
-	if x.seen == 0 {
-		x.first = now
+// decodeRTU returns the PDU of frame, as a part of it, if its checksum is
+// right.
+func decodeRTU(frame []byte) (PDU, bool) {
+	if len(frame) < 4 || len(frame) > maxRTU {
+		return nil, false
 	}
-	x.seen += len(b)
-	x.head = append(x.head, b[:min(len(b), 8-min(8, len(x.head)))]...)
-}
-
-// understand looks for whole frames in w.in, and takes them and all before
-// them out. It returns the answer to x once that is there; late answers to
-// others are noted. A frame that may be going on hides what follows it, so
-// that nothing inside an answer is ever taken for one; since the true answer
-// always follows in full length, that cannot hide it for good.
-func (w *rtuWire) understand(x *exchanging) (PDU, bool) {
-	for i := 0; i < len(w.in); {
-		rest := w.in[i:]
-		if x != nil && !x.echoed && bytes.HasPrefix(rest, x.frame) && w.takeEcho(x) {
-			w.in, i = w.in[i+len(x.frame):], 0
-			continue
-		}
-		n, v := w.judge(x, rest)
-		switch v {
-		case incomplete:
-			w.in = rest
-			return nil, false
-		case whole:
-			pdu := bytes.Clone(rest[1 : n-2])
-			mine := w.settle(x, rest[0], pdu)
-			if mine && w.echo == echoUnknown && x.seen == n {
-				w.echo = echoAbsent
-			}
-			w.in, i = rest[n:], 0
-			if mine {
-				return pdu, true
-			}
-		default:
-			i++
-		}
+	if _, err := rtu.Decode(frame); err != nil {
+		return nil, false
 	}
-	w.in = w.in[:0]
-	return nil, false
-}
-
-// takeEcho says whether what looks like the request is its echo, and learns
-// from the echo of a read. The answer to writing one coil or register looks
-// the same.
-func (w *rtuWire) takeEcho(x *exchanging) bool {
-	if w.echo == echoAbsent || x.r.echoes() && w.echo == echoUnknown {
-		return false
-	}
-	w.echo = echoPresent
-	x.echoed = true
-	x.seen -= len(x.frame)
-	return true
-}
-
-// A verdict is what bytes can be the beginning of.
-type verdict uint8
-
-const (
-	nothing    verdict = iota
-	incomplete         // perhaps a frame that goes on
-	whole              // a frame with a good checksum
-)
-
-// judge says whether b begins with a frame that answers x or an earlier
-// request, and how long it is.
-func (w *rtuWire) judge(x *exchanging, b []byte) (int, verdict) {
-	if x != nil && w.echo == echoPresent && !x.echoed && bytes.HasPrefix(x.frame, b) {
-		return 0, incomplete
-	}
-	found := nothing
-	try := func(r *request) int {
-		if r.unit != b[0] {
-			return 0
-		}
-		if len(b) < 2 {
-			found = incomplete
-			return 0
-		}
-		length, err := r.shape(PDU(b[1:]))
-		n := length + 3
-		switch {
-		case err != nil:
-		case n > len(b):
-			found = incomplete
-		default:
-			if _, ok := decodeRTU(b[:n]); ok {
-				return n
-			}
-			if x != nil && r == x.r {
-				x.bad = true
-			}
-		}
-		return 0
-	}
-	if x != nil {
-		if n := try(x.r); n > 0 {
-			return n, whole
-		}
-	}
-	if late := w.late[b[0]]; late != nil {
-		for _, o := range late.open {
-			if n := try(o.r); n > 0 {
-				return n, whole
-			}
-		}
-	}
-	return 0, found
-}
-
-// settle decides what a good frame from unit answers and reports whether it
-// is x.
-func (w *rtuWire) settle(x *exchanging, unit byte, pdu PDU) bool {
-	if x != nil && x.r.unit != unit {
-		x = nil
-	}
-	late := w.late[unit]
-	if late == nil {
-		return x != nil
-	}
-	mine, wasLate := late.settle(x, pdu, w.last)
-	if wasLate {
-		w.stats.late()
-	}
-	return mine
-}
-
-func (w *rtuWire) unit(id byte) *lateReplies { return entry(w.late, id) }
-
-// entry returns what m holds for id, a zero T if nothing yet.
-func entry[T any](m map[byte]*T, id byte) *T {
-	if m[id] == nil {
-		m[id] = new(T)
-	}
-	return m[id]
+	return PDU(frame[1 : len(frame)-2]), true
 }

@@ -54,7 +54,7 @@ func serve(unit byte, req PDU, s Store) (PDU, error) {
 	case fn == fnDiagnostics && len(req) >= 3 && req[1] == 0 && req[2] == 0: // return query data
 		return req, nil
 	case table == 0:
-		return refuse(IllegalFunction)
+		return serveSpecial(unit, req, s)
 	case len(req) < 5:
 		return refuse(IllegalValue)
 	}

@@ -17,21 +17,22 @@ import (
 // connection is given up: the far side may have forgotten it.
 const maxMissed = 3
 
-// A tcpWire speaks Modbus TCP, one request at a time: many devices and all
+// A tcpWire speaks Modbus TCP, over whatever carries it, one request at a time: many devices and all
 // gateways to a serial line take no more. Answers carry the transaction id of
 // their request, so that late ones are known and dropped.
 type tcpWire struct {
+	datagram bool                       // each read is one whole frame
 	packager *goburrow.TCPClientHandler // counts transactions, over all connections; opens nothing
 	in       []byte                     // arrived and not understood
 	missed   int                        // exchanges in a row without a byte
 	last     time.Time                  // end of the last exchange
 	latency  map[byte]*latency          // by unit
 	stats    *counters
-	chunk    [maxTCP]byte
+	chunk    [maxTCP + 1]byte // a longer datagram is seen to be so
 }
 
-func newTCPWire(stats *counters) *tcpWire {
-	return &tcpWire{packager: goburrow.NewTCPClientHandler(""), latency: map[byte]*latency{}, stats: stats}
+func newTCPWire(datagram bool, stats *counters) *tcpWire {
+	return &tcpWire{datagram: datagram, packager: goburrow.NewTCPClientHandler(""), latency: map[byte]*latency{}, stats: stats}
 }
 
 func (w *tcpWire) reset() { w.in, w.missed = w.in[:0], 0 }
@@ -112,19 +113,24 @@ func (w *tcpWire) open(r *request, frame, reply []byte) (PDU, error) {
 }
 
 // nextFrame returns the next whole frame; it is valid until the next call.
+// What is wrong in a stream breaks it; a datagram that is wrong is dropped.
 func (w *tcpWire) nextFrame(ctx context.Context, p Port, deadline time.Time) ([]byte, error) {
 	for {
 		if len(w.in) >= tcpHeader {
 			n, err := tcpFrameLen(w.in)
-			if err != nil {
+			if err != nil && !w.datagram {
 				w.stats.badReply()
 				return nil, &brokenError{err}
 			}
-			if len(w.in) >= n {
+			if err == nil && len(w.in) >= n && (len(w.in) == n || !w.datagram) {
 				frame := append(w.chunk[:0], w.in[:n]...)
 				w.in = append(w.in[:0], w.in[n:]...)
 				return frame, nil
 			}
+		}
+		if w.datagram && len(w.in) > 0 {
+			w.stats.badReply()
+			w.in = w.in[:0]
 		}
 		n, err := readBefore(ctx, p, w.chunk[:], deadline)
 		if n == 0 {
@@ -139,6 +145,10 @@ func (w *tcpWire) nextFrame(ctx context.Context, p Port, deadline time.Time) ([]
 // silence is the error of an answer that did not come.
 func (w *tcpWire) silence(timeout time.Duration) error {
 	w.stats.timeout()
+	if len(w.in) > 0 && !w.datagram { // where the next frame begins is not known any more
+		return &brokenError{fmt.Errorf("the answer stopped in the middle (% x …), within %v: the device or gateway is overloaded or cuts answers: %w",
+			w.in[:min(len(w.in), 8)], timeout, devices.ErrTimeout)}
+	}
 	err := fmt.Errorf("no answer within %v: check the unit id, and what is behind a gateway: %w", timeout, devices.ErrTimeout)
 	if w.missed++; w.missed >= maxMissed {
 		return &brokenError{err}

@@ -27,6 +27,8 @@ func unanswered(r *request, err error) error {
 // could not be read back.
 var ErrReadBack = errors.New("written, but not read back")
 
+var errBroadcast = errors.New("a broadcast is answered by nobody, so that nothing can be read back")
+
 // A writeQuery writes one point.
 type writeQuery struct {
 	line   *Line
@@ -44,10 +46,19 @@ type writeQuery struct {
 // and Do returns nil. Carried out, the batch holds what was read back, and
 // nothing without verify. Otherwise the error says which of three: not
 // written, ErrUnanswered, ErrReadBack.
+//
+// Unit 0 of a serial line is a broadcast: all devices carry it out and none
+// answers. That Do returns nil then says only that it was sent.
 func (l *Line) Write(dev *devices.Device, p *devices.Point, raw []byte, verify bool) (devices.Query, error) {
-	u, err := l.unitOf(dev)
-	if err != nil {
-		return nil, err
+	u, ok := dev.Unit.(Unit)
+	if ok = ok && l.broadcast(u.ID); !ok {
+		var err error
+		if u, err = l.unitOf(dev); err != nil {
+			return nil, err
+		}
+	}
+	if ok && verify {
+		return nil, fmt.Errorf("device %s, point %s: %w", dev.ID, p.Name, errBroadcast)
 	}
 	reg, err := registerOf(dev, p)
 	if err != nil {
@@ -69,6 +80,9 @@ func (q *writeQuery) String() string           { return q.write.String() }
 
 // Cost is as readQuery's.
 func (q *writeQuery) Cost() time.Duration {
+	if q.line.broadcast(q.unit.ID) {
+		return time.Duration(q.line.size(len(q.write.pdu)))*q.line.cost.CharTime() + turnaround
+	}
 	d := q.line.wireTime(q.write) + q.line.wire.thinking(q.unit.ID)
 	if q.verify {
 		d += q.line.wireTime(readRequest(q.unit.ID, q.whole)) + q.line.wire.thinking(q.unit.ID)
@@ -78,7 +92,7 @@ func (q *writeQuery) Cost() time.Duration {
 
 func (q *writeQuery) Do(ctx context.Context, b *devices.Batch) error {
 	a, err := q.line.ask(ctx, q.unit, q.write)
-	if e, ok := errors.AsType[*Exception](err); ok && e.Code == GatewayTargetSilence {
+	if e, ok := errors.AsType[*Exception](err); ok && (e.Code == GatewayTargetSilence || e.Code == Acknowledge) {
 		err = unanswered(q.write, err)
 	}
 	if err == nil && q.verify {
@@ -103,7 +117,7 @@ func (q *writeQuery) fail(b *devices.Batch, err error, a answer) error {
 		return nil
 	}
 	b.Fail(q.point, err, cmp.Or(a.at, devices.Now()))
-	if fromUnit(err) {
+	if fromUnit(err) && !errors.Is(err, ErrUnanswered) {
 		return nil
 	}
 	return err

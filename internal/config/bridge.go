@@ -1,8 +1,6 @@
 package config
 
 import (
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/url"
@@ -120,49 +118,10 @@ func (l *loader) readTLS(b *Bridge, raw *rawBridge, urls []text) {
 	for _, u := range urls {
 		secure = secure || encrypted(u)
 	}
-	own := raw.at.child("cert") != nil
-	if key := raw.at.child("key"); own != (key != nil) {
-		at := key
-		if own {
-			at = raw.at.child("cert")
-		}
-		l.errorKey(at, "cert and key belong together: the client certificate and its private key")
-	}
+	b.TLS, b.Cert = l.readEncryption(&raw.rawTLS, raw.at, secure || len(urls) == 0, "is the url tls://?")
 	if !secure {
-		for _, k := range []string{"cert", "key", "ca", "server_name"} {
-			if n := raw.at.child(k); n != nil && len(urls) > 0 {
-				l.errorKey(n, "%s has no use without encryption; is the url tls://?", k)
-			}
-		}
-		return
+		b.TLS, b.Cert = nil, nil
 	}
-	b.TLS = &tls.Config{MinVersion: tls.VersionTLS12, ServerName: raw.ServerName.V}
-	l.readCA(b.TLS, raw.CA)
-	if raw.Cert.set() && raw.Key.set() {
-		l.readCertificate(b, raw)
-	}
-}
-
-func (l *loader) readCA(c *tls.Config, ca pemFile) {
-	if !ca.set() {
-		return
-	}
-	c.RootCAs = x509.NewCertPool()
-	if !c.RootCAs.AppendCertsFromPEM(ca.Data) {
-		l.errorAt(ca.at, "%s holds no certificate of an authority", ca.name())
-	}
-}
-
-func (l *loader) readCertificate(b *Bridge, raw *rawBridge) {
-	l.checkKeyFile(raw.Key)
-	pair, err := tls.X509KeyPair(raw.Cert.Data, raw.Key.Data)
-	if err != nil {
-		l.errorAt(raw.Cert.at, "the certificate in %s and the key in %s cannot be used: %s", raw.Cert.name(), raw.Key.name(),
-			strings.TrimPrefix(err.Error(), "tls: "))
-		return
-	}
-	b.Cert = &Certificate{cert: raw.Cert, key: raw.Key, first: &pair}
-	b.TLS.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return b.Cert.Read() }
 }
 
 func (l *loader) readQoS(c *bridge.Config, q integer) {

@@ -20,7 +20,7 @@ type bus struct {
 	pub     *Bus
 	line    serial.Config // of its port, or of the line behind a TCP gateway
 	behind  bool          // it is the latter
-	host    bool          // an endpoint of the network that is a device itself
+	host    bool          // an endpoint of the network that may be a device itself
 	users   []*deviceBuilder
 	claimed map[byte]*deviceBuilder
 }
@@ -60,6 +60,8 @@ func (l *loader) readBus(b *bus, raw *rawBus) {
 	}
 	raw.Timeout.atLeast(l.binder, time.Millisecond, "the timeout")
 	p.Modbus.Timeout = raw.Timeout.V
+	raw.Delay.atLeast(l.binder, 0, "the delay")
+	p.Modbus.ConnectDelay = raw.Delay.V
 	if !raw.Address.set() {
 		if raw.at.child("address") == nil {
 			l.errorKey(raw.at, `bus %q needs an address: a port such as "/dev/serial/by-id/…" or a URL such as "tcp://192.168.10.5:502"`, b.key)
@@ -77,6 +79,7 @@ func (l *loader) readBus(b *bus, raw *rawBus) {
 	} else {
 		l.readEndpoint(b, raw, a)
 	}
+	p.Modbus.TLS, _ = l.readEncryption(&raw.rawTLS, raw.at, a.scheme == "tls", "is the address tls://?")
 }
 
 // readPort reads a bus on a serial port of this machine.
@@ -85,6 +88,7 @@ func (l *loader) readPort(b *bus, raw *rawBus) {
 	b.line.Path = b.pub.Address
 	b.line.RS485 = l.readRS485(b, &raw.RS485)
 	b.line.LowLatency = raw.LowLatency.V
+	l.readFraming(b, raw)
 	if raw.at.child("baud") == nil {
 		l.errorKey(raw.at, "bus %q needs baud, the speed its devices are set to, such as 9600", b.key)
 	}
@@ -116,12 +120,29 @@ func (l *loader) readRS485(b *bus, raw *rawRS485) (r serial.RS485) {
 	return r
 }
 
+// readFraming reads how frames look on a serial port.
+func (l *loader) readFraming(b *bus, raw *rawBus) {
+	f := raw.Framing
+	known := []string{modbus.FramingRTU, modbus.FramingASCII}
+	switch {
+	case !f.set():
+	case b.pub.Protocol == Lines:
+		l.errorKey(f.at, "framing is of Modbus; this bus carries lines")
+	case !slices.Contains(known, f.V):
+		l.errorAt(f.at, "there is no framing %q; there is %q and %q%s", f.V, known[0], known[1], didYouMean(nearest(f.V, known)))
+	}
+	b.pub.Modbus.Framing = f.V
+}
+
 // readEndpoint reads a bus on the network.
 func (l *loader) readEndpoint(b *bus, raw *rawBus, a address) {
 	for _, n := range []*node{raw.RS485.at, raw.LowLatency.at} {
 		if n != nil {
 			l.errorKey(n, "%s is of a serial port of this machine, not of an endpoint of the network", n.keyText())
 		}
+	}
+	if n := raw.Framing.at; n != nil {
+		l.errorKey(n, "framing is of a serial port; of a URL the scheme says it, such as rtu+tcp:// or ascii+tcp://")
 	}
 	for _, n := range []*node{raw.Baud.at, raw.Format.at} {
 		if n != nil {
@@ -131,7 +152,7 @@ func (l *loader) readEndpoint(b *bus, raw *rawBus, a address) {
 	if b.pub.Protocol != Modbus && a.scheme != "tcp" {
 		l.errorAt(raw.Address.at, "%s are read from serial ports and tcp:// only, not from %s://", b.pub.Protocol, a.scheme)
 	}
-	b.host = a.scheme == "tcp"
+	b.host = a.host()
 	if !raw.Behind.set() {
 		return
 	}
@@ -181,8 +202,12 @@ type address struct {
 
 func (a address) serial() bool { return a.scheme == "" }
 
+// host reports whether it may be that of a device itself, not of a converter
+// to a serial line.
+func (a address) host() bool { return a.scheme == "tcp" || a.scheme == "tls" || a.scheme == "udp" }
+
 // busSchemes are the URLs that a bus may have.
-var busSchemes = []string{"tcp", "rtu+tcp"}
+var busSchemes = modbus.Schemes()
 
 // parseAddress reads a port's path or a URL.
 func parseAddress(s string) (address, error) {
@@ -205,7 +230,7 @@ func parseAddress(s string) (address, error) {
 	}
 	port := u.Port()
 	if port == "" {
-		port = "502"
+		port = modbus.DefaultPort(u.Scheme)
 	}
 	return address{text: u.Scheme + "://" + net.JoinHostPort(u.Hostname(), port), scheme: u.Scheme}, nil
 }
@@ -277,7 +302,7 @@ func (l *loader) impliedBus(t text) *bus {
 			return b
 		}
 	}
-	b := &bus{key: a.text, host: a.scheme == "tcp", claimed: make(map[byte]*deviceBuilder),
+	b := &bus{key: a.text, host: a.host(), claimed: make(map[byte]*deviceBuilder),
 		pub: &Bus{ID: a.text, Protocol: Modbus, Address: a.text}}
 	l.buses = append(l.buses, b)
 	return b
@@ -312,7 +337,7 @@ func (l *loader) setUnit(d *deviceBuilder, n *node) {
 	if (id < 1 || id > 247) && !(special && d.bus.host) {
 		hint := ""
 		if special {
-			hint = ", and 0 or 255 only where a tcp:// address is the device itself"
+			hint = ", and 0 or 255 only where a tcp://, tls:// or udp:// address is the device itself"
 		}
 		l.errorAt(d.raw.UnitID.at, "unit_id %d cannot be used: devices have 1 to 247%s", id, hint)
 		return

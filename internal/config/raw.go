@@ -20,9 +20,12 @@ type rawGateway struct {
 type rawBus struct {
 	here
 	rawLine
+	rawTLS
 	Address    text      `toml:"address"`
 	Protocol   text      `toml:"protocol"`
+	Framing    text      `toml:"framing"`
 	Timeout    duration  `toml:"timeout"`
+	Delay      duration  `toml:"connect_delay"`
 	Behind     rawBehind `toml:"behind"`
 	RS485      rawRS485  `toml:"rs485"`
 	LowLatency boolean   `toml:"low_latency"`
@@ -73,25 +76,30 @@ type rawSpool struct {
 
 type rawBridge struct {
 	here
-	URL        text     `toml:"url"`
-	URLs       texts    `toml:"urls"`
-	ClientID   text     `toml:"client_id"`
-	Username   text     `toml:"username"`
-	Password   secret   `toml:"password"`
-	Cert       pemFile  `toml:"cert"`
-	Key        pemFile  `toml:"key"`
-	CA         pemFile  `toml:"ca"`
-	ServerName text     `toml:"server_name"`
-	QoS        integer  `toml:"qos"`
-	Send       words    `toml:"send"`
-	Receive    words    `toml:"receive"`
-	Replay     text     `toml:"replay"`
-	MaxAge     duration `toml:"max_age"`
-	KeepAlive  duration `toml:"keepalive"`
-	Window     integer  `toml:"window"`
+	URL      text   `toml:"url"`
+	URLs     texts  `toml:"urls"`
+	ClientID text   `toml:"client_id"`
+	Username text   `toml:"username"`
+	Password secret `toml:"password"`
+	rawTLS
+	QoS       integer  `toml:"qos"`
+	Send      words    `toml:"send"`
+	Receive   words    `toml:"receive"`
+	Replay    text     `toml:"replay"`
+	MaxAge    duration `toml:"max_age"`
+	KeepAlive duration `toml:"keepalive"`
+	Window    integer  `toml:"window"`
 }
 
 func (*rawBridge) what() string { return "a bridge" }
+
+// rawTLS is who proves what to whom on an encrypted connection.
+type rawTLS struct {
+	Cert       pemFile `toml:"cert"`
+	Key        pemFile `toml:"key"`
+	CA         pemFile `toml:"ca"`
+	ServerName text    `toml:"server_name"`
+}
 
 type rawPublish struct {
 	here

@@ -6,6 +6,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Faults spoil what comes from one end. Shares are chances for each
@@ -19,8 +21,9 @@ type Faults struct {
 }
 
 const (
-	step   = time.Millisecond // of pacing
-	queued = 16               // pieces that wait for the line
+	step   = time.Millisecond       // of pacing
+	spin   = 100 * time.Microsecond // see sleepUntil
+	queued = 16                     // pieces that wait for the line
 )
 
 // A wire is one direction of a line.
@@ -119,8 +122,14 @@ func (w *wire) pace(ctx context.Context, start time.Time, b []byte, put func([]b
 			sent = due
 			continue
 		}
-		next := start.Add(time.Duration(sent+1) * w.char)
-		if wait := max(next.Sub(now), min(step, end.Sub(now))); !sleep(ctx, wait) {
+		next, exact := start.Add(time.Duration(sent+1)*w.char), time.Duration(0)
+		if soon := now.Add(step); next.Before(soon) {
+			next = soon
+		}
+		if !next.Before(end) {
+			next, exact = end, spin // who waits for a frame waits for its end
+		}
+		if !sleepUntil(ctx, next, exact) {
 			break
 		}
 	}
@@ -165,13 +174,27 @@ func (f Faults) spoil(b []byte) []byte {
 func happens(share float64) bool { return share > 0 && rand.Float64() < share }
 
 // sleep waits for d and reports whether ctx is still alive.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
+func sleep(ctx context.Context, d time.Duration) bool { return sleepUntil(ctx, time.Now().Add(d), 0) }
+
+// sleepUntil waits for end. The runtime's timers are late by up to a
+// millisecond, which at 115200 baud is eleven characters, so the kernel waits
+// for the last of it, and is late by some tens of microseconds; for the last
+// time spin nobody sleeps.
+func sleepUntil(ctx context.Context, end time.Time, spin time.Duration) bool {
+	if d := time.Until(end); d > 2*step {
+		t := time.NewTimer(d - 2*step)
+		defer t.Stop()
+		select {
+		case <-ctx.Done():
+			return false
+		case <-t.C:
+		}
 	}
+	for d := time.Until(end); d > 0; d = time.Until(end) {
+		if d > spin {
+			ts := unix.NsecToTimespec(int64(d - spin))
+			unix.Nanosleep(&ts, nil)
+		}
+	}
+	return ctx.Err() == nil
 }
