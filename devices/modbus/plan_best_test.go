@@ -44,13 +44,13 @@ func lineAt(t testing.TB, baud int, latency time.Duration) *Line {
 	switch w := l.wire.(type) {
 	case *tcpWire:
 		entry(w.latency, 1).add(latency)
-	case *rtuWire:
+	case *serialWire:
 		w.unit(1).latency.add(latency)
 	}
 	return l
 }
 
-// planned returns what Plan asks for regs.
+// plannedRegisters returns what Plan asks for regs.
 func plannedRegisters(t testing.TB, l *Line, u Unit, regs []Register) []Register {
 	t.Helper()
 	dev := meter(u, regs...)
