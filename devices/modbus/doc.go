@@ -34,6 +34,11 @@
 //   - Writing one coil or register is answered by an exact copy of the
 //     request, which an echoing adapter produces too. So the first write after
 //     opening a port is preceded by a read, whose answer shows which it is.
+//   - Which requests read a device's points is planned by the time they take
+//     (planner): with many speeds, latencies and limits no rule of thumb is
+//     always right. What a device refuses is found by halving the request, and
+//     kept for the device (Facts); a person learns which line of the map would
+//     have said it.
 //   - The server side is here because it is the same formats from the other
 //     end. It is for simulation and tests.
 package modbus
