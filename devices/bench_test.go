@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -16,14 +17,15 @@ import (
 // A fakeLine is a bus of devices that answer after some time, or do not. Its
 // readings say which query they are of.
 type fakeLine struct {
-	per     int // points in one query
 	cost    time.Duration
 	timeout time.Duration
 
 	mu      sync.Mutex // guards what follows; tests change it while the poller runs
+	per     int        // points in one query
 	dead    map[string]bool
 	excepts map[string]bool // answer, but with an exception for each point
 	noPort  error
+	carried map[string]bool // names of points that come along with any query
 	asked   []string
 	active  int
 	closed  bool
@@ -45,8 +47,10 @@ func (s testSource) String() string { return string(s) }
 
 func (l *fakeLine) Plan(dev *Device, points []*Point) ([]Query, error) {
 	var queries []Query
+	per := 0
+	l.set(func() { per = l.per })
 	for len(points) > 0 {
-		n := min(l.per, len(points))
+		n := min(per, len(points))
 		for _, p := range points[:n] {
 			if p.Source == testSource("unreadable") {
 				return nil, fmt.Errorf("point %s: cannot be read", p.Name)
@@ -73,6 +77,16 @@ type fakeQuery struct {
 
 func (q *fakeQuery) Points() []*Point { return q.points }
 func (q *fakeQuery) String() string   { return q.dev.ID + "." + q.points[0].Name }
+
+func (q *fakeQuery) Carry(points []*Point) (taken []*Point) {
+	for _, p := range points {
+		if q.line.carried[p.Name] {
+			taken = append(taken, p)
+		}
+	}
+	q.points = slices.Concat(q.points, taken)
+	return taken
+}
 
 var errException = errors.New("illegal data address")
 

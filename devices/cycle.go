@@ -16,8 +16,9 @@ type cycle struct {
 	every   time.Duration
 	points  []*Point
 	queries []planned
-	first   int // with which query it begins
-	ran     int // how many have run
+	planned Stamp // when
+	first   int   // with which query it begins
+	ran     int   // how many have run
 	batch   *Batch
 }
 
@@ -32,20 +33,77 @@ type planned struct {
 	err     error         // of its last try, if backoff is set
 }
 
-// plan makes one cycle for each device and interval.
+// replanEvery is how often a cycle may be planned anew, as the protocol gets to
+// know its device.
+const replanEvery = time.Minute
+
+// plan makes one cycle for each device and interval, the shortest first. What
+// their queries read along of slower points is read by them, and not again.
 func (p *Poller) plan() error {
 	var errs []error
 	for _, h := range p.health {
-		for _, points := range byInterval(h.Points) {
+		carried := make(map[*Point]bool)
+		groups := byInterval(h.Points)
+		for i, points := range groups {
+			points = left(points, carried)
+			if len(points) == 0 {
+				continue
+			}
 			queries, err := p.planPoints(h.Device, points)
 			if err != nil {
 				errs = append(errs, fmt.Errorf("bus %s: device %s: %w", p.cfg.Bus, h.ID, err))
 				continue
 			}
-			p.cycles = append(p.cycles, cycle{health: h, every: points[0].Every, points: points, queries: queries})
+			c := cycle{health: h, every: points[0].Every, points: points, queries: queries, planned: p.now()}
+			c.carry(left(slices.Concat(groups[i+1:]...), carried), carried)
+			p.cycles = append(p.cycles, c)
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// left returns those of points that are not carried.
+func left(points []*Point, carried map[*Point]bool) (rest []*Point) {
+	for _, pt := range points {
+		if !carried[pt] {
+			rest = append(rest, pt)
+		}
+	}
+	return rest
+}
+
+// carry lets the cycle's queries read those of slower points that cost nothing.
+func (c *cycle) carry(slower []*Point, carried map[*Point]bool) {
+	for _, q := range c.queries {
+		carrier, ok := q.Query.(Carrier)
+		if !ok {
+			continue
+		}
+		taken := carrier.Carry(left(slower, carried))
+		for _, pt := range taken {
+			carried[pt] = true
+		}
+		c.points = append(c.points, taken...)
+	}
+}
+
+// replan plans a cycle anew now and then, since what is best depends on how the
+// device answers. While a query rests nothing changes, so that it stays known.
+func (p *Poller) replan(c *cycle) {
+	if c.batch != nil || p.now().Sub(c.planned) < replanEvery || slices.ContainsFunc(c.queries, func(q planned) bool { return q.backoff > 0 }) {
+		return
+	}
+	c.planned = p.now()
+	queries, err := p.planPoints(c.Device, c.points)
+	if err == nil && !slices.EqualFunc(queries, c.queries, sameQuery) {
+		c.queries, c.first = queries, 0
+	}
+}
+
+// sameQuery reports whether two queries ask the same for the same points.
+func sameQuery(a, b planned) bool {
+	return a.String() == b.String() && len(a.Points()) == len(b.Points()) &&
+		!slices.ContainsFunc(a.Points(), func(pt *Point) bool { return !slices.Contains(b.Points(), pt) })
 }
 
 func (p *Poller) planPoints(dev *Device, points []*Point) ([]planned, error) {
@@ -176,6 +234,7 @@ func (p *Poller) endCycle(i int) {
 	before := p.sched.jobs[i].overruns
 	p.sched.ended(i, p.now())
 	p.ledger.overran(p.sched.jobs[i].overruns - before)
+	p.replan(&p.cycles[i])
 }
 
 // cutShort ends a cycle after a query without an answer: the rest is not

@@ -27,6 +27,10 @@
 // passed is skipped, never made up for, so that a full bus stays as late as
 // one cycle.
 //
+// What a query reads anyway, because it lies between the points it is for, is
+// not asked for again: a slower point of that kind is read and handed on as
+// often as its neighbours.
+//
 // A device that does not answer three times in a row is offline and is probed
 // with one query now and then, after 2 s doubling to 60 s. A probe that took
 // the bus for c is followed by 10·c without any, so that all silent devices
@@ -110,7 +114,8 @@ type Reading struct {
 }
 
 // A Batch is what one device yielded in one cycle: all points that were due
-// at the same moment, whether one query read them or ten. It is without
+// at the same moment, whether one query read them or ten, and slower ones that
+// came along. It is without
 // readings when only the state of its device changed. Raw slices of its
 // readings live as long as the batch.
 type Batch struct {

@@ -34,6 +34,15 @@ type Query interface {
 	String() string
 }
 
+// A Carrier is a Query that can read more for nothing.
+type Carrier interface {
+	Query
+
+	// Carry lets the query read those of points that come along with what
+	// it reads anyway, and returns them; they are among its Points then.
+	Carry(points []*Point) []*Point
+}
+
 // A Listener is a bus that speaks by itself: Listen calls emit with each
 // batch heard until ctx is done, reopening its port as needed.
 type Listener interface {

@@ -48,6 +48,60 @@ func TestPollerReadsCyclesIntoOneBatch(t *testing.T) {
 	})
 }
 
+// A slow point that comes along with a quick one is read with it, and nowhere
+// else.
+func TestPollerReadsAlongWhatIsFree(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := testDevice("a", time.Second, "x", "slow", "slower", "alone")
+		a.Points[1].Every, a.Points[2].Every, a.Points[3].Every = 10*time.Second, time.Minute, time.Minute
+		line := newFakeLine()
+		line.per, line.carried = 3, map[string]bool{"slow": true, "slower": true}
+		b := newBench(t, line, a)
+		b.run(2 * time.Minute)
+		quick, slow := 0, 0
+		for _, g := range b.got {
+			if g.good == 3 {
+				quick++
+			} else {
+				slow++
+			}
+		}
+		if quick < 118 || slow < 2 || slow > 3 {
+			t.Errorf("%d batches with what is free, %d of the slow point", quick, slow)
+		}
+		for _, q := range line.asked {
+			if q != "a.x" && q != "a.alone" {
+				t.Fatalf("%s was asked for", q)
+			}
+		}
+	})
+}
+
+// Cycles are planned anew, but not often.
+func TestPollerPlansAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		line := newFakeLine()
+		b := newBench(t, line, testDevice("a", time.Second, "x", "y", "z"))
+		b.run(30 * time.Second)
+		b.reset()
+		line.set(func() { line.per = 3 })
+		b.run(20 * time.Second)
+		asked := func() (n int) {
+			line.set(func() { n = len(line.asked) })
+			return n
+		}
+		if n := asked(); n < 57 {
+			t.Errorf("%d queries in 20 s: planned anew at once", n)
+		}
+		b.run(time.Minute)
+		b.reset()
+		b.run(20 * time.Second)
+		if n := asked(); n > 21 || n < 19 || b.got[0].good != 3 {
+			t.Errorf("%d queries in 20 s after a minute, %+v", n, b.got[0])
+		}
+	})
+}
+
 func TestPollerIsolatesSilentDevices(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		line := newFakeLine()

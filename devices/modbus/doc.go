@@ -43,6 +43,11 @@
 //     are asked again at growing intervals within the timeout (but a write
 //     that the device accepted never is), 10 and 11 are the silence of a unit
 //     behind a gateway.
+//   - Which requests read a device's points is planned by the time they take
+//     (planner): with many speeds, latencies and limits no rule of thumb is
+//     always right. What a device refuses is found by halving the request, and
+//     kept for the device (Facts); a person learns which line of the map would
+//     have said it.
 //   - The server side is here because it is the same formats from the other
 //     end. It is for simulation and tests.
 package modbus

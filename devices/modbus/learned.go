@@ -119,7 +119,7 @@ func (k *known) answered(s *span) {
 	delete(k.refusals, r)
 	illegal, holes := len(k.facts.Illegal), len(k.facts.Holes)
 	k.facts.Illegal = slices.DeleteFunc(k.facts.Illegal, func(i Range) bool { return i == r })
-	k.facts.Holes = slices.DeleteFunc(k.facts.Holes, func(h Range) bool { return h.meets(s.reg) })
+	k.facts.Holes = slices.DeleteFunc(k.facts.Holes, func(h Range) bool { return h.within(s.reg) })
 	if len(k.facts.Illegal)+len(k.facts.Holes) < illegal+holes {
 		k.changed(fmt.Sprintf("the device gives %v now, which it refused", s.reg))
 	}

@@ -126,7 +126,7 @@ func TestForgetsWhatADeviceGivesNow(t *testing.T) {
 			Illegal: ranges("input 2"), Holes: ranges("input 5-9"),
 		}}}
 		l := fussyLine(t, store, book)
-		dev := meter(Unit{ID: 1, Gaps: true}, Register{Input, 1, 1}, Register{Input, 2, 1}, Register{Input, 3, 1}, Register{Input, 7, 1}, Register{Input, 12, 1})
+		dev := meter(Unit{ID: 1, Gaps: true}, Register{Input, 1, 1}, Register{Input, 2, 1}, Register{Input, 3, 1}, Register{Input, 5, 5}, Register{Input, 12, 1})
 		qs, err := l.Plan(dev, dev.Points)
 		if err != nil || len(qs) != 4 {
 			t.Fatalf("%v planned, %v", qs, err)

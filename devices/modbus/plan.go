@@ -31,8 +31,19 @@ func (l *Line) Plan(dev *devices.Device, points []*devices.Point) ([]devices.Que
 	if err != nil {
 		return nil, err
 	}
-	k := l.knownOf(dev.ID)
-	return l.readQueries(u, k, l.spans(u, k, atomsOf(places))), nil
+	sc := &scope{unit: u, known: l.knownOf(dev.ID), declared: declared(dev)}
+	return l.readQueries(sc, l.spans(sc, atomsOf(places))), nil
+}
+
+// declared returns the registers of all points of dev.
+func declared(dev *devices.Device) (regs []Register) {
+	for _, p := range dev.Points {
+		if reg, err := registerOf(dev, p); err == nil {
+			regs = append(regs, reg)
+		}
+	}
+	slices.SortFunc(regs, Register.compare)
+	return regs
 }
 
 // unitOf returns how dev is reached, if this line can.
@@ -61,10 +72,14 @@ func place(dev *devices.Device, u Unit, points []*devices.Point) ([]placed, erro
 		}
 		places = append(places, placed{p, reg, whole})
 	}
+	sortPlaces(places)
+	return places, nil
+}
+
+func sortPlaces(places []placed) {
 	slices.SortStableFunc(places, func(a, b placed) int {
 		return cmp.Or(a.whole.compare(b.whole), a.reg.compare(b.reg))
 	})
-	return places, nil
 }
 
 func registerOf(dev *devices.Device, p *devices.Point) (Register, error) {

@@ -37,25 +37,31 @@ func (s *span) points() iter.Seq[placed] {
 	}
 }
 
+// A scope is what a plan for a device has to respect.
+type scope struct {
+	unit     Unit
+	known    *known
+	declared []Register // of all points of the device, sorted
+}
+
 // A planner knows what requests for entries of one table cost.
 type planner struct {
+	*scope
 	line  *Line
-	unit  Unit
-	known *known
 	table Table
 	times []time.Duration // of a request for so many entries; 0: not computed yet
 }
 
 // spans returns the cheapest requests that read atoms, which are sorted by
 // table and address.
-func (l *Line) spans(u Unit, k *known, atoms []atom) []span {
+func (l *Line) spans(sc *scope, atoms []atom) []span {
 	var spans []span
 	for from := 0; from < len(atoms); {
 		t, to := atoms[from].reg.Table, from
 		for to < len(atoms) && atoms[to].reg.Table == t {
 			to++
 		}
-		p := &planner{line: l, unit: u, known: k, table: t, times: make([]time.Duration, u.limit(t)+1)}
+		p := &planner{scope: sc, line: l, table: t, times: make([]time.Duration, sc.unit.limit(t)+1)}
 		spans = append(spans, p.divide(atoms[from:to])...)
 		from = to
 	}
@@ -132,11 +138,23 @@ func (p *planner) divide(atoms []atom) []span {
 func (p *planner) extend(reg Register, a atom) (Register, bool) {
 	both := reg.with(a.reg)
 	hole := int(a.reg.Address) > reg.end()
-	if both.count() > p.unit.limit(p.table) || p.unit.quirks().Single || hole && !p.unit.Gaps {
+	if both.count() > p.unit.limit(p.table) || p.unit.quirks().Single ||
+		hole && !p.unit.Gaps && !p.exist(reg.end(), int(a.reg.Address)) {
 		return both, false
 	}
 	_, forbidden := meeting(p.unit.quirks().Forbid, both)
 	return both, !forbidden && p.known.joins(both)
+}
+
+// exist reports whether points of the device, wanted or not, lie in all entries
+// between two addresses: then these are no gap.
+func (p *planner) exist(from, to int) bool {
+	for _, r := range p.declared {
+		if r.Table == p.table && int(r.Address) <= from {
+			from = max(from, r.end())
+		}
+	}
+	return from >= to
 }
 
 // spanOf returns the span that reads atoms, which are not empty.

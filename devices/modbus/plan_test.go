@@ -1,6 +1,7 @@
 package modbus
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -230,6 +231,57 @@ func TestCost(t *testing.T) {
 		}
 		if d := qs[0].(interface{ Cost() time.Duration }).Cost(); d < tt.min || d > tt.max {
 			t.Errorf("%s: %v, want %v to %v", l.Address(), d, tt.min, tt.max)
+		}
+	}
+}
+
+// TestPointsComeAlong: a query takes points that lie in its request and reads
+// them with it, and points of the device that nobody asked for are no gap.
+func TestPointsComeAlong(t *testing.T) {
+	for _, tt := range []struct {
+		unit  Unit
+		regs  []Register // the first two are asked for
+		asked string
+		taken int
+	}{
+		{Unit{}, []Register{{Input, 0, 2}, {Input, 6, 2}, {Input, 2, 2}, {Input, 4, 2}, {Input, 8, 1}, {Holding, 2, 1}}, "[input 0-7]", 2},
+		{Unit{}, []Register{{Input, 0, 2}, {Input, 6, 2}, {Input, 2, 2}}, "[input 0-1 input 6-7]", 0},
+		{Unit{Gaps: true}, []Register{{Input, 0, 2}, {Input, 6, 2}, {Input, 3, 2}, {Input, 7, 2}}, "[input 0-7]", 1},
+		{Unit{Quirks: &Quirks{Single: true}}, []Register{{Input, 0, 4}, {Input, 6, 2}, {Input, 1, 1}, {Input, 6, 2}}, "[input 0-3 input 6-7]", 1},
+		{Unit{Quirks: blocks("0-3", "5-9")}, []Register{{Input, 0, 1}, {Input, 1, 1}, {Input, 3, 1}, {Input, 7, 1}}, "[input 0-3]", 1},
+		{Unit{Quirks: &Quirks{FromZero: []Table{Coil}}}, []Register{{Coil, 7, 1}, {Coil, 9, 1}, {Coil, 3, 1}, {Coil, 10, 1}}, "[coil 0-9]", 1},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			store := &plant{}
+			l := fussyLine(t, store, nil)
+			tt.unit.ID = 1
+			dev := meter(tt.unit, tt.regs...)
+			qs, err := l.Plan(dev, dev.Points[:2])
+			if err != nil {
+				t.Fatal(err)
+			}
+			taken := 0
+			for _, q := range qs {
+				taken += len(q.(devices.Carrier).Carry(dev.Points[2:]))
+			}
+			b, err := run(t, dev, qs...)
+			if err != nil || verify(b) != nil {
+				t.Error(err, verify(b))
+			}
+			if asked := fmt.Sprint(store.asked()); asked != tt.asked || taken != tt.taken || len(b.Readings) != 2+taken {
+				t.Errorf("%v: asked for %s with %d points along, want %s with %d; %d readings", tt.regs, asked, taken, tt.asked, tt.taken, len(b.Readings))
+			}
+		})
+	}
+}
+
+// TestPlanFollowsLatency: how many requests are best depends on how long the
+// device was seen to think.
+func TestPlanFollowsLatency(t *testing.T) {
+	regs := []Register{{Input, 0, 2}, {Input, 40, 2}}
+	for latency, want := range map[time.Duration]int{5 * time.Millisecond: 2, 100 * time.Millisecond: 1} {
+		if asked := planned(t, lineAt(t, 9600, latency), Unit{ID: 1, Gaps: true}, regs); len(asked) != want {
+			t.Errorf("%v: %v, want %d requests", latency, asked, want)
 		}
 	}
 }

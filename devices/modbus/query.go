@@ -25,9 +25,8 @@ const (
 // noted for the device, and the query is planned anew with it: one illegal
 // register never hides its neighbours, and is asked only now and then.
 type readQuery struct {
+	*scope
 	line    *Line
-	unit    Unit
-	known   *known
 	version int      // of known that spans were planned with
 	reg     Register // of its first request that is likely answered
 	atoms   []atom   // sorted by table and address
@@ -41,22 +40,22 @@ type readQuery struct {
 
 // readQueries makes one query of each span. Illegal points go with a
 // neighbour, so that there is something to ask for while they rest.
-func (l *Line) readQueries(u Unit, k *known, spans []span) []devices.Query {
+func (l *Line) readQueries(sc *scope, spans []span) []devices.Query {
 	var queries []devices.Query
 	var q *readQuery
 	for _, s := range spans {
-		if q == nil || !k.illegal(&s) && q.readable {
-			q = &readQuery{line: l, unit: u, known: k, version: k.version, reg: s.reg}
+		if q == nil || !sc.known.illegal(&s) && q.readable {
+			q = &readQuery{scope: sc, line: l, version: sc.known.version, reg: s.reg}
 			queries = append(queries, q)
 		}
-		q.add(k, s)
+		q.add(s)
 	}
 	return queries
 }
 
 // add adds s, which lies behind the others.
-func (q *readQuery) add(k *known, s span) {
-	if !q.readable && !k.illegal(&s) {
+func (q *readQuery) add(s span) {
+	if !q.readable && !q.known.illegal(&s) {
 		q.reg, q.readable = s.reg, true
 	}
 	q.spans = append(q.spans, s)
@@ -66,7 +65,47 @@ func (q *readQuery) add(k *known, s span) {
 	}
 }
 
-// Points are those it reads, by rising address.
+// Carry lets the query read those of points that lie in what it reads anyway,
+// and returns them. Illegal ones are left where they are.
+func (q *readQuery) Carry(points []*devices.Point) (taken []*devices.Point) {
+	if !q.readable {
+		return nil
+	}
+	places := q.places()
+	for _, p := range points {
+		if reg, ok := p.Source.(Register); ok && q.carries(reg) && !slices.Contains(q.points, p) {
+			whole, _ := q.unit.whole(reg)
+			places = append(places, placed{p, reg, whole})
+			taken = append(taken, p)
+		}
+	}
+	if len(taken) > 0 {
+		sortPlaces(places)
+		q.atoms = atomsOf(places)
+		q.points = append(q.points, taken...)
+		q.spans = q.line.spans(q.scope, q.atoms)
+	}
+	return taken
+}
+
+// carries reports whether q's request reads all that must be read for reg.
+func (q *readQuery) carries(reg Register) bool {
+	whole, err := q.unit.whole(reg)
+	if _, illegal := meeting(q.known.facts.Illegal, whole); err != nil || illegal {
+		return false
+	}
+	return rangeOf(whole).within(q.reg) && (!q.unit.quirks().Single || whole == q.reg)
+}
+
+// places are its points.
+func (q *readQuery) places() (places []placed) {
+	for _, a := range q.atoms {
+		places = append(places, a.points...)
+	}
+	return places
+}
+
+// Points are those it reads, those that it carries last.
 func (q *readQuery) Points() []*devices.Point { return q.points }
 
 func (q *readQuery) String() string { return fmt.Sprintf("%v: %v", q.unit, q.reg) }
@@ -86,7 +125,7 @@ func (q *readQuery) Cost() time.Duration {
 func (q *readQuery) Do(ctx context.Context, b *devices.Batch) error {
 	if q.version != q.known.version {
 		q.version = q.known.version
-		q.spans = q.line.spans(q.unit, q.known, q.atoms)
+		q.spans = q.line.spans(q.scope, q.atoms)
 	}
 	r := &reading{readQuery: q, ctx: ctx, batch: b, extra: maxExtra}
 	r.skip = slices.ContainsFunc(q.spans, func(s span) bool { return q.known.resting(&s) == nil })
