@@ -30,6 +30,7 @@ type Config struct {
 const (
 	defaultTimeout        = time.Second // a serial device may take as long (V1.02, 2.4.1)
 	defaultConnectTimeout = 3 * time.Second
+	leastHoldOff          = 100 * time.Millisecond // an attempt shorter than this may be repeated at once
 	maxHoldOff            = 5 * time.Second
 )
 
@@ -157,9 +158,8 @@ func (l *Line) open(ctx context.Context) error {
 	}
 	p, err := l.carrier.dial(ctx)
 	if err != nil {
-		if ctx.Err() == nil {
-			now := time.Now()
-			l.openErr, l.notUntil = err, now.Add(min(now.Sub(start), maxHoldOff))
+		if took := time.Since(start); ctx.Err() == nil && took > leastHoldOff {
+			l.openErr, l.notUntil = err, time.Now().Add(min(took, maxHoldOff))
 		}
 		return err
 	}
