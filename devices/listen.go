@@ -17,6 +17,18 @@ type LineCounter interface{ LineStats() LineStats }
 type LineStats struct {
 	Good, Bad uint64 // Bad ones did not prove themselves and were thrown away
 	LastBad   string // why the last bad one was
+	Port      *PortStats
+}
+
+// PortStats are what the driver of a serial port counted since it was opened.
+// Frame and parity errors come of a wrong speed or format, or a bad line;
+// overruns of a computer that is too slow.
+type PortStats struct {
+	Frame   uint64 `json:"frame_errors"`
+	Parity  uint64 `json:"parity_errors"`
+	Overrun uint64 `json:"overruns"`
+	Break   uint64 `json:"breaks"`
+	Latency int    `json:"latency_ms"` // how long a USB adapter holds bytes back; 0: not, or not known
 }
 
 // Devices that speak by themselves are stale when nothing good was heard for

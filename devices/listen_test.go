@@ -25,7 +25,9 @@ func (l fakeListener) Listen(ctx context.Context, emit func(*Batch)) error {
 	}
 }
 
-func (l fakeListener) LineStats() LineStats { return LineStats{Good: 7, Bad: 2, LastBad: "cut off"} }
+func (l fakeListener) LineStats() LineStats {
+	return LineStats{Good: 7, Bad: 2, LastBad: "cut off", Port: &PortStats{Frame: 3}}
+}
 
 func (l fakeListener) hear(dev *Device, err error) {
 	l <- func(emit func(*Batch)) error {

@@ -265,7 +265,7 @@ func (p *Poller) Stats() BusStats {
 	if c, ok := p.cfg.Listener.(LineCounter); ok {
 		lines := c.LineStats()
 		s.Requests, s.OK, s.Errors = lines.Good+lines.Bad, lines.Good, lines.Bad
-		s.LastBad = lines.LastBad
+		s.LastBad, s.Port = lines.LastBad, lines.Port
 	}
 	return s
 }

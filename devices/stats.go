@@ -23,6 +23,8 @@ type BusStats struct {
 
 	LastBad string `json:"last_bad,omitempty"` // why the last line heard was thrown away
 
+	Port *PortStats `json:"port,omitempty"` // of a bus that speaks by itself; nil where nothing is counted
+
 	PortDown  bool   `json:"port_down"`
 	PortSince Stamp  `json:"port_since"` // when PortDown last changed
 	PortError string `json:"port_error,omitempty"`

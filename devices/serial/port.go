@@ -26,8 +26,17 @@
 //     that it got one, and Read turns a panic into an error all the same.
 //
 // Not done: modem lines are left as the driver sets them (opening a port
-// pulses DTR, which resets an Arduino), and parity errors are not visible: the
-// driver replaces the character by NUL and the frame's checksum fails.
+// pulses DTR, which resets an Arduino), and parity errors are visible only in
+// Port.Stats, where the driver counts: it replaces the character by NUL, and the
+// frame's checksum fails.
+//
+// # Readers
+//
+// A Reader hears devices that speak by themselves, or answer to always the same
+// few bytes. How their messages are made is a Framing, and each kind is a type
+// with its own idea of a proof. Between reads a decoder holds a bounded number of
+// bytes and nothing else, so that what it makes of a stream does not depend on
+// how it was cut into reads.
 package serial
 
 import (
@@ -68,9 +77,11 @@ func (c Config) String() string {
 type Port struct {
 	cfg      Config
 	tty      bugst.Port
-	control  int          // descriptor: lock, writing, flushing, the driver's modes
-	ioctl    ioctl        // of control
-	byRTS    bool         // RTS is raised for writing
+	control  int   // descriptor: lock, writing, flushing, the driver's modes
+	ioctl    ioctl // of control
+	byRTS    bool  // RTS is raised for writing
+	counts   bool  // the driver counts errors
+	began    kernelCounters
 	deadline atomic.Int64 // Unix nanoseconds; 0: none
 	closed   bool
 }
@@ -108,6 +119,7 @@ func Open(cfg Config) (*Port, error) {
 		_ = setLowLatency(p.ioctl) // at worst the line is as slow as it was
 	}
 	unix.IoctlSetInt(control, unix.TCFLSH, unix.TCIOFLUSH)
+	p.began, p.counts = countersOf(p.ioctl)
 	return p, nil
 }
 

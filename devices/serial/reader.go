@@ -78,6 +78,8 @@ const (
 	// came before it belongs to nothing.
 	maxGap = 500 * time.Millisecond
 
+	countEvery = 10 * time.Second // between looks at the counters of a port
+
 	maxEmpty = 100 // reads in a row without a byte or an error before the port counts as broken
 
 	firstReopen = time.Second // back-off of a missing port, doubling
@@ -97,6 +99,7 @@ type Reader struct {
 
 	good, bad atomic.Uint64
 	lastBad   atomic.Pointer[string]
+	port      atomic.Pointer[devices.PortStats] // nil: nothing is counted
 
 	// These belong to Listen's goroutine.
 	missing bool // the port, and everyone was told
@@ -135,7 +138,7 @@ func NewReader(cfg ReaderConfig) (*Reader, error) {
 
 // LineStats implements devices.LineCounter.
 func (r *Reader) LineStats() devices.LineStats {
-	s := devices.LineStats{Good: r.good.Load(), Bad: r.bad.Load()}
+	s := devices.LineStats{Good: r.good.Load(), Bad: r.bad.Load(), Port: r.port.Load()}
 	if why := r.lastBad.Load(); why != nil {
 		s.LastBad = *why
 	}
@@ -218,8 +221,10 @@ func (r *Reader) read(ctx context.Context, stream Stream, emit func(*devices.Bat
 			r.good.Add(1)
 			r.take(m, at, emit)
 		},
-		bad: r.reject,
+		bad: func(why string) { r.reject(why + r.portTrouble(stream)) },
 	})
+	r.countPort(stream)
+	counted := time.Now()
 	chunk := make([]byte, 1024)
 	heard := time.Now() // when the last bytes came
 	for empty := 0; ctx.Err() == nil && empty < maxEmpty; {
@@ -249,11 +254,44 @@ func (r *Reader) read(ctx context.Context, stream Stream, emit func(*devices.Bat
 		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			return err
 		}
+		if time.Since(counted) >= countEvery {
+			r.countPort(stream)
+			counted = time.Now()
+		}
 		if empty++; n > 0 || err != nil {
 			empty = 0
 		}
 	}
 	return io.ErrNoProgress // unless ctx is done: then nobody asks
+}
+
+// A counter is a stream that knows what went wrong on its line. Stats is nil if
+// it does not.
+type counter interface{ Stats() *devices.PortStats }
+
+// countPort notes what the port has counted.
+func (r *Reader) countPort(stream Stream) {
+	if c, ok := stream.(counter); ok {
+		r.port.Store(c.Stats())
+	}
+}
+
+// portTrouble says what the port noticed since it was last asked.
+func (r *Reader) portTrouble(stream Stream) string {
+	before := r.port.Load()
+	r.countPort(stream)
+	now := r.port.Load()
+	switch {
+	case before == nil || now == nil:
+		return ""
+	case now.Frame > before.Frame:
+		return "; the port counted framing errors: is the baud rate right?"
+	case now.Parity > before.Parity:
+		return "; the port counted parity errors: is the format right?"
+	case now.Overrun > before.Overrun:
+		return "; the port counted overruns: bytes came faster than they were fetched"
+	}
+	return ""
 }
 
 // reject counts a message that did not prove itself.
@@ -326,9 +364,11 @@ func (a *asker) turn(now time.Time) (unanswered bool, err error) {
 	if a.waiting || now.Before(a.next) {
 		return unanswered, nil
 	}
-	if a.next = a.next.Add(a.poll.Every); !a.next.After(now) {
-		a.next = now.Add(a.poll.Every)
+	if a.next.IsZero() {
+		a.next = now
 	}
+	passed := now.Sub(a.next)/a.poll.Every + 1 // those missed are not made up for
+	a.next = a.next.Add(passed * a.poll.Every)
 	timeout := a.poll.Timeout
 	if timeout <= 0 {
 		timeout = defaultAnswer

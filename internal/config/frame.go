@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"encoding/hex"
 	"math"
 	"regexp"
@@ -124,7 +125,7 @@ func (l *loader) setFrames(d *deviceBuilder) {
 	}
 	d.bus.pub.Lines.Framing, d.framing = f, f
 	if send := l.bytes(d.raw.Frame.Send, d.textFrames()); len(send) > 0 {
-		d.bus.pub.Lines.Poll = &serial.Poll{Send: send, Timeout: d.raw.Timeout.V}
+		d.bus.pub.Lines.Poll = &serial.Poll{Send: send, Timeout: cmp.Or(d.raw.Timeout.V, d.bus.pub.Modbus.Timeout)}
 	}
 }
 
@@ -139,7 +140,7 @@ func (l *loader) frameOf(raw *rawFrame) serial.Framing {
 	case frameBinary:
 		return l.binaryOf(raw)
 	case frameBlock:
-		l.refuse(raw, "block", raw.Size.at, raw.Length.at)
+		l.refuse("block", raw.Size.at, raw.Length.at)
 		b := serial.Blocks{Start: raw.Start.V, End: raw.End.V}
 		if raw.Checksum.set() {
 			s := l.sumOf(&raw.Checksum)
@@ -152,7 +153,7 @@ func (l *loader) frameOf(raw *rawFrame) serial.Framing {
 		}
 		return b
 	case frameVEDirect:
-		l.refuse(raw, "vedirect", raw.Size.at, raw.Length.at, raw.Start.at, raw.End.at, raw.Checksum.at, raw.Send.at)
+		l.refuse("vedirect", raw.Size.at, raw.Length.at, raw.Start.at, raw.End.at, raw.Checksum.at, raw.Send.at)
 		return serial.VEDirect{}
 	case "":
 		if raw.at.child("kind") == nil {
@@ -165,7 +166,7 @@ func (l *loader) frameOf(raw *rawFrame) serial.Framing {
 }
 
 // refuse reports keys that another kind of frame has.
-func (l *loader) refuse(_ *rawFrame, kind string, nodes ...*node) {
+func (l *loader) refuse(kind string, nodes ...*node) {
 	for _, n := range nodes {
 		if n != nil {
 			l.errorKey(n, "frames of kind %q have no %s", kind, n.keyText())

@@ -215,3 +215,45 @@ func TestSensorsAreComplete(t *testing.T) {
 		}
 	}
 }
+
+// TestReadersAreConfigured looks at what the readers of buses are given.
+func TestReadersAreConfigured(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "gateway.toml"), `name = "plant-a"
+[bus.air]
+address = "/dev/ttyS0"
+baud = 9600
+protocol = "frames"
+timeout = "300ms"
+rs485 = { before = "1ms" }
+low_latency = true
+[device.air]
+bus = "air"
+profile = "winsen/mhz19"
+points.co2.every = "2s"
+[bus.json]
+address = "tcp://127.0.0.1:4001"
+protocol = "lines"
+[device.json]
+bus = "json"
+parse = "json"
+line."*".t = { field = "a.t", type = "f64" }
+`)
+	cfg, report := Load(dir, Options{Profiles: configs.Profiles})
+	if cfg == nil {
+		t.Fatal(report.Summary())
+	}
+	air := cfg.Buses[0].Lines
+	if air.Poll.Every != 2*time.Second || air.Poll.Timeout != 300*time.Millisecond || len(air.Poll.Send) != 9 {
+		t.Errorf("%+v", air.Poll)
+	}
+	if want := (serial.RS485{Direction: serial.DirectionAuto, Before: time.Millisecond}); air.Serial.RS485 != want || !air.Serial.LowLatency {
+		t.Errorf("%+v", air.Serial)
+	}
+	if f := cfg.Buses[1].Lines.Framing; f != (serial.Lines{Parse: "json"}) {
+		t.Errorf("%+v", f)
+	}
+	if p := cfg.Devices[0].Points[1]; p.Source != (serial.Span{At: 4, Len: 1, Pad: 1}) || p.Type != mapping.U16 || p.FromText {
+		t.Errorf("%+v from %+v", p, p.Source)
+	}
+}
