@@ -280,7 +280,7 @@ func TestPointsComeAlong(t *testing.T) {
 func TestPlanFollowsLatency(t *testing.T) {
 	regs := []Register{{Input, 0, 2}, {Input, 40, 2}}
 	for latency, want := range map[time.Duration]int{5 * time.Millisecond: 2, 100 * time.Millisecond: 1} {
-		if asked := planned(t, lineAt(t, 9600, latency), Unit{ID: 1, Gaps: true}, regs); len(asked) != want {
+		if asked := plannedRegisters(t, lineAt(t, 9600, latency), Unit{ID: 1, Gaps: true}, regs); len(asked) != want {
 			t.Errorf("%v: %v, want %d requests", latency, asked, want)
 		}
 	}
