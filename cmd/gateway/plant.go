@@ -201,6 +201,9 @@ type pointResult struct {
 }
 
 func (p *plant) read(ctx context.Context, req readRequest) ([]pointResult, error) {
+	if req.Source == identitySource {
+		return p.identify(ctx, req)
+	}
 	dev, points, err := p.target(req)
 	if err != nil {
 		return nil, err
@@ -321,15 +324,26 @@ func pointNames(dev *mapping.Device) (names []string) {
 	return names
 }
 
-// rawTarget makes a device for `BUS/UNIT TABLE:ADDRESS[-END] [TYPE]`.
-func (p *plant) rawTarget(req readRequest) (*mapping.Device, []*mapping.Point, error) {
+// rawUnit makes a device for `BUS/UNIT`.
+func (p *plant) rawUnit(req readRequest) (*mapping.Device, error) {
 	cut := strings.LastIndexByte(req.Target, '/')
 	if cut < 0 || p.buses[req.Target[:cut]] == nil {
-		return nil, nil, usageError("%q names no unit: write BUS/UNIT, such as rs485/7", req.Target)
+		return nil, usageError("%q names no unit: write BUS/UNIT, such as rs485/7", req.Target)
 	}
 	unit, err := strconv.ParseUint(req.Target[cut+1:], 10, 8)
 	if err != nil {
-		return nil, nil, usageError("%q: the unit id is a number from 0 to 255", req.Target)
+		return nil, usageError("%q: the unit id is a number from 0 to 255", req.Target)
+	}
+	return &mapping.Device{Device: &devices.Device{
+		ID: req.Target, Name: req.Target, Bus: req.Target[:cut], Unit: modbus.Unit{ID: byte(unit), Timeout: req.Timeout},
+	}}, nil
+}
+
+// rawTarget makes a device for `BUS/UNIT TABLE:ADDRESS[-END] [TYPE]`.
+func (p *plant) rawTarget(req readRequest) (*mapping.Device, []*mapping.Point, error) {
+	dev, err := p.rawUnit(req)
+	if err != nil {
+		return nil, nil, err
 	}
 	registers, typ, length, err := parseSource(req.Source, req.Type)
 	if err != nil {
@@ -339,9 +353,6 @@ func (p *plant) rawTarget(req readRequest) (*mapping.Device, []*mapping.Point, e
 	if err != nil {
 		return nil, nil, usageError("--order: %w", err)
 	}
-	dev := &mapping.Device{Device: &devices.Device{
-		ID: req.Target, Name: req.Target, Bus: req.Target[:cut], Unit: modbus.Unit{ID: byte(unit), Timeout: req.Timeout},
-	}}
 	for _, r := range registers {
 		point := &devices.Point{Name: r.String(), Source: r}
 		dev.Device.Points = append(dev.Device.Points, point)

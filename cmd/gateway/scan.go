@@ -40,10 +40,11 @@ func newScan(opts *options) *cobra.Command {
 		Use:   "scan BUS | PORT | HOST[:PORT] | NETWORK",
 		Short: "Find the units on a bus or a network, and what they are",
 		Long: `scan asks each unit id for one register and lists those that answer, be it with
-an exception. What they are it finds out from SunSpec's marker and by trying the
-shipped profiles and those in the configuration folder: the registers of the
-right one answer, and what they hold is plausible. It prints TOML to save as a
-file in devices.d. It never writes to a device.
+an exception. What they are it finds out by asking for their identity (function
+43/14), from SunSpec's marker and by trying the shipped profiles and those in
+the configuration folder: the registers of the right one answer, and what they
+hold is plausible. It prints TOML to save as a file in devices.d. It never
+writes to a device.
 
 A bus of the running gateway is scanned through it, at its speed, while it goes
 on polling. Other speeds (--speeds) need the port to be free. Only the addresses
@@ -118,9 +119,10 @@ type foundUnit struct {
 	Address  string   `json:"address"`
 	Line     string   `json:"line,omitempty"` // 9600 8N1, of a port
 	Unit     byte     `json:"unit"`
-	Devices  []string `json:"devices,omitempty"` // that are configured with this unit id
-	Answer   string   `json:"answer"`            // how it showed itself
-	Broken   bool     `json:"broken,omitempty"`  // bytes came that are no answer
+	Devices  []string `json:"devices,omitempty"`  // that are configured with this unit id
+	Answer   string   `json:"answer"`             // how it showed itself
+	Broken   bool     `json:"broken,omitempty"`   // bytes came that are no answer
+	Identity string   `json:"identity,omitempty"` // what it says of itself, by function 43/14
 	Profile  string   `json:"profile,omitempty"`
 	Perhaps  bool     `json:"perhaps,omitempty"` // the profile fits, but much else would look the same
 	Evidence []string `json:"evidence,omitempty"`
@@ -326,6 +328,7 @@ func (x *scanner) knock(ctx context.Context, a *asker, id byte) (*foundUnit, err
 }
 
 func (x *scanner) identify(ctx context.Context, a *asker, u *foundUnit) {
+	u.Identity = a.identity(ctx, u.Unit)
 	e := examiner{asker: a, unit: u.Unit, seen: map[modbus.Register]answerOf{}}
 	if u.SunSpec = e.sunSpec(ctx); u.SunSpec != nil {
 		return
@@ -481,6 +484,9 @@ func (u *foundUnit) print(out io.Writer) {
 	}
 	if len(u.Devices) > 0 {
 		fmt.Fprintf(out, "# It is configured as %s.\n", strings.Join(u.Devices, ", "))
+	}
+	if u.Identity != "" {
+		fmt.Fprintf(out, "# It calls itself %s.\n", u.Identity)
 	}
 	for _, e := range u.Evidence {
 		fmt.Fprintf(out, "# %s\n", e)
