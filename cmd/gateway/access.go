@@ -121,7 +121,7 @@ func reach(ctx context.Context, opts *options) (*access, error) {
 	case !errors.Is(err, errNotRunning):
 		return nil, err
 	}
-	cfg, err := loadConfig(opts.config)
+	cfg, err := loadDevices(opts.config)
 	if err != nil {
 		return nil, err
 	}

@@ -162,7 +162,7 @@ func newBusFinder(ctx context.Context, opts *options) (*busFinder, error) {
 	for _, b := range status.Buses {
 		f.running[b.Bus] = b
 	}
-	f.cfg, _ = config.Load(opts.config, config.Options{})
+	f.cfg, _ = config.Load(opts.config, config.Options{SecretsElsewhere: true})
 	return f, nil
 }
 

@@ -33,7 +33,7 @@ errors and 0 if there are none; warnings do not count.`,
 }
 
 func check(path string, asJSON, quiet bool) error {
-	report := config.Check(path, config.Options{})
+	_, report := config.Load(path, config.Options{SecretsElsewhere: true})
 	switch {
 	case asJSON:
 		out := json.NewEncoder(os.Stdout)

@@ -408,3 +408,19 @@ receive = { "cmd/{name}/+/+/set" = "{name}/+/+/set" }`), map[string]string{
 		return strings.HasPrefix(got[len(got)-1], `{"value":17,`)
 	})
 }
+
+// Whoever reads a value or plays the plant has not got the bridge's secrets:
+// systemd gives them to the service alone.
+func TestOnlyTheServiceNeedsSecrets(t *testing.T) {
+	plcPort := freePort(t)
+	pymodbus(t, "tcp", "127.0.0.1", plcPort)
+	s := newSite(t, "[bridge.cloud]\nurl = \"tls://cloud.example\"\npassword = \"${cred:nobody-has-it}\"\nsend = { \"{name}/#\" = \"dt/{name}/#\" }\n", map[string]string{
+		"plc": fmt.Sprintf("[device.plc]\nbus = \"tcp://127.0.0.1:%s\"\nunit_id = 1\n[device.plc.points]\n%s", plcPort, plcPoints),
+	})
+	for command, code := range map[string]int{"read plc.f32": exitOK, "plan": exitOK, "check": exitOK, "run": exitConfig} {
+		args := strings.Fields(command)
+		if out, got := s.command(args[0], args[1:]...); got != code {
+			t.Errorf("%s: code %d, want %d:\n%s", command, got, code, out)
+		}
+	}
+}

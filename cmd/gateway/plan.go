@@ -34,7 +34,7 @@ bus. It opens no port. How long a device thinks before it answers is assumed:
 			if thinking < 0 {
 				return usageError("--thinking %v: it is a time, such as 20ms", thinking)
 			}
-			cfg, err := loadConfig(opts.config)
+			cfg, err := loadDevices(opts.config)
 			if err != nil {
 				return err
 			}

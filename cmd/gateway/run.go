@@ -70,10 +70,19 @@ func runGateway(opts *options, readOnly bool, log *slog.Logger) error {
 // loadConfig reads a configuration, or prints what is wrong with it.
 func loadConfig(path string) (*config.Config, error) {
 	cfg, report := config.Load(path, config.Options{})
-	if cfg == nil || report.Warnings() > 0 {
-		report.WriteTo(os.Stderr)
-	}
+	report.WriteTo(os.Stderr)
 	if cfg == nil {
+		return nil, &exitError{code: exitConfig}
+	}
+	return cfg, nil
+}
+
+// loadDevices is loadConfig for commands that use no bridge: they want no
+// secrets, and leave warnings to check.
+func loadDevices(path string) (*config.Config, error) {
+	cfg, report := config.Load(path, config.Options{SecretsElsewhere: true})
+	if cfg == nil {
+		report.WriteTo(os.Stderr)
 		return nil, &exitError{code: exitConfig}
 	}
 	return cfg, nil

@@ -42,7 +42,7 @@ A plant that misbehaves shows what the gateway makes of it:
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := withSignals(cmd.Context())
 			defer stop()
-			cfg, err := loadConfig(opts.config)
+			cfg, err := loadDevices(opts.config)
 			if err != nil {
 				return err
 			}

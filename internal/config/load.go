@@ -24,24 +24,16 @@ type Options struct {
 	Profiles fs.FS                       // of the profiles that come with the program, as profiles/MAKER/MODEL.toml
 	Env      func(string) (string, bool) // looks up environment variables
 	Hostname func() (string, error)      // names the machine
+
+	// SecretsElsewhere makes secrets that are not there warnings: for those
+	// who use no bridge, since systemd may give them to the service only.
+	SecretsElsewhere bool
 }
 
 // Load reads the configuration in a folder, or in one file. The Config is nil
 // exactly if the report holds errors.
 func Load(path string, opts Options) (*Config, *Report) {
-	return load(path, opts, false)
-}
-
-// Check is Load for someone who wants to know whether a service could run:
-// secrets that are not there are warnings, for systemd may give them to the
-// service only.
-func Check(path string, opts Options) *Report {
-	_, r := load(path, opts, true)
-	return r
-}
-
-func load(path string, opts Options, lenient bool) (*Config, *Report) {
-	l := newLoader(opts, lenient)
+	l := newLoader(opts)
 	if root := l.readAll(path); root != nil {
 		l.readGateway(root)
 	}
@@ -77,7 +69,7 @@ type effective struct {
 	at  *node
 }
 
-func newLoader(opts Options, lenient bool) *loader {
+func newLoader(opts Options) *loader {
 	if opts.Profiles == nil {
 		opts.Profiles = configs.Profiles
 	}
@@ -89,7 +81,7 @@ func newLoader(opts Options, lenient bool) *loader {
 	}
 	credDir, _ := opts.Env("CREDENTIALS_DIRECTORY")
 	return &loader{
-		binder:   &binder{Report: new(Report), secrets: &secrets{credDir: credDir, env: opts.Env, expanded: make(map[*node]string), optional: lenient}},
+		binder:   &binder{Report: new(Report), secrets: &secrets{credDir: credDir, env: opts.Env, expanded: make(map[*node]string), optional: opts.SecretsElsewhere}},
 		opts:     opts,
 		cfg:      new(Config),
 		profiles: make(map[string]*node),

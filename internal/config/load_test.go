@@ -438,7 +438,9 @@ func TestCheckForgivesMissingSecrets(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, filepath.Join(dir, "ca.crt"), newPair(t).cert)
-	if r := Check(dir, testOptions(nil)); r.Errors() != 0 || r.Warnings() != 2 {
+	elsewhere := testOptions(nil)
+	elsewhere.SecretsElsewhere = true
+	if cfg, r := Load(dir, elsewhere); cfg == nil || r.Errors() != 0 || r.Warnings() != 2 {
 		t.Errorf("check: %s", r.Summary())
 	}
 	if cfg, r := Load(dir, testOptions(nil)); cfg != nil || r.Errors() != 2 {

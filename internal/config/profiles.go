@@ -15,7 +15,7 @@ import (
 // built in. Its Profile says which it is; bus and unit mean nothing. Profiles
 // with faults are left out.
 func Profiles(path string, opts Options) []*mapping.Device {
-	l := newLoader(opts, true)
+	l := newLoader(opts)
 	dir := path
 	if info, err := os.Stat(path); err == nil && !info.IsDir() {
 		dir = filepath.Dir(path)

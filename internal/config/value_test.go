@@ -154,7 +154,7 @@ func FuzzConfiguration(f *testing.F) {
 	f.Add("[device.a]\nbus = \"tcp://h\"\nunit_id = 1\npoints.a = { holding = 1, bits = { 3 = \"x\" }, write = { min = 1e400 } }\n")
 	f.Fuzz(func(t *testing.T, doc string) {
 		opts := testOptions(nil)
-		l := newLoader(opts, true)
+		l := newLoader(opts)
 		l.setDir("/nonexistent")
 		root, ok := parse(&source{name: "gateway.toml", data: doc}, l.Report)
 		if !ok {
