@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/url"
 	"time"
+
+	"edgegateway/broker"
 )
 
 // A Config describes one bridge. Zero values mean the default named.
@@ -79,7 +81,7 @@ func (c Config) withDefaults() (Config, []*url.URL, error) {
 	c.AckTimeout = cmp.Or(c.AckTimeout, 30*time.Second)
 	c.DrainTime = cmp.Or(c.DrainTime, 5*time.Second)
 	if c.Now == nil {
-		c.Now = boottime
+		c.Now = broker.BootTime
 	}
 	urls, err := c.check()
 	if err != nil {

@@ -13,21 +13,12 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix" // TCP_USER_TIMEOUT and CLOCK_BOOTTIME, which the standard library lacks
+	"golang.org/x/sys/unix" // TCP_USER_TIMEOUT, which the standard library lacks
 )
 
 // maxInbound is the largest packet taken from upstream, in bytes; CONNECT
 // announces it. Commands are small.
 const maxInbound = 256 << 10
-
-// boottime returns CLOCK_BOOTTIME in nanoseconds.
-func boottime() int64 {
-	var ts unix.Timespec
-	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts) != nil {
-		return 0
-	}
-	return ts.Nano()
-}
 
 // dial connects to u and, for tls, proves the server's name. Unacknowledged
 // bytes end the connection after timeout, so that a half-open link does not

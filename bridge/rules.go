@@ -178,6 +178,13 @@ func newTable(rules []Rule, commands bool) *table {
 	return t
 }
 
+// MapTopic returns where send rules lead topic upstream, and false if they
+// leave it out. Rules that Validate finds fault with count as absent.
+func MapTopic(rules []Rule, topic string) (string, bool) {
+	valid := slices.DeleteFunc(slices.Clone(rules), func(r Rule) bool { return r.check() != nil })
+	return newTable(valid, false).lookup(topic)
+}
+
 // lookup returns where topic leads to, and false if no rule matches it.
 func (t *table) lookup(topic string) (string, bool) {
 	levels := strings.Split(topic, "/")

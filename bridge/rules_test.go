@@ -150,3 +150,17 @@ func FuzzRules(f *testing.F) {
 		}
 	})
 }
+
+func TestMapTopic(t *testing.T) {
+	rules := []Rule{{From: "#", To: "all/#"}, {From: "p/+", To: "dt/+/x"}, {From: "p/_status", To: "state"}, {From: "q/#", To: "one"}}
+	for topic, want := range map[string]string{
+		"p/_status": "state", "p/other": "dt/other/x", "p/a/b": "all/p/a/b", "q/_status": "one",
+	} {
+		if got, ok := MapTopic(rules, topic); got != want || !ok {
+			t.Errorf("%s goes to %q, want %q", topic, got, want)
+		}
+	}
+	if got, ok := MapTopic(rules[1:3], "r/_status"); ok {
+		t.Errorf("a topic that no rule matches goes to %q", got)
+	}
+}

@@ -31,7 +31,7 @@ type gateway struct {
 
 func startGateway(t *testing.T, m *mosquitto, dir string, replay Replay) *gateway {
 	g := &gateway{t: t, ended: make(chan struct{})}
-	times := func() (int64, int64, bool) { return boottime(), time.Now().UnixNano(), true }
+	times := func() (int64, int64, bool) { return broker.BootTime(), time.Now().UnixNano(), true }
 	for c := range broker.NumClasses {
 		log, err := spool.Open(spool.Config{Dir: filepath.Join(dir, c.String()), Name: c.String(), Size: 64 << 20, Time: times, BootID: [16]byte{1}, Reserve: -1})
 		if err != nil {
@@ -40,7 +40,7 @@ func startGateway(t *testing.T, m *mosquitto, dir string, replay Replay) *gatewa
 		g.logs[c] = log
 	}
 	clock := func() broker.Clock {
-		return broker.Clock{Offset: time.Now().UnixNano() - boottime(), Quality: broker.Exact}
+		return broker.Clock{Offset: time.Now().UnixNano() - broker.BootTime(), Quality: broker.Exact}
 	}
 	var err error
 	if g.broker, err = broker.New(broker.Config{Logs: g.logs, Clock: clock}); err != nil {

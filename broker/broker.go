@@ -165,7 +165,7 @@ func New(cfg Config) (*Broker, error) {
 		b.log = slog.New(slog.DiscardHandler)
 	}
 	if b.now == nil {
-		b.now = bootTime
+		b.now = BootTime
 	}
 	for c, l := range cfg.Logs {
 		if l != nil {
@@ -206,7 +206,8 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
-func bootTime() int64 {
+// BootTime returns CLOCK_BOOTTIME in nanoseconds, the clock of Message.Stamp.
+func BootTime() int64 {
 	var ts unix.Timespec
 	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts) != nil {
 		return 0

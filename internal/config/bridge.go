@@ -161,7 +161,7 @@ func (l *loader) readRules(b *Bridge, raw *rawBridge) {
 	b.Send = l.rules(raw.Send, bridge.Validate)
 	b.Receive = l.rules(raw.Receive, bridge.ValidateReceive)
 	l.checkTargets(raw.Receive, b.Receive)
-	b.StatusTopic, _ = mapTopic(b.Send, l.cfg.Name+"/_status")
+	b.StatusTopic, _ = bridge.MapTopic(b.Send, l.cfg.Name+"/_status")
 }
 
 // rules fills the placeholders of a table of rules and lets the bridge judge

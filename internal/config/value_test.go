@@ -6,8 +6,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"edgegateway/bridge"
 )
 
 func TestParseDuration(t *testing.T) {
@@ -78,20 +76,6 @@ func TestFill(t *testing.T) {
 		if got, wrong := fill(s, vars); wrong == "" {
 			t.Errorf("%q passes as %q", s, got)
 		}
-	}
-}
-
-func TestMapTopic(t *testing.T) {
-	rules := []bridge.Rule{{From: "#", To: "all/#"}, {From: "p/+", To: "dt/+/x"}, {From: "p/_status", To: "state"}, {From: "q/#", To: "one"}}
-	for topic, want := range map[string]string{
-		"p/_status": "state", "p/other": "dt/other/x", "p/a/b": "all/p/a/b", "q/_status": "one",
-	} {
-		if got, ok := mapTopic(rules, topic); got != want || !ok {
-			t.Errorf("%s goes to %q, want %q", topic, got, want)
-		}
-	}
-	if got, ok := mapTopic(rules[1:3], "r/_status"); ok {
-		t.Errorf("a topic that no rule matches goes to %q", got)
 	}
 }
 
