@@ -42,6 +42,7 @@
 package devices
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -175,4 +176,19 @@ func Cause(err error) string {
 		}
 	}
 	return "failed"
+}
+
+// Sleep waits for d and reports whether ctx is still alive.
+func Sleep(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
 }

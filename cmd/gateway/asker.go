@@ -84,7 +84,7 @@ func (a *asker) registers(ctx context.Context, unit byte, r modbus.Register) ([]
 	if e := results[0].Error; e != "" {
 		err = &askError{e, results[0].Detail}
 		if a.live && replyOf(err) != answered { // leave half of the time to those who answer
-			pause(ctx, time.Since(start))
+			devices.Sleep(ctx, time.Since(start))
 		}
 		return nil, err
 	}
@@ -99,13 +99,6 @@ func (a *asker) insist(ctx context.Context, unit byte, r modbus.Register) ([]byt
 		return a.registers(ctx, unit, r)
 	}
 	return raw, err
-}
-
-func pause(ctx context.Context, d time.Duration) {
-	select {
-	case <-time.After(d):
-	case <-ctx.Done():
-	}
 }
 
 // liveAsker asks on a bus of the running gateway.

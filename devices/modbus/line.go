@@ -147,7 +147,7 @@ func (l *Line) ask(ctx context.Context, u Unit, r *request) (answer, error) {
 	u.Timeout = cmp.Or(u.Timeout, l.cfg.Timeout)
 	start, wait := time.Now(), firstBusyWait
 	a, err := l.askKept(ctx, u, r)
-	for r.busy(err) && time.Since(start)+wait < u.Timeout && sleep(ctx, wait) {
+	for r.busy(err) && time.Since(start)+wait < u.Timeout && devices.Sleep(ctx, wait) {
 		a, err = l.askKept(ctx, u, r)
 		wait *= 2
 	}
@@ -209,7 +209,7 @@ func (l *Line) open(ctx context.Context) error {
 	l.port, l.used = p, false
 	l.wire.reset()
 	l.stats.opened()
-	if !sleep(ctx, l.cfg.ConnectDelay) {
+	if !devices.Sleep(ctx, l.cfg.ConnectDelay) {
 		l.Close() // the next one waits anew
 		return context.Cause(ctx)
 	}

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"edgegateway/devices"
 	"edgegateway/devices/serial"
 )
 
@@ -194,7 +195,7 @@ func (l lineServer) answer(ctx context.Context, port Port, unit byte, reply PDU)
 	if err != nil {
 		return nil // a Store cannot make a reply that long
 	}
-	if !sleep(ctx, l.framing.silence(l.cfg)) {
+	if !devices.Sleep(ctx, l.framing.silence(l.cfg)) {
 		return nil
 	}
 	_, err = port.Write(frame)
@@ -270,19 +271,4 @@ func requestLen(in []byte) (n int, known bool) {
 		return 7, true
 	}
 	return 0, false
-}
-
-// sleep waits for d and reports whether ctx is still alive.
-func sleep(ctx context.Context, d time.Duration) bool {
-	if d <= 0 {
-		return ctx.Err() == nil
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
 }

@@ -46,7 +46,7 @@ func (w *tcpWire) thinking(unit byte) time.Duration {
 
 // exchange asks r and returns the proven answer.
 func (w *tcpWire) exchange(ctx context.Context, p Port, u Unit, r *request) (answer, error) {
-	if !sleep(ctx, time.Until(w.last.Add(u.Pause))) {
+	if !devices.Sleep(ctx, time.Until(w.last.Add(u.Pause))) {
 		return answer{}, context.Cause(ctx)
 	}
 	a, err := w.send(ctx, p, u, r)

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"edgegateway/devices"
 	"edgegateway/devices/modbus"
 	"edgegateway/devices/serial"
 	"edgegateway/devices/serial/pty"
@@ -160,7 +161,7 @@ func (b *bus) speak(ctx context.Context, port *serial.Port) error {
 				return err
 			}
 		}
-		if !pause(ctx, b.talkers.wait(b.now())) {
+		if !devices.Sleep(ctx, b.talkers.wait(b.now())) {
 			return nil
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"edgegateway/devices"
 	"edgegateway/devices/modbus"
 )
 
@@ -38,7 +39,7 @@ func (b *bus) serveTCP(ctx context.Context, up func(addr string)) error {
 			return fmt.Errorf("bus %s: listen for Modbus TCP on %s: %w", b.Name, address, err)
 		case err != nil:
 			b.log.Warn("listen again", "bus", b.Name, "address", address, "err", err)
-			pause(session, time.Second)
+			devices.Sleep(session, time.Second)
 			continue
 		}
 		address, once = ln.Addr().String(), true
@@ -60,7 +61,7 @@ func (b *bus) accept(ctx context.Context, ln net.Listener) {
 				return
 			}
 			b.log.Warn("accept a Modbus TCP client", "bus", b.Name, "err", err)
-			pause(ctx, time.Second)
+			devices.Sleep(ctx, time.Second)
 			continue
 		}
 		select {
@@ -155,21 +156,9 @@ func (c *client) sendLate(ctx context.Context, answer []byte, delay time.Duratio
 		return
 	}
 	c.late.Go(func() {
-		if pause(ctx, delay) {
+		if devices.Sleep(ctx, delay) {
 			c.send(answer, true)
 		}
 		<-c.slots
 	})
-}
-
-// pause waits for d and reports whether ctx is still alive.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
 }
