@@ -102,10 +102,8 @@ func (s *sender) next() *flight {
 	if !s.ready() {
 		return nil
 	}
-	if len(s.postponed) > 0 {
-		f := s.postponed[0]
-		s.postponed = s.postponed[1:]
-		return f
+	if len(s.postponed) > 0 && !s.wantsProof(s.postponed[0]) {
+		return s.again()
 	}
 	var there [numStreams]bool
 	for i, c := range s.streams {
@@ -114,7 +112,24 @@ func (s *sender) next() *flight {
 	if i := s.turns.next(there); i >= 0 {
 		return <-s.streams[i] // only this goroutine takes from it
 	}
+	if len(s.postponed) > 0 {
+		return s.again()
+	}
 	return nil
+}
+
+// again takes the first of those that were refused for lack of quota.
+func (s *sender) again() *flight {
+	f := s.postponed[0]
+	s.postponed = s.postponed[1:]
+	return f
+}
+
+// wantsProof reports whether f was refused so often that another message is to
+// go before it, to show whether f itself is the cause. A far broker that
+// answers at once would else never see another one.
+func (s *sender) wantsProof(f *flight) bool {
+	return f.tries >= maxTries && s.b.accepted == f.accepted && s.inFlight == 0
 }
 
 // open returns a stream's channel while it may be sent from, else nil.
