@@ -47,25 +47,7 @@ import (
 	"fmt"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix" // CLOCK_BOOTTIME, which package time does not offer
 )
-
-// A Stamp is a moment on CLOCK_BOOTTIME in nanoseconds: it never steps and
-// counts through suspend. It means nothing in another boot.
-type Stamp int64
-
-// Now returns the present moment.
-func Now() Stamp {
-	var ts unix.Timespec
-	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts) != nil {
-		return 0
-	}
-	return Stamp(ts.Nano())
-}
-
-// Sub returns s − t.
-func (s Stamp) Sub(t Stamp) time.Duration { return time.Duration(s - t) }
 
 // A Source says where on its device a point is found. Each protocol has its
 // own type; String is what an electrician would say: "holding 100".

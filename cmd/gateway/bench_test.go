@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,7 +16,6 @@ import (
 	"time"
 
 	"edgegateway/broker"
-	"edgegateway/devices/simulator"
 	"edgegateway/internal/config"
 )
 
@@ -22,10 +23,10 @@ import (
 //
 //	go test -run '^$' -bench . -benchtime 5s ./cmd/gateway
 //
-// Plant, gateway and cloud share the machine and its cores.
+// The plant is another process on the same machine.
 
-// A bench is a plant with one TCP device, a cloud without TLS, and the
-// configuration of a gateway between them.
+// A bench is a plant with one TCP device, which `gateway simulate` serves, and
+// the configuration of a gateway for it, with or without a bridge to a cloud.
 type bench struct {
 	cfg     *config.Config
 	dir     string
@@ -34,10 +35,67 @@ type bench struct {
 }
 
 // newBench simulates a device with so many registers, each a point.
-func newBench(b *testing.B, registers int) *bench {
+func newBench(b *testing.B, registers int, bridged bool) *bench {
 	b.Helper()
 	x := &bench{dir: b.TempDir(), first: make(chan struct{})}
-	ctx, cancel := context.WithCancel(context.Background())
+	free, err := freeAddresses(2)
+	if err != nil {
+		b.Fatal(err)
+	}
+	text := fmt.Sprintf(benchConfig, free[0], free[1])
+	if bridged {
+		text += fmt.Sprintf(benchBridge, x.startCloud(b))
+	}
+	var points strings.Builder
+	for i := range registers {
+		fmt.Fprintf(&points, "r%03d = { holding = %d, type = \"u16\" }\n", i, i)
+	}
+	for name, text := range map[string]string{
+		"gateway.toml":       text,
+		"devices.d/plc.toml": benchDevice + points.String(),
+	} {
+		path := filepath.Join(x.dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
+			b.Fatal(err)
+		}
+	}
+	cfg, report := config.Load(x.dir, config.Options{})
+	if cfg == nil {
+		b.Fatal(report.Err())
+	}
+	x.cfg = cfg
+	startPlant(b, x.dir, free[0])
+	return x
+}
+
+const (
+	benchConfig = `name = "bench"
+[bus.plc]
+address = "tcp://%s"
+[broker]
+listen = ["tcp://%s"]
+[publish.device]
+per = "device"
+topic = "{name}/{device}"
+`
+	benchBridge = `[bridge.far]
+url = "tcp://%s"
+client_id = "bench"
+window = 200
+send = { "{name}/+" = "dt/{name}/+" }
+`
+	benchDevice = `[device.plc]
+bus = "plc"
+unit_id = 1
+every = "10ms"
+[device.plc.points]
+`
+)
+
+// startCloud returns the address of a broker without TLS that counts what
+// arrives.
+func (x *bench) startCloud(b *testing.B) string {
+	b.Helper()
 	cloud, err := broker.New(broker.Config{
 		Listen: []broker.Listen{{Network: "tcp", Address: "127.0.0.1:0"}},
 		Limits: broker.Limits{Packet: 1 << 20},
@@ -52,65 +110,36 @@ func newBench(b *testing.B, registers int) *bench {
 	}); err != nil {
 		b.Fatal(err)
 	}
-	done := make(chan error, 2)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
 	go func() { done <- cloud.Run(ctx) }()
+	b.Cleanup(func() { cancel(); <-done })
 	<-cloud.Ready()
-
-	free, err := freeAddresses(2)
-	if err != nil {
-		b.Fatal(err)
-	}
-	x.write(b, free[0], free[1], cloud.Addr(0).String(), registers)
-	cfg, report := config.Load(x.dir, config.Options{})
-	if cfg == nil {
-		b.Fatal(report.Err())
-	}
-	x.cfg = cfg
-	plan, err := simulatorConfig(cfg, nil)
-	if err != nil {
-		b.Fatal(err)
-	}
-	sim, err := simulator.New(plan)
-	if err != nil {
-		b.Fatal(err)
-	}
-	go func() { done <- sim.Run(ctx) }()
-	<-sim.Ready()
-	b.Cleanup(func() { cancel(); <-done; <-done })
-	return x
+	return cloud.Addr(0).String()
 }
 
-func (x *bench) write(b *testing.B, plc, local, far string, registers int) {
+// startPlant serves the devices of a configuration, whose one bus is at
+// address, until the benchmark ends.
+func startPlant(b *testing.B, dir, address string) {
 	b.Helper()
-	var points strings.Builder
-	for i := range registers {
-		fmt.Fprintf(&points, "r%03d = { holding = %d, type = \"u16\" }\n", i, i)
-	}
-	for name, text := range map[string]string{
-		"gateway.toml": fmt.Sprintf(`name = "bench"
-[bus.plc]
-address = "tcp://%s"
-[broker]
-listen = ["tcp://%s"]
-[publish.device]
-per = "device"
-topic = "{name}/{device}"
-[bridge.far]
-url = "tcp://%s"
-client_id = "bench"
-window = 200
-send = { "{name}/+" = "dt/{name}/+" }
-`, plc, local, far),
-		"devices.d/plc.toml": "[device.plc]\nbus = \"plc\"\nunit_id = 1\nevery = \"10ms\"\n[device.plc.points]\n" + points.String(),
-	} {
-		path := filepath.Join(x.dir, name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			b.Fatal(err)
+	runBeside(b, binary, "simulate", "--config", dir)
+	for {
+		if conn, err := net.Dial("tcp", address); err == nil {
+			conn.Close()
+			return
 		}
-		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-			b.Fatal(err)
-		}
+		time.Sleep(10 * time.Millisecond)
 	}
+}
+
+// runBeside runs a program until the benchmark ends.
+func runBeside(b *testing.B, name string, args ...string) {
+	b.Helper()
+	cmd := exec.Command(name, args...)
+	if err := cmd.Start(); err != nil {
+		b.Fatalf("start %s: %v (./test.sh installs what is needed)", name, err)
+	}
+	b.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
 }
 
 // cpu returns the processor time that this process has used.
@@ -123,10 +152,28 @@ func cpu() time.Duration {
 }
 
 // BenchmarkPollOneDevice polls 125 registers as fast as they come and
-// publishes the values of each poll as one object, which goes through the
-// spool and over a bridge.
+// publishes the values of each poll as one object: to a program that subscribes
+// to them, or through the spool and over a bridge to a broker in this process.
 func BenchmarkPollOneDevice(b *testing.B) {
-	x := newBench(b, 125)
+	b.Run("published", func(b *testing.B) {
+		x := newBench(b, 125, false)
+		_, port, _ := net.SplitHostPort(x.cfg.Listen[0].Address)
+		x.poll(b, func(g *gateway) {
+			runBeside(b, "mosquitto_sub", "-h", "127.0.0.1", "-p", port, "-t", "bench/#")
+			for g.broker.Stats().Clients == 0 {
+				time.Sleep(time.Millisecond)
+			}
+		})
+	})
+	b.Run("bridged", func(b *testing.B) {
+		x := newBench(b, 125, true)
+		x.poll(b, func(*gateway) { <-x.first })
+	})
+}
+
+// poll runs a gateway as fast as it can from when somebody listens. One
+// iteration is one poll.
+func (x *bench) poll(b *testing.B, listen func(*gateway)) {
 	for _, p := range x.cfg.Devices[0].Points {
 		p.Every = time.Microsecond // faster than the configuration lets anybody ask
 	}
@@ -136,14 +183,15 @@ func BenchmarkPollOneDevice(b *testing.B) {
 		b.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- g.run(ctx, func() {}) }()
-	<-x.first
+	ready, ended := make(chan struct{}), make(chan error, 1)
+	go func() { ended <- g.run(ctx, func() { close(ready) }) }()
+	<-ready
+	listen(g)
 
 	polls := func() uint64 { return g.buses[0].poller.Stats().OK }
 	from, arrived, used, began := polls(), x.arrived.Load(), cpu(), time.Now()
 	b.ResetTimer()
-	for target := from + uint64(b.N); polls() < target; { // one iteration is one poll
+	for target := from + uint64(b.N); polls() < target; {
 		time.Sleep(time.Millisecond)
 	}
 	n, took := float64(polls()-from), time.Since(began).Seconds()
@@ -165,7 +213,7 @@ func BenchmarkStart(b *testing.B) {
 	var resident float64
 	for b.Loop() {
 		b.StopTimer()
-		x := newBench(b, 125)
+		x := newBench(b, 125, true)
 		state, err := os.MkdirTemp("", "gw-")
 		if err != nil {
 			b.Fatal(err)
