@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
-	"time"
 )
 
 // maxAsks bounds the queries of Do that wait for the bus.
@@ -67,9 +66,14 @@ func (p *Poller) serve(ctx context.Context, a *ask) {
 	either, cancel := context.WithCancelCause(a.ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(ctx, func() { cancel(ErrStopped) })()
-	cost, err := p.exchange(either, a.query, a.batch)
-	if either.Err() == nil && !errors.Is(err, ErrPort) {
-		p.settleAsk(a, cost, err)
+	from, before := p.now(), len(a.batch.Readings)
+	err := a.query.Do(either, a.batch)
+	if err == nil || either.Err() == nil {
+		p.busy = from
+		p.entered(a.batch.Device, a.batch.Readings[before:], from, err)
+		if !errors.Is(err, ErrPort) {
+			p.settleAsk(a, from, err)
+		}
 	}
 	a.done <- err
 }
@@ -77,9 +81,9 @@ func (p *Poller) serve(ctx context.Context, a *ask) {
 // settleAsk draws the conclusions from a query of Do. One to a device that is
 // silent already does not put its next probe off, nor those of others; and a
 // scan asks for devices that are not of this bus.
-func (p *Poller) settleAsk(a *ask, cost time.Duration, err error) {
+func (p *Poller) settleAsk(a *ask, from Stamp, err error) {
 	h := p.byDev[a.batch.Device]
 	if h != nil && (err == nil || !p.sched.units[h.index].silent) {
-		p.settle(h, a.batch, err, cost)
+		p.settle(h, a.batch, err, from)
 	}
 }

@@ -2,6 +2,7 @@ package devices
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,22 +18,27 @@ import (
 // A fakeLine is a bus of devices that answer after some time, or do not. Its
 // readings say which query they are of.
 type fakeLine struct {
-	cost    time.Duration
+	cost    time.Duration // of a query
+	each    time.Duration // and of each point in it
 	timeout time.Duration
+	width   int // queries that may be under way at once
 
 	mu      sync.Mutex // guards what follows; tests change it while the poller runs
 	per     int        // points in one query
 	dead    map[string]bool
 	excepts map[string]bool // answer, but with an exception for each point
 	noPort  error
-	carried map[string]bool // names of points that come along with any query
+	silent  func(q *fakeQuery) bool // more that get no answer
+	apart   bool                    // points of different intervals cannot be planned together
+	judge   func(q *fakeQuery)      // called when a query is answered
+	carried map[string]bool         // names of points that come along with any query
 	asked   []string
 	active  int
 	closed  bool
 }
 
 func newFakeLine() *fakeLine {
-	return &fakeLine{per: 1, cost: 10 * ms, timeout: 200 * ms, dead: map[string]bool{}, excepts: map[string]bool{}}
+	return &fakeLine{per: 1, width: 1, cost: 10 * ms, timeout: 200 * ms, dead: map[string]bool{}, excepts: map[string]bool{}}
 }
 
 func (l *fakeLine) set(f func()) {
@@ -49,6 +55,12 @@ func (l *fakeLine) Plan(dev *Device, points []*Point) ([]Query, error) {
 	var queries []Query
 	per := 0
 	l.set(func() { per = l.per })
+	if l.apart && slices.ContainsFunc(points, func(p *Point) bool { return p.Every != points[0].Every }) {
+		return nil, errors.New("apart")
+	}
+	points = slices.SortedFunc(slices.Values(points), func(a, b *Point) int {
+		return cmp.Compare(slices.Index(dev.Points, a), slices.Index(dev.Points, b))
+	})
 	for len(points) > 0 {
 		n := min(per, len(points))
 		for _, p := range points[:n] {
@@ -78,6 +90,10 @@ type fakeQuery struct {
 func (q *fakeQuery) Points() []*Point { return q.points }
 func (q *fakeQuery) String() string   { return q.dev.ID + "." + q.points[0].Name }
 
+func (q *fakeQuery) Cost() time.Duration {
+	return q.line.cost + time.Duration(len(q.points))*q.line.each
+}
+
 func (q *fakeQuery) Carry(points []*Point) (taken []*Point) {
 	for _, p := range points {
 		if q.line.carried[p.Name] {
@@ -96,15 +112,15 @@ func (q *fakeQuery) Do(ctx context.Context, b *Batch) error {
 	var err, fault error
 	l.set(func() {
 		l.active++
-		if l.active > 1 {
-			panic("two queries at once on one bus")
+		if l.active > l.width {
+			panic(fmt.Sprintf("%d queries at once on one bus", l.active))
 		}
 		l.asked = append(l.asked, q.String())
-		cost = l.cost
+		cost = q.Cost()
 		switch {
 		case l.noPort != nil:
 			err, cost = l.noPort, 0
-		case l.dead[q.dev.ID] || l.dead[q.String()]:
+		case l.dead[q.dev.ID] || l.dead[q.String()] || l.silent != nil && l.silent(q):
 			err, cost = fmt.Errorf("%s: %w", q, ErrTimeout), l.timeout
 		case l.excepts[q.dev.ID]:
 			fault = errException
@@ -115,6 +131,9 @@ func (q *fakeQuery) Do(ctx context.Context, b *Batch) error {
 	case <-time.After(cost):
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+	if l.judge != nil && err == nil {
+		l.judge(q)
 	}
 	for _, p := range q.points {
 		if e := errors.Join(err, fault); e != nil {
@@ -233,4 +252,22 @@ func (b *bench) wantLogs(words string, n int) {
 	if got := strings.Count(b.logs.String(), words); got != n {
 		b.t.Errorf("%q was logged %d times, want %d:\n%s", words, got, n, b.logs.String())
 	}
+}
+
+var quiet = slog.New(slog.DiscardHandler)
+
+// runFor runs p for d of the bubble's time and throws away what it reads.
+func runFor(t *testing.T, p *Poller, out <-chan *Batch, d time.Duration) {
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	defer cancel()
+	var running sync.WaitGroup
+	running.Go(func() { p.Run(ctx) })
+	for ctx.Err() == nil {
+		select {
+		case b := <-out:
+			b.Release()
+		case <-ctx.Done():
+		}
+	}
+	running.Wait()
 }

@@ -1,25 +1,39 @@
 package devices
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 )
 
-// A cycle is what a job does: its queries one by one into one batch.
+// A cycle is what a job does: its queries one by one, into the batch of its
+// round.
 type cycle struct {
-	*health // of its device
-	every   time.Duration
-	points  []*Point
-	queries []planned
-	planned Stamp // when
-	first   int   // with which query it begins
-	ran     int   // how many have run
-	batch   *Batch
+	*health
+	group  int // of its device, by rising interval
+	every  time.Duration
+	points []*Point // of its group, and slower ones that its queries read anyway
+	alone  *joint   // of its group only
+
+	// While it is under way:
+	round  *round // nil: it is not
+	part   *part  // what it asks
+	ran    int    // how many of its queries were asked
+	flying int    // how many of these have no answer yet
+	broke  error  // why no more are asked
+}
+
+// A round is what a device is asked for at one moment: the groups that fell due
+// together, in one batch.
+type round struct {
+	*joint
+	batch *Batch
+	mixed bool  // its batch can hold points that a round which begins before it is over reads too
+	open  int   // cycles that are not over
+	lead  int   // the quickest of its cycles
+	along []int // cycles that are over with the lead: it reads for them
 }
 
 // A planned query knows how it did. One that three times in a row had no
@@ -42,63 +56,31 @@ const replanEvery = time.Minute
 func (p *Poller) plan() error {
 	var errs []error
 	for _, h := range p.health {
-		carried := make(map[*Point]bool)
-		groups := byInterval(h.Points)
-		for i, points := range groups {
-			points = left(points, carried)
-			if len(points) == 0 {
-				continue
-			}
-			queries, err := p.planPoints(h.Device, points)
-			if err != nil {
-				errs = append(errs, fmt.Errorf("bus %s: device %s: %w", p.cfg.Bus, h.ID, err))
-				continue
-			}
-			c := cycle{health: h, every: points[0].Every, points: points, queries: queries, planned: p.now()}
-			c.carry(left(slices.Concat(groups[i+1:]...), carried), carried)
-			p.cycles = append(p.cycles, c)
+		if err := p.planDevice(h); err != nil {
+			errs = append(errs, fmt.Errorf("bus %s: device %s: %w", p.cfg.Bus, h.ID, err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// left returns those of points that are not carried.
-func left(points []*Point, carried map[*Point]bool) (rest []*Point) {
-	for _, pt := range points {
-		if !carried[pt] {
-			rest = append(rest, pt)
-		}
+func (p *Poller) planDevice(h *health) error {
+	groups, err := Groups(p.cfg.Line, h.Device)
+	if err != nil {
+		return err
 	}
-	return rest
+	h.first, h.groups, h.joints = len(p.cycles), len(groups), make(map[set]*joint)
+	for i, g := range groups {
+		alone := &joint{groups: 1 << i, parts: make([]part, i+1), planned: p.now()}
+		for _, q := range g.Queries {
+			alone.parts[i].queries = append(alone.parts[i].queries, planned{Query: q})
+		}
+		p.cycles = append(p.cycles, cycle{health: h, group: i, every: g.Every, points: g.Points, alone: alone})
+	}
+	return nil
 }
 
-// carry lets the cycle's queries read those of slower points that cost nothing.
-func (c *cycle) carry(slower []*Point, carried map[*Point]bool) {
-	for _, q := range c.queries {
-		carrier, ok := q.Query.(Carrier)
-		if !ok {
-			continue
-		}
-		taken := carrier.Carry(left(slower, carried))
-		for _, pt := range taken {
-			carried[pt] = true
-		}
-		c.points = append(c.points, taken...)
-	}
-}
-
-// replan plans a cycle anew now and then, since what is best depends on how the
-// device answers. While a query rests nothing changes, so that it stays known.
-func (p *Poller) replan(c *cycle) {
-	if c.batch != nil || p.now().Sub(c.planned) < replanEvery || slices.ContainsFunc(c.queries, func(q planned) bool { return q.backoff > 0 }) {
-		return
-	}
-	c.planned = p.now()
-	queries, err := p.planPoints(c.Device, c.points)
-	if err == nil && !slices.EqualFunc(queries, c.queries, sameQuery) {
-		c.queries, c.first = queries, 0
-	}
-}
+// cyclesOf returns the cycles of a device, by group.
+func (p *Poller) cyclesOf(h *health) []cycle { return p.cycles[h.first : h.first+h.groups] }
 
 // sameQuery reports whether two queries ask the same for the same points.
 func sameQuery(a, b planned) bool {
@@ -106,94 +88,141 @@ func sameQuery(a, b planned) bool {
 		!slices.ContainsFunc(a.Points(), func(pt *Point) bool { return !slices.Contains(b.Points(), pt) })
 }
 
-func (p *Poller) planPoints(dev *Device, points []*Point) ([]planned, error) {
-	if points[0].Every <= 0 {
-		return nil, fmt.Errorf("point %s: has no interval: set every", points[0].Name)
-	}
-	queries, err := p.cfg.Line.Plan(dev, points)
-	if err == nil && len(queries) == 0 {
-		err = errors.New("no query was planned")
-	}
-	plan := make([]planned, len(queries))
-	for i, q := range queries {
-		plan[i].Query = q
-	}
-	return plan, err
-}
-
-// byInterval splits points by Every, shortest first.
-func byInterval(points []*Point) [][]*Point {
-	groups := make(map[time.Duration][]*Point)
-	for _, pt := range points {
-		groups[pt.Every] = append(groups[pt.Every], pt)
-	}
-	return slices.SortedFunc(maps.Values(groups), func(a, b []*Point) int { return cmp.Compare(a[0].Every, b[0].Every) })
-}
-
-// step runs the next query of a job.
+// step asks the next query of a job.
 func (p *Poller) step(ctx context.Context, i int) {
 	c := &p.cycles[i]
-	if c.batch == nil {
-		c.batch = NewBatch(c.Device)
+	if c.round == nil {
+		p.begin(i)
 	}
-	var err error
+	if p.sched.jobs[i].held {
+		return // a quicker cycle reads for it
+	}
 	if q := p.pick(c); q != nil {
-		if err = p.try(ctx, c, q); ctx.Err() != nil {
-			return
+		p.fly(ctx, i, q)
+	} else {
+		p.proceed(i)
+	}
+}
+
+// begin begins a round with all groups of the job's device that are due, or
+// with its own alone.
+func (p *Poller) begin(i int) {
+	now, h := p.now(), p.cycles[i].health
+	groups, plan := set(1)<<p.cycles[i].group, (*joint)(nil)
+	if !p.sched.units[h.index].silent {
+		for g, c := range p.cyclesOf(h) {
+			if c.round == nil && p.sched.due(h.first+g, now) {
+				groups |= 1 << g
+			}
 		}
-		p.sched.ran(i, p.now())
+		plan = p.choose(h, groups, now)
+	}
+	if plan == nil || !plan.groups.has(p.cycles[i].group) {
+		plan = p.cycles[i].alone
+	}
+	p.handOverEarly(h, plan)
+	r := &round{joint: plan, batch: NewBatch(h.Device), mixed: plan.extra || plan.groups.several(), lead: -1}
+	for g := range p.cyclesOf(h) {
+		if plan.groups.has(g) {
+			p.join(r, h.first+g, now)
+		}
+	}
+}
+
+// join lets a cycle begin as a part of a round.
+func (p *Poller) join(r *round, i int, now Stamp) {
+	c := &p.cycles[i]
+	c.round, c.part, c.ran, c.flying, c.broke = r, &r.parts[c.group], 0, 0, nil
+	r.open++
+	if !p.sched.missing && !p.sched.units[c.index].silent {
+		p.ledger.began(now.Sub(p.sched.jobs[i].due))
 	}
 	switch {
-	case c.batch == nil: // its device fell silent, or the port is gone
-	case err != nil:
-		p.cutShort(c, err)
-	case c.ran < len(c.queries):
-		return
-	default:
-		p.put(c.health, c.take())
+	case r.lead < 0:
+		r.lead = i
+	case len(c.part.queries) == 0:
+		r.along = append(r.along, i)
+		p.sched.jobs[i].held = true
 	}
-	p.endCycle(i)
+}
+
+// handOverEarly hands over what a device's rounds under way have read, if it
+// can be of points that a round which begins now reads too: of each point the
+// older reading shall come first.
+func (p *Poller) handOverEarly(h *health, next *joint) {
+	for _, c := range p.cyclesOf(h) {
+		if r := c.round; r != nil && (next.extra || r.mixed) {
+			p.handOverRead(h, r)
+		}
+	}
+}
+
+// handOverRead hands over what a round has read; the rest will be a batch of its
+// own.
+func (p *Poller) handOverRead(h *health, r *round) {
+	r.mixed = r.extra || r.open > 1
+	if anyGood(r.batch.Readings) {
+		p.put(h, r.batch)
+		r.batch = NewBatch(h.Device)
+	}
+}
+
+// outlasts reports whether what is left of a round goes on until its quickest
+// cycle, which is over, begins again: then there is no use in waiting for it.
+func (p *Poller) outlasts(r *round) bool {
+	end := p.now()
+	for _, c := range p.cyclesOf(p.cycles[r.lead].health) {
+		if c.round == r {
+			left, _ := c.part.cost()
+			end += Stamp(left)
+		}
+	}
+	return end > p.sched.jobs[r.lead].due
 }
 
 // pick returns the next query to ask, and nil at the end of the cycle. It
 // fails the points of those that rest. A silent device is asked regardless.
 func (p *Poller) pick(c *cycle) *planned {
 	now := p.now()
-	for c.ran < len(c.queries) {
-		q := &c.queries[(c.first+c.ran)%len(c.queries)]
+	for c.broke == nil && c.ran < len(c.part.queries) {
+		q := c.query(c.ran)
 		c.ran++
 		if q.backoff == 0 || q.again <= now || p.sched.units[c.index].silent {
 			return q
 		}
-		failRest(c.batch, q.Points(), fmt.Errorf("resting: %w", q.err), now)
+		failRest(c.round.batch, q.Points(), fmt.Errorf("resting: %w", q.err), now)
 	}
 	return nil
 }
 
-// try runs a planned query and draws the conclusions.
-func (p *Poller) try(ctx context.Context, c *cycle, q *planned) error {
-	cost, err := p.exchange(ctx, q, c.batch)
-	if ctx.Err() != nil || errors.Is(err, ErrPort) {
-		return err
+// query returns the n-th query in the order in which they are asked.
+func (c *cycle) query(n int) *planned {
+	return &c.part.queries[(c.part.first+n)%len(c.part.queries)]
+}
+
+// conclude draws the conclusions from a planned query that ended.
+func (p *Poller) conclude(f *flight) {
+	if errors.Is(f.err, ErrPort) {
+		return
 	}
-	p.settle(c.health, c.batch, err, cost)
-	if err == nil {
-		p.queryAnswered(c, q)
-	} else if errors.Is(err, ErrTimeout) && !p.sched.units[c.index].silent {
-		p.queryMissed(c, q, err, cost)
+	h, cost := f.health, f.to.Sub(f.from)
+	p.settle(h, f.batch, f.err, f.from)
+	if f.err == nil {
+		p.queryAnswered(h, f.query)
+	} else if errors.Is(f.err, ErrTimeout) && !p.sched.units[h.index].silent {
+		p.queryMissed(h, f.query, f.err, cost)
 	}
-	return err
 }
 
 // queryMissed puts a query to rest that is never answered by a device that
 // answers others. Together those of a bus take a tenth of its time at most.
-func (p *Poller) queryMissed(c *cycle, q *planned, err error, cost time.Duration) {
+func (p *Poller) queryMissed(h *health, q *planned, err error, cost time.Duration) {
 	q.misses++
 	if q.misses < silentAfter {
 		return
 	}
 	if q.backoff == 0 {
-		p.log.Warn("one query gets no answer; asking it now and then", append(c.attrs(), "n", q.misses, "err", err)...)
+		p.log.Warn("one query gets no answer; asking it now and then", append(h.attrs(), "n", q.misses, "err", err)...)
 	}
 	q.err = err
 	q.backoff = min(max(2*q.backoff, firstProbe), lastProbe)
@@ -202,81 +231,137 @@ func (p *Poller) queryMissed(c *cycle, q *planned, err error, cost time.Duration
 
 // resting counts the queries at rest.
 func (p *Poller) resting() (n time.Duration) {
-	for _, c := range p.cycles {
-		for _, q := range c.queries {
+	for _, h := range p.health {
+		p.queriesOf(h, func(q *planned) {
 			if q.backoff > 0 {
 				n++
 			}
-		}
+		})
 	}
 	return n
 }
 
-func (p *Poller) queryAnswered(c *cycle, q *planned) {
+// queriesOf calls f with each query of a device, in whatever plan.
+func (p *Poller) queriesOf(h *health, f func(*planned)) {
+	visit := func(j *joint) {
+		if j == nil {
+			return
+		}
+		for g := range j.parts {
+			for i := range j.parts[g].queries {
+				f(&j.parts[g].queries[i])
+			}
+		}
+	}
+	for _, c := range p.cyclesOf(h) {
+		visit(c.alone)
+	}
+	for _, j := range h.joints {
+		visit(j)
+	}
+}
+
+func (p *Poller) queryAnswered(h *health, q *planned) {
 	if q.backoff > 0 {
-		p.log.Info("the query is answered again", append(c.attrs(), "n", q.misses)...)
+		p.log.Info("the query is answered again", append(h.attrs(), "n", q.misses)...)
 	}
 	*q = planned{Query: q.Query}
 }
 
 // wakeQueries lets a device that has come back be asked for everything.
 func (p *Poller) wakeQueries(h *health) {
-	for _, c := range p.cycles {
-		for i := range c.queries {
-			if c.health == h {
-				c.queries[i] = planned{Query: c.queries[i].Query}
-			}
+	p.queriesOf(h, func(q *planned) { *q = planned{Query: q.Query} })
+}
+
+// proceed lets a cycle go on, or ends it when nothing of it is left.
+func (p *Poller) proceed(i int) {
+	c := &p.cycles[i]
+	switch {
+	case c.round == nil: // its device fell silent, or the port is gone
+		p.sched.ended(i, p.now())
+	case c.flying > 0:
+	case c.broke != nil:
+		p.cutShort(c)
+		p.endCycle(i)
+	case c.ran == len(c.part.queries):
+		p.endCycle(i)
+	}
+	p.sched.jobs[i].held = c.flying > 0 && (c.broke != nil || c.ran == len(c.part.queries) || p.sched.missing || p.sched.units[c.index].silent)
+}
+
+// cutShort gives up what a cycle has not asked after a query without an answer.
+// The next one begins with the query after it, so that one that never gets an
+// answer does not keep the others from being asked.
+func (p *Poller) cutShort(c *cycle) {
+	err := fmt.Errorf("not asked after another query had no answer: %w", c.broke)
+	for n := c.ran; n < len(c.part.queries); n++ {
+		failRest(c.round.batch, c.query(n).Points(), err, p.now())
+	}
+	c.part.first = (c.part.first + c.ran) % len(c.part.queries)
+}
+
+// endCycle ends a cycle, with it those that it read for, and with the last of
+// its round that.
+func (p *Poller) endCycle(i int) {
+	r := p.cycles[i].round
+	if i == r.lead {
+		for _, k := range r.along {
+			p.endJob(k)
 		}
 	}
-}
-
-func (p *Poller) endCycle(i int) {
-	before := p.sched.jobs[i].overruns
-	p.sched.ended(i, p.now())
-	p.ledger.overran(p.sched.jobs[i].overruns - before)
-	p.replan(&p.cycles[i])
-}
-
-// cutShort ends a cycle after a query without an answer: the rest is not
-// asked. The next cycle begins with the query after it, so that one that
-// never gets an answer does not keep the others from being asked. What a
-// silent device does not answer is not told each time.
-func (p *Poller) cutShort(c *cycle, err error) {
-	c.first = (c.first + c.ran) % len(c.queries)
-	if c.state == Offline && !c.untold {
-		c.drop()
+	p.endJob(i)
+	if r.open > 0 {
+		if i == r.lead && p.outlasts(r) {
+			p.handOverRead(p.cycles[i].health, r)
+		}
 		return
 	}
-	b := c.take()
-	failRest(b, c.points, fmt.Errorf("not asked after another query had no answer: %w", err), p.now())
-	p.put(c.health, b)
+	p.handOver(p.cycles[i].health, r)
+	p.replan(p.cycles[i].health, r.joint)
+}
+
+func (p *Poller) endJob(i int) {
+	c, now := &p.cycles[i], p.now()
+	c.round.open--
+	c.round = nil
+	before := p.sched.jobs[i].overruns
+	p.sched.ended(i, now)
+	p.ledger.overran(p.sched.jobs[i].overruns - before)
+}
+
+// handOver hands over the batch of a round that is over. What a silent device
+// does not answer is not told each time.
+func (p *Poller) handOver(h *health, r *round) {
+	if len(r.batch.Readings) == 0 || h.state == Offline && !h.untold {
+		r.batch.Release()
+		return
+	}
+	p.put(h, r.batch)
 }
 
 // closeCycles ends the open cycles of a device before their time, and hands
 // over what they read.
 func (p *Poller) closeCycles(h *health) {
-	for i := range p.cycles {
-		c := &p.cycles[i]
-		if c.health != h || c.batch == nil {
+	for i := range p.cyclesOf(h) {
+		c := &p.cycles[h.first+i]
+		r := c.round
+		if r == nil {
 			continue
 		}
-		if anyGood(c.batch.Readings) {
-			p.put(h, c.take())
+		h.strays += c.flying
+		c.round, c.flying = nil, 0
+		p.sched.jobs[h.first+i].held = false
+		if r.open--; r.open > 0 {
+			continue
 		}
-		c.drop()
+		if anyGood(r.batch.Readings) {
+			p.put(h, r.batch)
+		} else {
+			r.batch.Release()
+		}
 	}
-}
-
-// take returns the batch of a cycle that ends; the next one begins afresh.
-func (c *cycle) take() *Batch {
-	b := c.batch
-	c.batch, c.ran = nil, 0
-	return b
-}
-
-func (c *cycle) drop() {
-	if b := c.take(); b != nil {
-		b.Release()
+	if h.strays > 0 {
+		p.sched.units[h.index].held = true // until they have ended
 	}
 }
 

@@ -13,7 +13,9 @@
 //
 // # Concurrency
 //
-// Each bus has one goroutine, its Poller's, and nobody else calls its Line.
+// Each bus has one goroutine, its Poller's, and nobody else calls its Line;
+// where a Line bears several queries at a time (Pipeliner), each but the Poller's
+// own has a goroutine while it is under way.
 // Others hand queries to Poller.Do, which runs them between two scheduled
 // ones. A Batch is owned by whoever holds it; its receiver calls Release. A
 // Poller never waits for a receiver: the newest batches are kept, the oldest
@@ -26,6 +28,14 @@
 // whenever any order could, but for the one query under way. An interval that
 // passed is skipped, never made up for, so that a full bus stays as late as
 // one cycle.
+//
+// Intervals of one device that are multiples of each other end at the same
+// moments. What is due together is read by the cheapest queries for all of it,
+// unless that could make another interval late: a query that reads a quick
+// point and a slow one has to be done by the quick one's time. On a full bus it
+// is done nevertheless, as there is nothing to lose. Cycles of different devices
+// are staggered, or all are aligned to multiples of their interval of wall time,
+// so that their readings can be compared.
 //
 // What a query reads anyway, because it lies between the points it is for, is
 // not asked for again: a slower point of that kind is read and handed on as
@@ -98,8 +108,9 @@ type Reading struct {
 
 // A Batch is what one device yielded in one cycle: all points that were due
 // at the same moment, whether one query read them or ten, and slower ones that
-// came along. It is without
-// readings when only the state of its device changed. Raw slices of its
+// came along. Where the slower of these take so long that a quicker one is due
+// again before, what was read until then is a batch, and the rest another. It is
+// without readings when only the state of its device changed. Raw slices of its
 // readings live as long as the batch.
 type Batch struct {
 	Device   *Device
@@ -127,6 +138,18 @@ func (b *Batch) Add(p *Point, raw []byte, at Stamp) {
 // Fail appends an error in the place of a reading.
 func (b *Batch) Fail(p *Point, err error, at Stamp) {
 	b.Readings = append(b.Readings, Reading{Point: p, Err: err, At: at})
+}
+
+// take appends what o holds, and releases it.
+func (b *Batch) take(o *Batch) {
+	for _, r := range o.Readings {
+		if r.Err != nil {
+			b.Fail(r.Point, r.Err, r.At)
+		} else {
+			b.Add(r.Point, r.Raw, r.At)
+		}
+	}
+	o.Release()
 }
 
 // Release gives the batch back; nothing of it may be used afterwards.

@@ -16,6 +16,10 @@ type health struct {
 	misses int   // since it last answered
 	muted  bool  // offline for want of its port: its return is not worth a line
 	untold bool  // a batch of it was dropped: its state may be unknown outside
+
+	first, groups int            // its cycles
+	joints        map[set]*joint // of groups that were due together; nil: not to be had
+	strays        int            // queries under way whose cycle was broken off
 }
 
 // staleAfter is Device.Stale with its default.

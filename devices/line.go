@@ -4,7 +4,8 @@ import "context"
 
 // A Line is one bus as its protocol sees it. It opens its port by itself when
 // a query needs it and closes it on errors that call for that, so that a
-// query after a replug just works. Only the bus's Poller calls it.
+// query after a replug just works. Only the bus's Poller calls it, one query at a
+// time.
 type Line interface {
 	// Plan returns queries that together read points of dev, each point in
 	// exactly one of them. An error names the point that cannot be read.
@@ -41,6 +42,17 @@ type Carrier interface {
 	// Carry lets the query read those of points that come along with what
 	// it reads anyway, and returns them; they are among its Points then.
 	Carry(points []*Point) []*Point
+}
+
+// A Pipeliner is a Line on which several queries can be under way at a time:
+// their Do may be called in several goroutines at once, beside Plan.
+type Pipeliner interface {
+	Line
+
+	// Pipeline returns how many queries may be under way now, and if these
+	// are fewer than configured, why. What it first returned is the most that
+	// it ever returns.
+	Pipeline() (n int, why string)
 }
 
 // A Listener is a bus that speaks by itself: Listen calls emit with each

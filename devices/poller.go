@@ -25,6 +25,10 @@ type PollerConfig struct {
 	// Run has returned.
 	Out chan<- *Batch
 
+	// Aligned, if set, is wall time minus boot time. Cycles then begin at
+	// multiples of their interval of wall time; else they are staggered.
+	Aligned func() time.Duration
+
 	Log *slog.Logger // nil: slog.Default
 	Now func() Stamp // nil: Now
 }
@@ -47,7 +51,13 @@ type Poller struct {
 	health []*health
 	byDev  map[*Device]*health
 	port   outage
-	losing bool // the last batch put into the outbox pushed another one out
+	wall   time.Duration // that slots are aligned by
+	flying int           // queries under way
+	busy   Stamp         // since when the bus has been taken without having been entered in the ledger
+	lost   Stamp         // when the port was last found to be missing
+	solo   flight        // the one under way, where there is one at a time
+	landed chan *flight  // those that ended, where several can be under way
+	losing bool          // the last batch put into the outbox pushed another one out
 }
 
 // NewPoller plans all queries. Its error joins those of all points that
@@ -81,6 +91,12 @@ func NewPoller(cfg PollerConfig) (*Poller, error) {
 	if err := p.plan(); err != nil {
 		return nil, err
 	}
+	if l, ok := cfg.Line.(Pipeliner); ok {
+		if n, _ := l.Pipeline(); n > 1 {
+			p.landed = make(chan *flight, n)
+			p.ledger.pipelined(n)
+		}
+	}
 	return p, nil
 }
 
@@ -102,34 +118,75 @@ func (p *Poller) Run(ctx context.Context) error {
 }
 
 // poll alternates between waiting queries and scheduled ones, so that neither
-// can starve the other.
+// can starve the other. A waiting one has the bus to itself.
 func (p *Poller) poll(ctx context.Context) {
 	p.sched = newSchedule(p.now(), p.jobs(), len(p.health))
+	for _, h := range p.health {
+		p.estimate(h)
+	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	if p.cfg.Aligned != nil {
+		p.wall = p.cfg.Aligned()
+		p.sched.align(p.wall, p.now()+Stamp(firstSlots)) // all are read at once first
+	}
 	for ctx.Err() == nil {
+		asks := p.asks
+		if p.flying > 0 {
+			asks = nil
+		}
 		select {
-		case a := <-p.asks:
+		case a := <-asks:
 			p.serve(ctx, a)
 		default:
 		}
-		fresh := p.age(p.now())
-		job, wait := p.sched.next(p.now())
+		fresh := min(p.age(p.now()), p.align(p.now()))
+		job, wait := p.nextJob()
 		if job >= 0 {
 			p.step(ctx, job)
 			continue
 		}
 		timer.Reset(min(wait, fresh))
 		select {
-		case a := <-p.asks:
+		case a := <-asks:
 			p.serve(ctx, a)
+		case f := <-p.landed:
+			p.land(f)
 		case <-timer.C:
 		case <-ctx.Done():
 		}
 	}
+	for p.flying > 0 {
+		p.land(<-p.landed)
+	}
 	for _, h := range p.health {
 		p.closeCycles(h)
 	}
+}
+
+// nextJob returns the job whose next query is to run now, or −1 and how long
+// there is nothing to do, or until a query under way has ended.
+func (p *Poller) nextJob() (int, time.Duration) {
+	if p.flying > 0 && (len(p.asks) > 0 || p.flying >= p.lanes()) {
+		return -1, time.Duration(never)
+	}
+	return p.sched.next(p.now())
+}
+
+// realign is how often slots are compared with wall time.
+const realign = 10 * time.Second
+
+// align moves the slots if wall time has been set. It returns when that is to
+// be looked at again.
+func (p *Poller) align(now Stamp) time.Duration {
+	if p.cfg.Aligned == nil {
+		return time.Duration(never)
+	}
+	if wall := p.cfg.Aligned(); wall != p.wall {
+		p.wall = wall
+		p.sched.align(wall, now)
+	}
+	return realign
 }
 
 func (p *Poller) jobs() []job {
@@ -140,32 +197,116 @@ func (p *Poller) jobs() []job {
 	return jobs
 }
 
-// exchange runs q into b, enters it into the figures and notes whether the
-// port is there. cost is how long it took the bus. A query that ctx cut off
-// says nothing about anybody.
-func (p *Poller) exchange(ctx context.Context, q Query, b *Batch) (cost time.Duration, err error) {
-	from, n := p.now(), len(b.Readings)
-	err = q.Do(ctx, b)
-	now := p.now()
-	cost = now.Sub(from)
-	if err != nil && ctx.Err() != nil {
-		return cost, err
-	}
-	fault := err
-	for _, r := range b.Readings[n:] {
-		fault = cmp.Or(fault, r.Err)
-	}
-	p.ledger.exchanged(b.Device, from, now, err, fault)
-	if errors.Is(err, ErrPort) {
-		p.portMissing(err)
-	} else {
-		p.portBack()
-	}
-	return cost, err
+// A flight is a planned query under way.
+type flight struct {
+	*health
+	job      int
+	round    *round
+	query    *planned
+	batch    *Batch // that of the round, where only one query can be under way
+	before   int    // readings that were in it
+	from, to Stamp
+	err      error
+	cut      bool // its context ended: it says nothing about anybody
 }
 
-// settle notes whether a device answered a query that took the bus for cost.
-func (p *Poller) settle(h *health, b *Batch, err error, cost time.Duration) {
+// lanes returns how many queries may be under way at a time.
+func (p *Poller) lanes() int {
+	if p.landed == nil || p.port.down {
+		return 1
+	}
+	n, why := p.cfg.Line.(Pipeliner).Pipeline()
+	if why != "" && p.ledger.narrowed(n, why) {
+		p.log.Warn("the bus is asked one request at a time: " + why)
+	}
+	return n
+}
+
+// fly asks q, here or, where several can be under way, beside.
+func (p *Poller) fly(ctx context.Context, job int, q *planned) {
+	c := &p.cycles[job]
+	f := &p.solo
+	if p.landed != nil {
+		f = new(flight)
+	}
+	*f = flight{health: c.health, job: job, round: c.round, query: q, batch: c.round.batch, before: len(c.round.batch.Readings), from: p.now()}
+	c.flying++
+	if p.flying++; p.flying == 1 {
+		p.busy = f.from
+	}
+	if p.landed == nil {
+		f.do(ctx, p.now)
+		p.land(f)
+		return
+	}
+	f.batch, f.before = NewBatch(c.Device), 0
+	p.proceed(job)
+	go func() {
+		f.do(ctx, p.now)
+		p.landed <- f // has room for all
+	}()
+}
+
+func (f *flight) do(ctx context.Context, now func() Stamp) {
+	f.err = f.query.Do(ctx, f.batch)
+	f.cut = f.err != nil && ctx.Err() != nil
+	f.to = now()
+}
+
+// land takes a query that ended: into the figures, what is thought of its
+// device, and the batch of its round.
+func (p *Poller) land(f *flight) {
+	c := &p.cycles[f.job]
+	p.flying--
+	if c.round == f.round {
+		c.flying--
+	} else {
+		f.strays--
+		p.sched.units[f.index].held = f.strays > 0
+	}
+	if !f.cut {
+		p.entered(f.batch.Device, f.batch.Readings[f.before:], f.from, f.err)
+		p.conclude(f)
+		p.sched.ran(f.job, f.to)
+	}
+	switch { // the round may have been broken off before or just now
+	case c.round == f.round:
+		if f.batch != f.round.batch {
+			f.round.batch.take(f.batch)
+		}
+		if c.broke == nil {
+			c.broke = f.err
+		}
+		if !f.cut {
+			p.proceed(f.job)
+		}
+	case p.landed != nil:
+		f.batch.Release()
+	}
+}
+
+// entered enters a query into the figures, with what it yielded, and notes
+// whether the port is there. A query that was under way when the port was lost
+// says nothing about it.
+func (p *Poller) entered(dev *Device, readings []Reading, from Stamp, err error) {
+	now, fault := p.now(), err
+	for _, r := range readings {
+		fault = cmp.Or(fault, r.Err)
+	}
+	p.ledger.exchanged(dev, p.busy, now, err, fault)
+	p.busy = now
+	switch {
+	case from < p.lost:
+	case errors.Is(err, ErrPort):
+		p.portMissing(err)
+	default:
+		p.portBack()
+	}
+}
+
+// settle notes whether a device answered a query that was begun then. Of
+// queries under way at once that have no answer one counts.
+func (p *Poller) settle(h *health, b *Batch, err error, from Stamp) {
 	now := p.now()
 	if err == nil {
 		if p.sched.answered(h.index, now) {
@@ -174,8 +315,11 @@ func (p *Poller) settle(h *health, b *Batch, err error, cost time.Duration) {
 		p.answered(h, b)
 		return
 	}
+	if from < p.sched.units[h.index].missed {
+		return
+	}
 	h.misses++
-	if p.sched.missed(h.index, now, cost) {
+	if p.sched.missed(h.index, now, now.Sub(from)) {
 		p.silent(h, err)
 	}
 }
@@ -204,14 +348,15 @@ func (p *Poller) setOffline(h *health, err error) {
 
 // portMissing tells, the first time, that no device can be reached.
 func (p *Poller) portMissing(err error) {
-	p.sched.unplugged(p.now())
+	p.lost = p.now()
+	p.sched.unplugged(p.lost)
 	if p.portDown(err) {
 		for _, h := range p.health {
 			p.mute(h, err)
 		}
 	}
-	for i := range p.cycles {
-		p.cycles[i].drop()
+	for _, h := range p.health {
+		p.closeCycles(h)
 	}
 }
 

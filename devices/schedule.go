@@ -2,6 +2,7 @@ package devices
 
 import (
 	"math"
+	"slices"
 	"time"
 )
 
@@ -16,6 +17,7 @@ const (
 	lastReopen  = 10 * time.Second
 
 	firstSlots = time.Second // all jobs begin within this time
+	nearby     = 8           // slots that are no farther than an eighth of the interval from their new place move there
 )
 
 const never = Stamp(math.MaxInt64)
@@ -25,11 +27,14 @@ const never = Stamp(math.MaxInt64)
 // and how things went.
 //
 // A job is one device at one interval. Its slots follow each other at that
-// interval from a phase of its own, so that the jobs of a bus do not all fire
-// at once. The job whose slot ends first runs first, and the choice is made
-// again after each query, so that a long cycle never holds up a short one by
-// more than one query. A slot that ends before its job was free again is
-// skipped and counted as an overrun: at most one cycle of a job is ever owed.
+// interval from a phase that the device's other jobs share, so that those whose
+// intervals are multiples of each other begin together and can be asked for
+// together; those of different devices do not all fire at once. Aligned, all
+// slots begin at multiples of their interval of wall time instead. The job
+// whose slot ends first runs first, and the choice is made again after each
+// query, so that a long cycle never holds up a short one by more than one
+// query. A slot that ends before its job was free again is skipped and counted
+// as an overrun: at most one cycle of a job is ever owed.
 //
 // A device that does not answer three times in a row is silent. Its jobs rest,
 // and one query now and then probes it. At its first answer all of its jobs
@@ -48,35 +53,100 @@ type schedule struct {
 type job struct {
 	unit     int // index in units
 	every    time.Duration
-	phase    Stamp  // a slot begins here and every interval after
-	due      Stamp  // when its present cycle was to begin, or its next one is
-	ran      Stamp  // when its last query ended; breaks ties
-	overruns uint64 // slots skipped
+	phase    Stamp         // a slot begins here and every interval after
+	due      Stamp         // when its present cycle was to begin, or its next one is
+	ran      Stamp         // when its last query ended; breaks ties
+	overruns uint64        // slots skipped
+	held     bool          // nothing of it may begin: all its queries are under way, or another job of its unit reads for it
+	cost     time.Duration // of a cycle of it alone, as far as known
 }
 
 // A unit is a device as the schedule sees it.
 type unit struct {
-	misses  int // queries in a row without an answer
+	misses  int   // queries in a row without an answer
+	missed  Stamp // when the last of them was found to have none
+	held    bool  // nothing may be asked of it: what it was asked before its cycle was broken off is under way
 	silent  bool
 	prober  int           // job that asks for it while silent
 	probe   Stamp         // when it may be asked
 	backoff time.Duration // until then, from its last miss
 }
 
-// newSchedule staggers the jobs: all begin within a second, or within their
-// interval if that is shorter, and then settle to slots spread evenly over it.
+// newSchedule staggers the units: all begin within a second, or within their
+// shortest interval if that is less, and then settle to slots spread evenly
+// over each interval.
 func newSchedule(now Stamp, jobs []job, units int) *schedule {
 	s := &schedule{jobs: jobs, units: make([]unit, units)}
-	n := time.Duration(len(jobs))
-	for i := range jobs {
-		j, k := &jobs[i], time.Duration(i)
-		j.due = now + Stamp(min(j.every, firstSlots)/n*k)
-		j.phase = now + Stamp(j.every/n*k) - Stamp(j.every)
-	}
+	intervals := make([][]time.Duration, units)
 	for i := len(jobs) - 1; i >= 0; i-- {
-		s.units[jobs[i].unit].prober = i
+		u := jobs[i].unit
+		s.units[u].prober = i
+		intervals[u] = append(intervals[u], jobs[i].every)
+	}
+	for u := range intervals {
+		slices.Sort(intervals[u])
+	}
+	for i := range jobs {
+		j := &jobs[i]
+		n, u := time.Duration(units), time.Duration(j.unit)
+		j.due = now + Stamp(min(intervals[u][0], firstSlots)/n*u)
+		j.phase = now + Stamp(phase(intervals[u], u, n)%j.every-j.every)
 	}
 	return s
+}
+
+// phase returns the phase, from some common moment, of the u-th of n units with
+// these intervals, shortest first. By the shortest interval the units are 1/n of
+// it apart; by the others, about as evenly, by whole multiples of the shorter
+// ones, which change nothing for those. Units that are near each other by one
+// interval are not so by the next.
+func phase(intervals []time.Duration, u, n time.Duration) time.Duration {
+	d := intervals[0] / n * u
+	step, stride := intervals[0], max(1, n*5/8)
+	for gcd(stride, n) > 1 {
+		stride++
+	}
+	for _, every := range intervals[1:] {
+		u = u * stride % n
+		d += every / step * u / n * step
+		if step *= every / gcd(step, every); step > intervals[len(intervals)-1] {
+			break
+		}
+	}
+	return d
+}
+
+func gcd(a, b time.Duration) time.Duration {
+	for b != 0 {
+		a, b = b, a%b
+	}
+	return a
+}
+
+// align lets slots begin at multiples of their interval of wall time, which is
+// ahead of boot time by wall. Called again after wall has changed, a slot that
+// is near its new place moves there, as it does when the clock is slewed;
+// another stays, if none of the new ones comes before it, and the next one
+// begins in its new place. So no time between two slots is much longer than
+// the interval, and none is made up for.
+func (s *schedule) align(wall time.Duration, now Stamp) {
+	for i := range s.jobs {
+		j := &s.jobs[i]
+		every := Stamp(j.every)
+		j.phase = -(Stamp(wall) % every)
+		if j.due <= now {
+			continue
+		}
+		before := (j.due - j.phase) % every // how far it is behind the new slot before it
+		switch slot := j.due - before; {
+		case before <= every/nearby && slot > now:
+			j.due = slot
+		case every-before <= every/nearby:
+			j.due = slot + every
+		default:
+			j.due = min(j.due, now+every-(now-j.phase)%every)
+		}
+	}
 }
 
 // next returns the job whose next query is to run now, or −1 and how long
@@ -104,7 +174,10 @@ func (s *schedule) next(now Stamp) (int, time.Duration) {
 }
 
 func (s *schedule) nextReopen(now Stamp) (int, time.Duration) {
-	if s.reopen > now {
+	switch {
+	case s.jobs[0].held || s.units[s.jobs[0].unit].held:
+		return -1, time.Duration(never)
+	case s.reopen > now:
 		return -1, s.reopen.Sub(now)
 	}
 	return 0, 0
@@ -117,6 +190,8 @@ func (s *schedule) slot(i int) (from, to Stamp) {
 	j := &s.jobs[i]
 	u := &s.units[j.unit]
 	switch {
+	case j.held || u.held:
+		return never, never
 	case !u.silent:
 		return j.due, j.due + Stamp(j.every)
 	case u.prober == i:
@@ -134,11 +209,15 @@ func (s *schedule) ran(i int, now Stamp) { s.jobs[i].ran = now }
 // A job at rest has no slots: it is due when its unit answers.
 func (s *schedule) ended(i int, now Stamp) {
 	j := &s.jobs[i]
+	j.held = false
 	if s.missing || s.units[j.unit].silent {
 		return
 	}
 	every := Stamp(j.every)
 	next := j.due + every - (j.due-j.phase)%every
+	if next-j.due < every/nearby { // it began just before its slot
+		next += every
+	}
 	if late := now - next; late >= every {
 		j.overruns += uint64(late / every)
 		next += late / every * every
@@ -154,7 +233,7 @@ func (s *schedule) answered(i int, now Stamp) (woke bool) {
 	if woke {
 		s.dueNow(i, now)
 	}
-	*u = unit{prober: u.prober}
+	*u = unit{prober: u.prober, held: u.held}
 	return woke
 }
 
@@ -162,6 +241,7 @@ func (s *schedule) answered(i int, now Stamp) (woke bool) {
 // cost. It reports whether the unit is silent from now on and was not before.
 func (s *schedule) missed(i int, now Stamp, cost time.Duration) bool {
 	u := &s.units[i]
+	u.missed = now
 	u.misses++
 	if u.misses < silentAfter {
 		return false
@@ -197,7 +277,7 @@ func (s *schedule) unplugged(now Stamp) {
 func (s *schedule) plugged(now Stamp) {
 	s.missing, s.backoff = false, 0
 	for i := range s.units {
-		s.units[i] = unit{prober: s.units[i].prober}
+		s.units[i] = unit{prober: s.units[i].prober, held: s.units[i].held}
 		s.dueNow(i, now)
 	}
 }
@@ -208,4 +288,60 @@ func (s *schedule) dueNow(unit int, now Stamp) {
 			s.jobs[i].due = now
 		}
 	}
+}
+
+// due reports whether a cycle of job i may begin.
+func (s *schedule) due(i int, now Stamp) bool {
+	j := &s.jobs[i]
+	return j.due <= now && !j.held && !s.units[j.unit].held && !s.units[j.unit].silent
+}
+
+// bears reports whether jobs of one unit that are due may be asked for
+// together, the first of them, which is the quickest, at its own deadline with
+// queries that take head in all, where alone it takes its cost. longest is the
+// longest of all joint queries, before that of those in whose place they are.
+//
+// No interval may be missed for it that would be met otherwise. That holds if
+// everything that begins before the quickest one's slot ends can be done by
+// then: whatever is left of the bus's work at that time are queries of the
+// slower ones, which are no more than without. Queries that are longer must
+// leave jobs with a shorter interval their time. And where even alone the
+// quickest one comes too late nothing is lost, but the bus gains.
+func (s *schedule) bears(jobs []int, head, longest, before time.Duration, now Stamp) bool {
+	first := &s.jobs[jobs[0]]
+	end := first.due + Stamp(first.every)
+	begun, ended := now+Stamp(head), now+Stamp(first.cost) // by when all is done that begins by end, and that must end by then
+	for i := range s.jobs {
+		j, from := &s.jobs[i], s.jobs[i].due
+		if s.units[j.unit].silent {
+			continue
+		}
+		if slices.Contains(jobs, i) {
+			from += Stamp(j.every)
+		}
+		if from < end {
+			begun += ((end-1-from)/Stamp(j.every) + 1) * Stamp(j.cost)
+			ended += (end - from) / Stamp(j.every) * Stamp(j.cost)
+		}
+	}
+	return begun <= end && (longest <= before || s.leaves(longest, first.every)) || ended > end
+}
+
+// leaves reports whether a query that takes so long leaves the jobs with
+// intervals shorter than every their time.
+func (s *schedule) leaves(longest, every time.Duration) bool {
+	for i := range s.jobs {
+		span := s.jobs[i].every
+		if span >= every {
+			continue
+		}
+		need := longest
+		for k := range s.jobs {
+			need += span / s.jobs[k].every * s.jobs[k].cost
+		}
+		if need > span {
+			return false
+		}
+	}
+	return true
 }

@@ -317,3 +317,90 @@ func TestNextAllocatesNothing(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+// Jobs of one unit begin together whenever their intervals end together; the
+// units are spread over each interval.
+func TestScheduleSharesPhasesWithinAUnit(t *testing.T) {
+	var jobs []simJob
+	intervals := []time.Duration{time.Second, 10 * time.Second, 60 * time.Second}
+	for u := range 20 {
+		for _, every := range intervals {
+			jobs = append(jobs, simJob{u, every, 1, ms})
+		}
+	}
+	m := newSim(jobs...)
+	m.run(10 * time.Minute)
+	for k, every := range intervals {
+		var phases []Stamp
+		for i := k; i < len(jobs); i += len(intervals) {
+			j := m.s.jobs[i]
+			if (j.phase-m.s.jobs[i-k].phase)%Stamp(time.Second) != 0 {
+				t.Errorf("job %d has phase %v, the quickest of its unit %v", i, j.phase, m.s.jobs[i-k].phase)
+			}
+			phases = append(phases, (j.phase%Stamp(every)+Stamp(every))%Stamp(every))
+		}
+		for _, from := range phases {
+			n := 0
+			for _, p := range phases {
+				if d := (p - from + Stamp(every)) % Stamp(every); d < Stamp(every/5) {
+					n++
+				}
+			}
+			if n > 7 { // 4 would be even
+				t.Errorf("at %v %d of 20 units begin within a fifth of it", every, n)
+			}
+		}
+	}
+}
+
+// Aligned slots begin at multiples of the interval of wall time; when that is
+// set, they move there without a burst and without a hole.
+func TestScheduleAlignsToWallTime(t *testing.T) {
+	for _, every := range []time.Duration{5 * time.Second, 7 * time.Second, 15 * time.Minute, 11 * time.Minute, 24 * time.Hour} {
+		for _, step := range []time.Duration{0, ms, -ms, every / 100, -every / 100, every / 3, -every / 3, every / 2, 40*every + every/7, -9*every - every/5} {
+			m := newSim(simJob{0, every, 1, ms}, simJob{1, every, 1, ms})
+			wall := 1_790_000_000*time.Second + 123*ms
+			m.s.align(wall, m.now+second)
+			m.run(3*every + every/3)
+			wall += step
+			m.s.align(wall, m.now)
+			stepped := m.now
+			m.run(5 * every)
+			for i, starts := range m.starts {
+				short := 0
+				for k := 1; k < len(starts); k++ {
+					gap := starts[k].Sub(starts[k-1])
+					if gap > every+every/nearby+2*ms {
+						t.Errorf("every %v, step %v: job %d was not asked for %v", every, step, i, gap)
+					}
+					if gap < every-every/nearby-2*ms && k > 1 { // the first slot comes when it likes
+						short++
+					}
+					if off := time.Duration(starts[k]+Stamp(wall)) % every; starts[k] > stepped+Stamp(2*every) && off > 2*ms {
+						t.Errorf("every %v, step %v: job %d begins %v after its slot", every, step, i, off)
+					}
+				}
+				if short > 1+1 {
+					t.Errorf("every %v, step %v: job %d was asked too soon %d times: %v", every, step, i, short, starts)
+				}
+			}
+		}
+	}
+}
+
+// A clock that is slewed all the time neither doubles nor loses a slot.
+func TestScheduleFollowsASlewedClock(t *testing.T) {
+	for _, slew := range []time.Duration{ms, -ms} {
+		m := newSim(simJob{0, 5 * time.Second, 1, ms})
+		wall, begin := 1_790_000_000*time.Second, m.now
+		m.s.align(wall, m.now+second)
+		for range 1000 {
+			m.run(10 * time.Second)
+			wall += slew
+			m.s.align(wall, m.now)
+		}
+		if want := int(m.now.Sub(begin) / (5 * time.Second)); m.cycles[0] < want-2 || m.cycles[0] > want+2 {
+			t.Errorf("%d cycles of %d with a slew of %v", m.cycles[0], want, slew)
+		}
+	}
+}

@@ -3,6 +3,8 @@ package devices
 import (
 	"errors"
 	"fmt"
+	"math"
+	"math/bits"
 	"slices"
 	"sync"
 	"time"
@@ -20,6 +22,15 @@ type BusStats struct {
 	Overruns uint64  `json:"overruns"` // slots that passed before their device could be asked
 	Dropped  uint64  `json:"dropped"`  // batches thrown away because their receiver was late
 	Waiting  int     `json:"waiting"`  // queries of Poller.Do not begun yet
+
+	// How late cycles began, from when they were due to when their first
+	// request left, in seconds, since the start: half of them, and 99 of 100,
+	// were not later.
+	LateHalf float64 `json:"late_p50"`
+	LateMost float64 `json:"late_p99"`
+
+	Pipeline int    `json:"pipeline,omitempty"` // requests that may be outstanding now; 0: one, as nothing else is wanted
+	Narrowed string `json:"narrowed,omitempty"` // why these are fewer than configured
 
 	LastBad string `json:"last_bad,omitempty"` // why the last line heard was thrown away
 
@@ -64,6 +75,7 @@ type ledger struct {
 	mu    sync.Mutex
 	stats BusStats
 	load  load
+	late  spread
 	index map[*Device]int // in stats.Devices; never changed
 }
 
@@ -131,6 +143,29 @@ func (l *ledger) overran(n uint64) {
 	l.stats.Overruns += n
 }
 
+// began enters that a cycle began so much later than it was due.
+func (l *ledger) began(late time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.late.add(late)
+}
+
+func (l *ledger) pipelined(n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.stats.Pipeline = n
+}
+
+// narrowed enters why fewer requests may be outstanding, and reports whether
+// that is new.
+func (l *ledger) narrowed(n int, why string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	fresh := l.stats.Narrowed == ""
+	l.stats.Pipeline, l.stats.Narrowed = n, why
+	return fresh
+}
+
 func (l *ledger) drop() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -144,6 +179,7 @@ func (l *ledger) read(now Stamp) BusStats {
 	s := l.stats
 	s.Devices = slices.Clone(s.Devices)
 	s.Busy = l.load.share(now)
+	s.LateHalf, s.LateMost = l.late.quantile(0.5).Seconds(), l.late.quantile(0.99).Seconds()
 	return s
 }
 
@@ -206,4 +242,35 @@ func (l *ledger) heard(i int, b *Batch) {
 	if anyGood(b.Readings) {
 		d.OK++
 	}
+}
+
+// A spread counts durations by size, in steps of an eighth: from a microsecond,
+// which less counts as, to half an hour.
+type spread struct {
+	counts [32 * 8]uint32
+	n      uint32
+}
+
+func (s *spread) add(d time.Duration) {
+	s.counts[spreadIndex(d)]++
+	s.n++
+}
+
+// spreadIndex is eight times the binary logarithm of d in microseconds, by its
+// first four digits.
+func spreadIndex(d time.Duration) int {
+	us := uint64(max(d/time.Microsecond, 1))
+	exp := bits.Len64(us) - 1
+	return min(8*exp+int(us<<3>>exp&7), 32*8-1)
+}
+
+// quantile returns a duration that the share q of all do not exceed, rounded up.
+func (s *spread) quantile(q float64) time.Duration {
+	want := uint32(math.Ceil(q * float64(s.n)))
+	for i, sum := 0, uint32(0); i < len(s.counts) && want > 0; i++ {
+		if sum += s.counts[i]; sum >= want {
+			return time.Duration(float64(uint64(8+i%8+1)<<(i/8)) / 8 * float64(time.Microsecond))
+		}
+	}
+	return 0
 }

@@ -25,7 +25,9 @@ func newPlan(opts *options) *cobra.Command {
 		Short: "Show what will be asked of each bus, how long it takes, and whether it fits",
 		Long: `plan reads the configuration and shows, before anything runs, the requests of
 each bus, the time each occupies it, how often it is asked, and the load of the
-bus. It opens no port. How long a device thinks before it answers is assumed:
+bus. It opens no port. Points of a device whose intervals end together are read
+by the same requests where that takes less time and makes nothing late: 1s + 10s
+stands for each tenth second, and 1s for the others. How long a device thinks before it answers is assumed:
 20 ms on a serial line and 5 ms on the network, unless --thinking says otherwise.`,
 		Example: `  gateway plan
   gateway plan rs485 --thinking 100ms   for meters that take their time`,
@@ -70,18 +72,20 @@ type busPlan struct {
 
 // A planRequest is one request and how often it is sent.
 type planRequest struct {
-	Device   string   `json:"device"`
-	Unit     byte     `json:"unit"`
-	Table    string   `json:"table"`
-	Address  uint16   `json:"address"`
-	Count    int      `json:"count"`
-	Points   []string `json:"points"`
-	Every    float64  `json:"every"`
-	Wire     float64  `json:"wire"` // its bytes and silences
-	Time     float64  `json:"time"` // with the thinking
-	Load     float64  `json:"load"`
+	Device   string    `json:"device"`
+	Unit     byte      `json:"unit"`
+	Table    string    `json:"table"`
+	Address  uint16    `json:"address"`
+	Count    int       `json:"count"`
+	Points   []string  `json:"points"`
+	Every    float64   `json:"every"`          // of the quickest of Points
+	With     []float64 `json:"with,omitempty"` // asked when these intervals end too, in place of requests for each
+	Rate     float64   `json:"rate"`           // per second
+	Wire     float64   `json:"wire"`           // its bytes and silences
+	Time     float64   `json:"time"`           // with the thinking
+	Load     float64   `json:"load"`
 	register string
-	every    time.Duration
+	every    string
 	time     time.Duration
 }
 
@@ -135,8 +139,12 @@ func planBus(b *config.Bus, thinking time.Duration) (busPlan, error) {
 func newPlanRequest(j *budget.Job, r budget.Request) planRequest {
 	p := planRequest{
 		Device: j.Device.ID, Unit: r.Unit.ID, Table: r.Register.Table.String(), Address: r.Register.Address, Count: max(1, int(r.Register.Count)),
-		Every: j.Every.Seconds(), Wire: r.Wire.Seconds(), Time: r.Time.Seconds(), Load: r.Time.Seconds() / j.Every.Seconds(),
-		register: r.Register.String(), every: j.Every, time: r.Time,
+		Every: j.Every.Seconds(), Rate: j.Rate, Wire: r.Wire.Seconds(), Time: r.Time.Seconds(), Load: r.Time.Seconds() * j.Rate,
+		register: r.Register.String(), every: budget.Brief(j.Every), time: r.Time,
+	}
+	for _, every := range j.With {
+		p.With = append(p.With, every.Seconds())
+		p.every += " + " + budget.Brief(every)
 	}
 	for _, point := range r.Points {
 		p.Points = append(p.Points, point.Name)
@@ -173,7 +181,7 @@ func (p *busPlan) print(w io.Writer) {
 			devs, units, load = append(devs, r.Device), append(units, fmt.Sprint(r.Unit)), load+r.Load
 		}
 		r := row[0]
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n", budget.Brief(r.every), fewNames(devs), fewNames(units), r.register,
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n", r.every, fewNames(devs), fewNames(units), r.register,
 			times(len(row))+budget.Brief(r.time), budget.Percent(load), fewNames(r.Points))
 	}
 	fmt.Fprintf(w, "%d requests, %s of thinking assumed in each.", len(p.Requests), budget.Brief(time.Duration(p.Thinking*float64(time.Second))))

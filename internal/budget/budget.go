@@ -7,12 +7,18 @@
 // A request takes the time of its bytes and of those of its answer on the
 // slowest line of its way, the silences of 3.5 characters around them, the
 // pause its unit wants, and the device's thinking, which is assumed. A bus
-// carries one request at a time. The points of one device and interval are one
-// job; its requests are asked one by one, the job whose interval ends first
-// before all others, and a request under way is never broken off. That is what
-// devices.Poller does.
+// carries one request at a time. The points of one device and interval are a
+// group; its requests are asked one by one, the group whose interval ends first
+// before all others, and a request under way is never broken off. Groups of a
+// device that fall due together are asked for by the cheapest requests for all
+// of them, if those that read points of the quickest one can be done by its time
+// beside what else the bus does then, or if the bus is overloaded anyway. A bus
+// that bears several requests at a time is taken for one that does not. That is
+// what devices.Poller does.
 //
-// For jobs of that kind all intervals are met, however the jobs are shifted
+// Together groups only take less time than apart, and are never asked for
+// together where that could make an interval late, so that whether all are met
+// is asked of the groups apart. For jobs of that kind all intervals are met, however the jobs are shifted
 // against each other, if the load is at most 1 and for every span of time L
 // what must be done within L fits into it together with one request of any job
 // that need not be (the test of Jeffay, Stanat and Martel, 1991, with requests
@@ -46,6 +52,7 @@ const Full = 0.9
 type Budget struct {
 	Thinking time.Duration // assumed of each device
 	Jobs     []Job         // by interval, shortest first
+	Groups   []Job         // as they would be apart: each device's groups alone
 	Load     float64       // share of the bus's time that is needed; above 1 it cannot be had
 	Late     []Late        // intervals that cannot always be met though the load is below 1
 	Remedies []string      // what to do if the bus is full: half sentences
@@ -54,15 +61,18 @@ type Budget struct {
 	devs []*devices.Device
 }
 
-// A Job is what one device is asked for at one interval.
+// A Job is what one device is asked for when groups of it are due.
 type Job struct {
 	Device   *devices.Device
-	Every    time.Duration
+	Every    time.Duration   // of the quickest of them
+	With     []time.Duration // of the others
+	Rate     float64         // how often that is, per second: 1/Every less the times when other groups are due too
 	Requests []Request
 	Load     float64
 
 	time    time.Duration // of all requests
 	longest time.Duration // of them
+	head    time.Duration // of those that read points of the quickest
 }
 
 // A Request is one exchange with the time it takes.
@@ -101,41 +111,165 @@ func (b *Budget) plan() error {
 		return err
 	}
 	defer line.Close() // it is never opened
-	for _, dev := range b.devs {
-		groups := byInterval(dev.Points)
-		for _, every := range slices.Sorted(maps.Keys(groups)) {
-			queries, err := line.Plan(dev, groups[every])
-			if err != nil {
-				return err
-			}
-			b.add(Job{Device: dev, Every: every}, queries)
+	plans := make([][]devices.Group, len(b.devs))
+	for i, dev := range b.devs {
+		if plans[i], err = devices.Groups(line, &devices.Device{ID: dev.ID, Unit: dev.Unit, Points: polled(dev.Points)}); err != nil {
+			return err
+		}
+		for _, g := range plans[i] {
+			j := Job{Device: dev, Every: g.Every, Rate: 1 / g.Every.Seconds()}
+			b.fill(&j, g.Queries, g)
+			b.Groups = append(b.Groups, j)
 		}
 	}
-	slices.SortStableFunc(b.Jobs, func(x, y Job) int { return cmp.Compare(x.Every, y.Every) })
+	apart := total(b.Groups)
+	for i, dev := range b.devs {
+		for _, m := range meetings(plans[i]) {
+			if err := b.together(line, dev, m, apart); err != nil {
+				return err
+			}
+		}
+	}
+	b.Load = total(b.Jobs)
+	for _, jobs := range [][]Job{b.Jobs, b.Groups} {
+		slices.SortStableFunc(jobs, func(x, y Job) int { return cmp.Compare(x.Every, y.Every) })
+	}
 	return nil
 }
 
-func byInterval(points []*devices.Point) map[time.Duration][]*devices.Point {
-	groups := make(map[time.Duration][]*devices.Point)
-	for _, p := range points {
-		if p.Every > 0 {
-			groups[p.Every] = append(groups[p.Every], p)
-		}
-	}
-	return groups
+// polled returns the points that are asked for.
+func polled(points []*devices.Point) []*devices.Point {
+	return slices.DeleteFunc(slices.Clone(points), func(p *devices.Point) bool { return p.Every <= 0 })
 }
 
-func (b *Budget) add(j Job, queries []devices.Query) {
+func total(jobs []Job) (load float64) {
+	for _, j := range jobs {
+		load += j.Load
+	}
+	return load
+}
+
+// together adds the jobs for groups of dev that are due at once: one for as many
+// of the quicker ones as can be asked for together, and one for each of the
+// others.
+func (b *Budget) together(line devices.Line, dev *devices.Device, m meeting, apart float64) error {
+	n := len(m.groups)
+	for ; n > 1; n-- {
+		j, err := b.joint(line, dev, m, n)
+		if err != nil {
+			return err
+		}
+		others := apart
+		for _, g := range m.groups[:n] {
+			others -= b.group(dev, g.Every).Load
+		}
+		if apart > 1 || j.head.Seconds()/j.Every.Seconds()+others <= 1 {
+			b.add(j)
+			break
+		}
+	}
+	if n == 1 {
+		n = 0
+	}
+	for _, g := range m.groups[n:] {
+		j := *b.group(dev, g.Every)
+		j.Rate = m.rate
+		b.add(j)
+	}
+	return nil
+}
+
+// group returns the job of a group alone.
+func (b *Budget) group(dev *devices.Device, every time.Duration) *Job {
+	i := slices.IndexFunc(b.Groups, func(j Job) bool { return j.Device == dev && j.Every == every })
+	return &b.Groups[i]
+}
+
+// joint returns the job for the first n groups of m.
+func (b *Budget) joint(line devices.Line, dev *devices.Device, m meeting, n int) (Job, error) {
+	j := Job{Device: dev, Every: m.groups[0].Every, Rate: m.rate}
+	var points []*devices.Point
+	for i, g := range m.groups[:n] {
+		points = append(points, g.Points...)
+		if i > 0 {
+			j.With = append(j.With, g.Every)
+		}
+	}
+	queries, err := line.Plan(dev, points)
+	b.fill(&j, queries, m.groups[0])
+	return j, err
+}
+
+// fill enters the requests of queries. quickest is the group of which head is.
+func (b *Budget) fill(j *Job, queries []devices.Query, quickest devices.Group) {
 	for _, q := range queries {
+		head := slices.ContainsFunc(q.Points(), func(p *devices.Point) bool { return slices.Contains(quickest.Points, p) })
 		for _, r := range modbus.Requests(q) {
 			t := r.Wire + b.Thinking
 			j.Requests = append(j.Requests, Request{r, t})
 			j.time, j.longest = j.time+t, max(j.longest, t)
+			if head {
+				j.head += t
+			}
 		}
 	}
-	j.Load = j.time.Seconds() / j.Every.Seconds()
-	b.Load += j.Load
-	b.Jobs = append(b.Jobs, j)
+	j.Load = j.time.Seconds() * j.Rate
+}
+
+// add adds j, to the same job at other times if there is one.
+func (b *Budget) add(j Job) {
+	i := slices.IndexFunc(b.Jobs, func(o Job) bool {
+		return o.Device == j.Device && o.Every == j.Every && slices.Equal(o.With, j.With)
+	})
+	if i < 0 {
+		i = len(b.Jobs)
+		b.Jobs = append(b.Jobs, j)
+		b.Jobs[i].Rate = 0
+	}
+	b.Jobs[i].Rate += j.Rate
+	b.Jobs[i].Load = b.Jobs[i].time.Seconds() * b.Jobs[i].Rate
+}
+
+// A meeting is groups of a device, by rising interval, and how often just they
+// are due together, per second.
+type meeting struct {
+	groups []devices.Group
+	rate   float64
+}
+
+// maxSlots bounds how many moments meetings looks at: intervals that have little
+// in common all meet very seldom.
+const maxSlots = 100_000
+
+// meetings returns which groups fall due together, and how often, where all
+// began at once.
+func meetings(groups []devices.Group) []meeting {
+	if len(groups) == 0 {
+		return nil
+	}
+	counts := make(map[string]int)
+	due := make([]time.Duration, len(groups))
+	now := time.Duration(0)
+	for n := 0; n < maxSlots && (n == 0 || slices.Max(due) > now); n++ {
+		var who []byte
+		for i, g := range groups {
+			if due[i] == now {
+				who = append(who, byte(i))
+				due[i] += g.Every
+			}
+		}
+		counts[string(who)]++
+		now = slices.Min(due)
+	}
+	var list []meeting
+	for _, who := range slices.Sorted(maps.Keys(counts)) {
+		m := meeting{rate: float64(counts[who]) / now.Seconds()}
+		for _, i := range []byte(who) {
+			m.groups = append(m.groups, groups[i])
+		}
+		list = append(list, m)
+	}
+	return list
 }
 
 // Time is how long one cycle of the job takes on a bus that is free.
@@ -148,18 +282,18 @@ const maxSpans = 20_000
 // short ones need looking at: in a span L at most Load·L is to be done by its
 // end, so that from longest/(1−Load) on there is room for any request.
 func (b *Budget) findLate() {
-	if b.Load >= 1 {
+	if total(b.Groups) >= 1 {
 		return
 	}
 	var longest time.Duration
-	for i := range b.Jobs {
-		longest = max(longest, b.Jobs[i].longest)
+	for i := range b.Groups {
+		longest = max(longest, b.Groups[i].longest)
 	}
-	end := time.Duration(min(longest.Seconds()/(1-b.Load), 1e6) * float64(time.Second))
+	end := time.Duration(min(longest.Seconds()/(1-total(b.Groups)), 1e6) * float64(time.Second))
 	left := maxSpans
-	for i := range b.Jobs {
-		worst := Late{Job: &b.Jobs[i]}
-		for span := b.Jobs[i].Every; span <= end && left > 0; span += b.Jobs[i].Every {
+	for i := range b.Groups {
+		worst := Late{Job: &b.Groups[i]}
+		for span := b.Groups[i].Every; span <= end && left > 0; span += b.Groups[i].Every {
 			left--
 			if by, other := b.excess(span); by > worst.By {
 				worst.By, worst.Other = by, other
@@ -176,8 +310,8 @@ func (b *Budget) findLate() {
 // the job with that request.
 func (b *Budget) excess(span time.Duration) (by time.Duration, other *Job) {
 	var work, blocking time.Duration
-	for i := range b.Jobs {
-		j := &b.Jobs[i]
+	for i := range b.Groups {
+		j := &b.Groups[i]
 		if j.Every <= span {
 			work += time.Duration(span/j.Every) * j.time
 		} else if j.longest > blocking {
@@ -239,11 +373,11 @@ var intervals = []time.Duration{
 func (b *Budget) slower() string {
 	now := make(map[time.Duration]time.Duration) // by what it was
 	shares := make(map[time.Duration]float64)
-	for _, j := range b.Jobs {
+	for _, j := range b.Groups {
 		now[j.Every] = j.Every
 		shares[j.Every] += j.Load
 	}
-	for load := b.Load; load > Full; {
+	for load := total(b.Groups); load > Full; {
 		var worst time.Duration
 		for every := range now {
 			if worst == 0 || shares[every] > shares[worst] || shares[every] == shares[worst] && every < worst {
@@ -260,7 +394,7 @@ func (b *Budget) slower() string {
 		now[worst] = intervals[next]
 	}
 	var text string
-	for _, j := range b.Jobs {
+	for _, j := range b.Groups {
 		if to, asked := now[j.Every]; asked && to != j.Every {
 			text += fmt.Sprintf("%severy = %q in place of %q", map[bool]string{true: ", "}[text != ""], Brief(to), Brief(j.Every))
 			delete(now, j.Every)

@@ -39,15 +39,16 @@ func mustOf(t *testing.T, cfg modbus.Config, thinking time.Duration, devs ...*de
 // At 9600 8N1 a character is 1.0417 ms: 8 bytes out, 5 + 2·n back, and twice
 // 3.5 characters of silence.
 func TestTimeIsThatOfTheWire(t *testing.T) {
-	b := mustOf(t, rs485(9600), 30*time.Millisecond, device(1, point(0, 10, time.Second), point(100, 1, time.Second), point(0, 2, time.Minute)))
+	b := mustOf(t, rs485(9600), 30*time.Millisecond, device(1, point(0, 10, time.Second), point(100, 1, time.Second), point(0, 2, time.Minute), point(300, 2, time.Minute)))
 	var got []string
 	for _, j := range b.Jobs {
 		for _, r := range j.Requests {
-			got = append(got, fmt.Sprintf("%v %v %v %v", Brief(j.Every), r.Unit, r.Register, r.Time.Round(100*time.Microsecond)))
+			got = append(got, fmt.Sprintf("%v+%d %v %v %v", Brief(j.Every), len(j.With), r.Unit, r.Register, r.Time.Round(100*time.Microsecond)))
 		}
 	}
-	want := "[1s unit 1 input 0-9 71.7ms[] 1s unit 1 input 100 52.9ms[] 1m unit 1 input 0-1 55ms]"
-	if s := fmt.Sprint(got); s != strings.ReplaceAll(want, "[]", "") {
+	// input 0-1 comes along.
+	const want = "1s+0 unit 1 input 0-9 71.7ms, 1s+0 unit 1 input 100 52.9ms, 1s+1 unit 1 input 0-9 71.7ms, 1s+1 unit 1 input 100 52.9ms, 1s+1 unit 1 input 300-301 55ms"
+	if s := strings.Join(got, ", "); s != want {
 		t.Errorf("got  %s\nwant %s", s, want)
 	}
 	if load := Percent(b.Load); load != "13 %" { // 124.6 ms each second
@@ -55,6 +56,70 @@ func TestTimeIsThatOfTheWire(t *testing.T) {
 	}
 	if s := b.Trouble("x"); s != "" {
 		t.Errorf("trouble %q, want none", s)
+	}
+}
+
+// What is due together is asked for together, where that is less and the bus has
+// room for it by the time of the quickest.
+func TestGroupsThatMeetAreAskedTogether(t *testing.T) {
+	points := func() []*devices.Point {
+		return []*devices.Point{point(0, 2, time.Second), point(10, 2, 2*time.Second), point(20, 2, 10*time.Second)}
+	}
+	for _, c := range []struct {
+		name   string
+		others int
+		want   string
+	}{
+		{"alone", 0, "1s 0.5: 0-1; 1s+2s 0.4: 0-11; 1s+2s+10s 0.1: 0-21"},
+		{"beside others", 18, "1s 0.5: 0-1; 1s+2s 0.5: 0-11; 10s 0.1: 20-21"},
+		{"where there is none anyway", 19, "1s 0.5: 0-1; 1s+2s 0.4: 0-11; 1s+2s+10s 0.1: 0-21"},
+	} {
+		devs := []*devices.Device{device(1, points()...)}
+		devs[0].Unit = modbus.Unit{ID: 1, Gaps: true}
+		for unit := range byte(c.others) {
+			devs = append(devs, device(unit+2, point(0, 5, time.Second)))
+		}
+		b := mustOf(t, rs485(9600), 0, devs...)
+		var got []string
+		var load float64
+		for _, j := range b.Jobs {
+			load += j.Load
+			if j.Device != devs[0] {
+				continue
+			}
+			s := Brief(j.Every)
+			for _, w := range j.With {
+				s += "+" + Brief(w)
+			}
+			s += fmt.Sprintf(" %.1f:", j.Rate)
+			for _, r := range j.Requests {
+				s += " " + strings.TrimPrefix(r.Register.String(), "input ")
+			}
+			got = append(got, s)
+		}
+		if s := strings.Join(got, "; "); s != c.want {
+			t.Errorf("%s, load %s:\ngot  %s\nwant %s", c.name, Percent(b.Load), s, c.want)
+		}
+		if load/b.Load < 0.999 || load/b.Load > 1.001 || b.Load > total(b.Groups)+1e-9 {
+			t.Errorf("%s: load %v, of jobs %v, of groups %v", c.name, b.Load, load, total(b.Groups))
+		}
+	}
+}
+
+// Intervals meet as often as their least common multiple says.
+func TestMeetings(t *testing.T) {
+	var groups []devices.Group
+	for _, every := range []time.Duration{2 * time.Second, 3 * time.Second, 7 * time.Second} {
+		groups = append(groups, devices.Group{Every: every})
+	}
+	rates := map[int]float64{}
+	for _, m := range meetings(groups) {
+		rates[len(m.groups)] += m.rate
+	}
+	for n, want := range map[int]float64{3: 1. / 42, 2: 1./6 + 1./14 + 1./21 - 3./42} {
+		if d := rates[n] - want; d < -1e-9 || d > 1e-9 {
+			t.Errorf("%d meet %v times a second, want %v", n, rates[n], want)
+		}
 	}
 }
 

@@ -59,5 +59,9 @@ func (l *loader) checkPlan(line devices.Line, d *deviceBuilder) {
 	}
 	if _, err := line.Plan(d.dev.Device, d.dev.Device.Points); err != nil {
 		l.errorKey(d.raw.at, "device %q: %v", d.key, err)
+		return
+	}
+	if _, err := devices.Groups(line, d.dev.Device); err != nil {
+		l.errorKey(d.raw.at, "device %q: %v", d.key, err)
 	}
 }
