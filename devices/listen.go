@@ -103,7 +103,9 @@ func (p *Poller) hear(b *Batch) {
 			h.muted = true
 			p.setState(h, Offline)
 		}
-	} else if p.portUp(); len(b.Readings) > 0 {
+	} else if p.portUp(); silent(b) {
+		h.misses++
+	} else if len(b.Readings) > 0 {
 		p.answered(h, b)
 	} else {
 		b.Release()
@@ -111,6 +113,12 @@ func (p *Poller) hear(b *Batch) {
 	}
 	p.ledger.heard(h.index, b)
 	p.put(h, b)
+}
+
+// silent reports whether a batch tells of a device that was asked and did not
+// answer.
+func silent(b *Batch) bool {
+	return slices.ContainsFunc(b.Readings, func(r Reading) bool { return errors.Is(r.Err, ErrTimeout) }) && !anyGood(b.Readings)
 }
 
 func portError(b *Batch) error {

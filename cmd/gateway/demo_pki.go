@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/pem"
 	"fmt"
 	"math/big"
@@ -13,9 +14,11 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"edgegateway/devices/modbus"
 )
 
-// pki is a certificate authority that lives as long as one demo.
+// pki is a certificate authority that lives as long as a demo or simulation.
 type pki struct {
 	dir  string
 	cert *x509.Certificate
@@ -36,7 +39,7 @@ func newPKI(dir string) (*pki, error) {
 	template.KeyUsage = x509.KeyUsageCertSign
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &p.key.PublicKey, p.key)
 	if err != nil {
-		return nil, fmt.Errorf("make the demo's certificate authority: %w", err)
+		return nil, fmt.Errorf("make a certificate authority: %w", err)
 	}
 	if p.cert, err = x509.ParseCertificate(der); err != nil {
 		return nil, err
@@ -45,8 +48,8 @@ func newPKI(dir string) (*pki, error) {
 }
 
 // issue writes NAME.crt and NAME.key: a server's certificate for localhost
-// and 127.0.0.1, or a client's for the common name.
-func (p *pki) issue(name, commonName string, usage x509.ExtKeyUsage) error {
+// and 127.0.0.1, or a client's for the common name; change adds to it.
+func (p *pki) issue(name, commonName string, usage x509.ExtKeyUsage, change ...func(*x509.Certificate)) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
@@ -57,6 +60,9 @@ func (p *pki) issue(name, commonName string, usage x509.ExtKeyUsage) error {
 	if usage == x509.ExtKeyUsageServerAuth {
 		template.DNSNames = []string{"localhost"}
 		template.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)}
+	}
+	for _, c := range change {
+		c(template)
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, p.cert, &key.PublicKey, p.key)
 	if err != nil {
@@ -70,6 +76,32 @@ func (p *pki) issue(name, commonName string, usage x509.ExtKeyUsage) error {
 		return err
 	}
 	return writePEM(filepath.Join(p.dir, name+".crt"), "CERTIFICATE", der, 0o644)
+}
+
+// alsoFor lets a server's certificate be good for more names or addresses.
+func alsoFor(hosts ...string) func(*x509.Certificate) {
+	return func(c *x509.Certificate) {
+		c.IPAddresses = append(c.IPAddresses, net.IPv6loopback)
+		for _, h := range hosts {
+			if ip := net.ParseIP(h); ip != nil {
+				c.IPAddresses = append(c.IPAddresses, ip)
+			} else {
+				c.DNSNames = append(c.DNSNames, h)
+			}
+		}
+	}
+}
+
+// withRole writes a role of Modbus/TCP Security into a client's certificate, not
+// an empty one.
+func withRole(role string) func(*x509.Certificate) {
+	return func(c *x509.Certificate) {
+		if role == "" {
+			return
+		}
+		value, _ := asn1.MarshalWithParams(role, "utf8") // a string always can be
+		c.ExtraExtensions = append(c.ExtraExtensions, pkix.Extension{Id: modbus.RoleOID, Value: value})
+	}
 }
 
 func (p *pki) template(commonName string) *x509.Certificate {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"edgegateway/devices"
 	"edgegateway/devices/modbus"
 	"edgegateway/devices/simulator"
 	"edgegateway/internal/config"
@@ -21,11 +23,12 @@ type simFault struct {
 	bus    string
 	unit   byte // 0: all of the bus
 	fault  simulator.Fault
-	unplug bool // the bus is away
+	unplug bool          // the bus is away
+	away   time.Duration // it comes and goes, after this each time; 0: it stays away
 }
 
 const faultHelp = `WHERE:WHAT[,WHAT…]; may be given several times. WHERE is BUS, BUS/UNIT or a device. WHAT is
-silent, unplug (a BUS only), latency=300ms, exception=2, wrong=unit (function,
+silent, unplug (a BUS only; unplug=10s comes and goes), latency=300ms, exception=2, wrong=unit (function,
 count, transaction), noise=3, drop=1 (bytes), flip=1 (bits); every=10 spoils each
 tenth answer only, count=5 the first five`
 
@@ -124,6 +127,12 @@ func (f *simFault) add(what string) error {
 		*dst = n
 		return nil
 	}
+	span := func(dst *time.Duration, such string) (err error) {
+		if *dst, err = time.ParseDuration(value); err != nil || *dst <= 0 {
+			return fmt.Errorf("%s: it needs a time, such as %s", what, such)
+		}
+		return nil
+	}
 	bare := func() error {
 		if value != "" {
 			return fmt.Errorf("%s: %s takes no value", what, key)
@@ -135,15 +144,12 @@ func (f *simFault) add(what string) error {
 		f.fault.Silent = true
 		return bare()
 	case "unplug":
-		f.unplug = true
-		return bare()
-	case "latency":
-		d, err := time.ParseDuration(value)
-		if err != nil || d <= 0 {
-			return fmt.Errorf("%s: it needs a time, such as latency=300ms", what)
+		if f.unplug = true; value == "" {
+			return nil
 		}
-		f.fault.Latency = d
-		return nil
+		return span(&f.away, "unplug=10s")
+	case "latency":
+		return span(&f.fault.Latency, "latency=300ms")
 	case "exception":
 		var code int
 		err := number(&code, 1, 255)
@@ -169,11 +175,14 @@ func (f *simFault) add(what string) error {
 	return fmt.Errorf("%q is no fault; there are silent, unplug, latency, exception, wrong, noise, drop, flip, and every and count with them", cmp.Or(key, what))
 }
 
-// setFaults lets the plant misbehave.
-func setFaults(sim *simulator.Simulator, faults []simFault) error {
+// setFaults lets the plant misbehave until ctx is done.
+func setFaults(ctx context.Context, sim *simulator.Simulator, faults []simFault) error {
 	for _, f := range faults {
 		err := sim.SetFault(f.bus, f.unit, f.fault)
-		if f.unplug {
+		switch {
+		case f.away > 0:
+			go comeAndGo(ctx, sim, f)
+		case f.unplug:
 			err = sim.Unplug(f.bus)
 		}
 		if err != nil {
@@ -181,4 +190,18 @@ func setFaults(sim *simulator.Simulator, faults []simFault) error {
 		}
 	}
 	return nil
+}
+
+// comeAndGo unplugs a bus and plugs it in again. It ends with ctx; nobody waits
+// for it, since all it holds is the simulator.
+func comeAndGo(ctx context.Context, sim *simulator.Simulator, f simFault) {
+	for out := true; devices.Sleep(ctx, f.away); out = !out {
+		change, what := sim.Replug, "plugged in again"
+		if out {
+			change, what = sim.Unplug, "unplugged"
+		}
+		if change(f.bus) == nil {
+			fmt.Printf("%s bus %s: %s\n", time.Now().Format(time.TimeOnly), f.bus, what)
+		}
+	}
 }

@@ -33,6 +33,7 @@ func TestParseFaults(t *testing.T) {
 		{"rs485/1:noise=3, drop=1,flip=2,count=5", simFault{bus: "rs485", unit: 1, fault: fault{Noise: 3, Drop: 1, Flip: 2, Count: 5}}},
 		{"tcp://127.0.0.1:502/1:wrong=transaction", simFault{bus: "tcp://127.0.0.1:502", unit: 1, fault: fault{Wrong: simulator.WrongTransaction}}},
 		{"tcp://127.0.0.1:502:unplug", simFault{bus: "tcp://127.0.0.1:502", unplug: true}},
+		{"rs485:unplug=10s", simFault{bus: "rs485", unplug: true, away: 10 * time.Second}},
 		{"wind:silent", simFault{bus: "mast", unit: 1, fault: fault{Silent: true}}},
 	} {
 		got, err := parseFaults(cfg, []string{c.text})
@@ -45,7 +46,7 @@ func TestParseFaults(t *testing.T) {
 		{"rs485", "WHERE:WHAT"}, {"rs485:", "WHERE:WHAT"}, {"rs486:silent", "the buses are: rs485, "}, {"rs485/8:silent", "it has [1 7]"},
 		{"rs485/x:silent", "from 1 to 255"}, {"rs485/0:silent", "from 1 to 255"}, {"rs485/7:slow", "there are silent"}, {"rs485:,", "there are silent"},
 		{"rs485/7:silent=1", "no value"}, {"rs485/7:latency=3", "latency=300ms"}, {"rs485/7:exception=300", "from 1 to 255"}, {"rs485/7:drop", "from 1 to 256"},
-		{"rs485/7:wrong", "wrong=unit"}, {"rs485/7:wrong=right", "wrong=unit"}, {"rs485/7:every=3", "add what is wrong"}, {"rs485/7:unplug", "whole bus"}, {"rs485:unplug,silent", "whole bus"},
+		{"rs485/7:wrong", "wrong=unit"}, {"rs485/7:wrong=right", "wrong=unit"}, {"rs485/7:every=3", "add what is wrong"}, {"rs485/7:unplug", "whole bus"}, {"rs485:unplug=3", "unplug=10s"}, {"rs485:unplug,silent", "whole bus"},
 	} {
 		_, err := parseFaults(cfg, []string{c.text})
 		if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "--fault ") {

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -14,26 +16,30 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"edgegateway/devices/modbus"
 	"edgegateway/devices/simulator"
 	"edgegateway/internal/config"
 )
 
 func newSimulate(opts *options) *cobra.Command {
 	var only, faults []string
-	var site string
+	var site, role string
 	var seed uint64
 	cmd := &cobra.Command{
 		Use:   "simulate",
 		Short: "Serve the devices of a configuration over the real protocols",
-		Long: `simulate reads a configuration and plays its devices: Modbus TCP on loopback,
-Modbus RTU and line sensors on pseudo-terminals paced to their baud rate, with
-values that move plausibly and writes that have an effect. Other programs can
-read it as well.
+		Long: `simulate reads a configuration and plays its devices as it says: on TCP, TLS or
+UDP on loopback, or on pseudo-terminals paced to their baud rate; Modbus in each
+of its framings, sensors that speak by themselves, meters that are called. Values
+move plausibly and writes have an effect. Other programs can read it as well.
 
 A bus whose address is on this machine is served there. For any other, simulate
 chooses an address and says what to put into site.toml, which --site writes:
 
   gateway simulate --config DIR --site DIR/site.toml
+
+For tls:// it makes certificates and says where they are; with --role a client
+whose certificate does not carry that role is refused everything (exception 1).
 
 A plant that misbehaves shows what the gateway makes of it:
 
@@ -50,21 +56,27 @@ A plant that misbehaves shows what the gateway makes of it:
 			if err != nil {
 				return err
 			}
-			return simulate(ctx, cfg, wrong, only, site, seed)
+			return simulate(ctx, cfg, wrong, only, site, role, seed)
 		},
 	}
 	cmd.Flags().StringSliceVar(&only, "bus", nil, "serve only these buses")
 	cmd.Flags().StringArrayVar(&faults, "fault", nil, faultHelp)
 	cmd.Flags().StringVar(&site, "site", "", "write the addresses to this file, and remove it at the end")
+	cmd.Flags().StringVar(&role, "role", "", "tls:// only: what the client's certificate must say (Modbus/TCP Security)")
 	cmd.Flags().Uint64Var(&seed, "seed", 1, "another seed, another plant")
 	return cmd
 }
 
-func simulate(ctx context.Context, cfg *config.Config, faults []simFault, only []string, site string, seed uint64) error {
+func simulate(ctx context.Context, cfg *config.Config, faults []simFault, only []string, site, role string, seed uint64) error {
 	plan, err := simulatorConfig(cfg, only)
 	if err != nil {
 		return err
 	}
+	papers, err := issuePapers(&plan, cfg, role)
+	if err != nil {
+		return err
+	}
+	defer papers.remove()
 	plan.Seed = seed
 	plan.Log = newLogger(slog.LevelInfo)
 	sim, err := simulator.New(plan)
@@ -80,10 +92,10 @@ func simulate(ctx context.Context, cfg *config.Config, faults []simFault, only [
 	case err := <-failed:
 		return err
 	}
-	if err := setFaults(sim, faults); err != nil { // once all buses are up: an unplugged one never would be
+	if err := setFaults(ctx, sim, faults); err != nil { // once all buses are up: an unplugged one never would be
 		return err
 	}
-	overlay := overlayFor(cfg, sim.Addresses())
+	overlay := overlayFor(cfg, sim.Addresses(), papers)
 	for _, b := range plan.Buses {
 		fmt.Printf("bus %s: %d devices at %s\n", b.Name, len(b.Devices), sim.Addresses()[b.Name])
 	}
@@ -122,27 +134,138 @@ func simulatorConfig(cfg *config.Config, only []string) (simulator.Config, error
 	return plan, nil
 }
 
+// carriers are what a bus of the simulator speaks, and on what, by the scheme of
+// its URL; "" is a serial port.
+var carriers = map[string]struct {
+	kind    simulator.Kind
+	carrier simulator.Carrier
+}{
+	"":          {simulator.RTU, simulator.Line},
+	"tcp":       {simulator.TCP, simulator.Socket},
+	"tls":       {simulator.TCP, simulator.Encrypted},
+	"udp":       {simulator.TCP, simulator.Datagrams},
+	"rtu+tcp":   {simulator.RTU, simulator.Socket},
+	"rtu+udp":   {simulator.RTU, simulator.Datagrams},
+	"ascii+tcp": {simulator.ASCII, simulator.Socket},
+}
+
 func simulatorBus(b *config.Bus) simulator.Bus {
-	s := simulator.Bus{Name: b.ID, Devices: b.Devices, Lenient: true}
-	u, err := url.Parse(b.Address)
-	serial := err != nil || u.Host == ""
+	scheme, _, isURL := strings.Cut(b.Address, "://")
+	if !isURL {
+		scheme = ""
+	}
+	as := carriers[scheme]
+	s := simulator.Bus{Name: b.ID, Kind: as.kind, Carrier: as.carrier, Devices: b.Devices, Lenient: true}
+	line := b.Modbus.Serial
 	switch {
 	case b.Protocol != config.Modbus:
 		s.Kind, s.Framing, s.Poll = simulator.Lines, b.Lines.Framing, b.Lines.Poll
-		s.Baud, s.Format = b.Lines.Serial.Baud, b.Lines.Serial.Format
-	case serial:
-		s.Kind = simulator.RTU
-		s.Baud, s.Format = b.Modbus.Serial.Baud, b.Modbus.Serial.Format
-	default:
-		s.Kind = simulator.TCP
+		line = b.Lines.Serial
+	case scheme == "" && b.Modbus.Framing == modbus.FramingASCII:
+		s.Kind = simulator.ASCII
+	}
+	s.Baud, s.Format = line.Baud, line.Format
+	if u, err := url.Parse(b.Address); err == nil && isURL {
 		if ip := net.ParseIP(u.Hostname()); ip != nil && ip.IsLoopback() || u.Hostname() == "localhost" {
 			s.Listen = u.Host
 		}
 	}
-	if serial && linkable(b.Address) {
+	if !isURL && linkable(b.Address) {
 		s.Link = b.Address
 	}
 	return s
+}
+
+// papers are the certificates of simulated buses with TLS.
+type papers struct {
+	dir   string
+	buses map[string]bool
+}
+
+// issuePapers makes a certificate for each such bus of plan, and one for their
+// client that carries role if there is one.
+func issuePapers(plan *simulator.Config, cfg *config.Config, role string) (*papers, error) {
+	p := &papers{buses: map[string]bool{}}
+	for i := range plan.Buses {
+		b := &plan.Buses[i]
+		if b.Carrier != simulator.Encrypted {
+			continue
+		}
+		if err := p.issue(b, cfg, role); err != nil {
+			p.remove()
+			return nil, fmt.Errorf("certificate of bus %s: %w", b.Name, err)
+		}
+	}
+	if role != "" && len(p.buses) == 0 {
+		return nil, usageError("--role %s: the configuration has no bus with tls:// to ask for it", role)
+	}
+	return p, nil
+}
+
+func (p *papers) issue(b *simulator.Bus, cfg *config.Config, role string) (err error) {
+	if p.dir == "" {
+		if p.dir, err = os.MkdirTemp("", "gateway-simulate-"); err != nil {
+			return err
+		}
+	}
+	p.buses[b.Name] = true
+	dir := p.of(b.Name)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	ca, err := newPKI(dir)
+	if err != nil {
+		return err
+	}
+	if err := ca.issue("device", "simulated device", x509.ExtKeyUsageServerAuth, alsoFor(namesOfBus(cfg, b.Name)...)); err != nil {
+		return err
+	}
+	if err := ca.issue("client", "gateway", x509.ExtKeyUsageClientAuth, withRole(role)); err != nil {
+		return err
+	}
+	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "device.crt"), filepath.Join(dir, "device.key"))
+	if err != nil {
+		return err
+	}
+	clients := x509.NewCertPool()
+	clients.AddCert(ca.cert)
+	b.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12, ClientCAs: clients, ClientAuth: tls.VerifyClientCertIfGiven}
+	b.Role = role
+	return nil
+}
+
+// namesOfBus are the names by which the gateway may want to know a bus.
+func namesOfBus(cfg *config.Config, bus string) (names []string) {
+	for _, b := range cfg.Buses {
+		if b.ID != bus {
+			continue
+		}
+		if u, err := url.Parse(b.Address); err == nil && u.Hostname() != "" {
+			names = append(names, u.Hostname())
+		}
+		if b.Modbus.TLS != nil && b.Modbus.TLS.ServerName != "" {
+			names = append(names, b.Modbus.TLS.ServerName)
+		}
+	}
+	return names
+}
+
+// of is the folder with the papers of a bus: ca.crt, client.crt and client.key.
+func (p *papers) of(bus string) string { return filepath.Join(p.dir, url.PathEscape(bus)) }
+
+func (p *papers) remove() {
+	if p.dir != "" {
+		os.RemoveAll(p.dir)
+	}
+}
+
+// overlay is what site.toml says of the papers of a bus.
+func (p *papers) overlay(bus string) string {
+	if !p.buses[bus] {
+		return ""
+	}
+	dir := p.of(bus)
+	return fmt.Sprintf("ca      = %q\ncert    = %q\nkey     = %q\n", filepath.Join(dir, "ca.crt"), filepath.Join(dir, "client.crt"), filepath.Join(dir, "client.key"))
 }
 
 // linkable reports whether a pseudo-terminal may appear under this path: it
@@ -160,16 +283,22 @@ func linkable(path string) bool {
 
 // overlayFor returns the lines of site.toml that lead the gateway to the
 // simulated buses, "" if all are where the configuration says.
-func overlayFor(cfg *config.Config, addresses map[string]string) string {
+func overlayFor(cfg *config.Config, addresses map[string]string, papers *papers) string {
 	var text strings.Builder
 	for _, b := range cfg.Buses {
 		address := addresses[b.ID]
-		if address == "" || address == b.Address || address == "tcp://"+strings.TrimPrefix(b.Address, "tcp://") {
+		certs := papers.overlay(b.ID)
+		if address == "" || address == b.Address && certs == "" {
 			continue
 		}
 		if b.ID != b.Address {
-			fmt.Fprintf(&text, "[bus.%q]\naddress = %q\n", b.ID, address)
+			fmt.Fprintf(&text, "[bus.%q]\naddress = %q\n%s", b.ID, address, certs)
 			continue
+		}
+		if certs != "" { // its devices name it by its URL, which has no place for certificates
+			name := strings.NewReplacer(":", "-", "/", "").Replace(b.ID)
+			fmt.Fprintf(&text, "[bus.%q]\naddress = %q\n%s", name, address, certs)
+			address = name
 		}
 		for _, dev := range b.Devices { // a bus that only devices name, by its URL
 			fmt.Fprintf(&text, "[device.%q]\nbus = %q\n", dev.ID, address)

@@ -79,7 +79,7 @@ func (a *authority) client(roles ...string) tls.Certificate {
 		if err != nil {
 			a.t.Fatal(err)
 		}
-		template.ExtraExtensions = append(template.ExtraExtensions, pkix.Extension{Id: roleOID, Value: value})
+		template.ExtraExtensions = append(template.ExtraExtensions, pkix.Extension{Id: RoleOID, Value: value})
 	}
 	return a.sign(template)
 }

@@ -78,9 +78,9 @@ func (p udpPort) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// roleOID is the extension of a client's certificate that says what its owner
+// RoleOID is the extension of a client's certificate that says what its owner
 // may do (Modbus/TCP Security, 8.4).
-var roleOID = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 50316, 802, 1}
+var RoleOID = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 50316, 802, 1}
 
 // A security is what a line over TLS shows and asks for.
 type security struct {
@@ -126,7 +126,7 @@ func (s *security) note(cert *tls.Certificate) {
 	if len(cert.Certificate) > 0 {
 		role = "the client certificate carries no role"
 		if leaf, err := x509.ParseCertificate(cert.Certificate[0]); err == nil {
-			if r, ok := roleOf(leaf); ok {
+			if r, ok := Role(leaf); ok {
 				role = fmt.Sprintf("the client certificate's role is %q", r)
 			}
 		}
@@ -136,11 +136,11 @@ func (s *security) note(cert *tls.Certificate) {
 	s.role = role
 }
 
-// roleOf returns the role in cert. That it is there once only, as the
+// Role returns the role in cert. That it is there once only, as the
 // specification demands, x509 sees to.
-func roleOf(cert *x509.Certificate) (role string, ok bool) {
+func Role(cert *x509.Certificate) (role string, ok bool) {
 	for _, e := range cert.Extensions {
-		if e.Id.Equal(roleOID) {
+		if e.Id.Equal(RoleOID) {
 			rest, err := asn1.Unmarshal(e.Value, &role)
 			return role, err == nil && len(rest) == 0
 		}
@@ -156,7 +156,7 @@ func (s *security) explain(err error) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return fmt.Errorf("%w; over TLS it also says \"not authorised\": %s (extension %v)", err, s.role, roleOID)
+	return fmt.Errorf("%w; over TLS it also says \"not authorised\": %s (extension %v)", err, s.role, RoleOID)
 }
 
 // dialTLS connects and proves that the far side is who it should be.

@@ -226,7 +226,11 @@ func (t telegram) holds(devices.Source) bool { return true }
 func (t telegram) value(src devices.Source) ([]byte, error) {
 	f := src.(Field)
 	code, unit := SplitUnit(f.Key)
-	groups := t[code]
+	return obisValue(t[code], f, unit)
+}
+
+// obisValue is the value among those of a code that f means.
+func obisValue(groups [][]byte, f Field, unit string) ([]byte, error) {
 	i := f.Index - 1
 	if f.Index == 0 {
 		i = len(groups) - 1
@@ -242,7 +246,7 @@ func (t telegram) value(src devices.Source) ([]byte, error) {
 	case len(raw) == 0:
 		return nil, &NoValue{Field: f}
 	case unit != "" && unit != has:
-		return nil, &NoValue{Field: f, Unit: has}
+		return nil, &NoValue{Field: f, Unit: has, Bare: has == ""}
 	}
 	return raw, nil
 }

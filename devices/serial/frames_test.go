@@ -275,7 +275,7 @@ func TestBlocksReadOBISLines(t *testing.T) {
 	plain := Blocks{Start: "/", End: "!"}
 	for key, want := range map[string]string{
 		"1-0:1.8.1*kWh": "00001.001", "1-0:1.8.1": "00001.001", "1-0:1.8.1*Wh": "!in another unit", "0-1:24.3.0": "00024.123",
-		"0-0:96.13.1": "!no value", "9.9.9": "!no value", "1-0:1.8.0*255": "17", "1-0:1.8.0*255*kWh": "!no value", "1-0:16.7.0*W": "7",
+		"0-0:96.13.1": "!no value", "9.9.9": "!no value", "1-0:1.8.0*255": "17", "1-0:1.8.0*255*kWh": "!without a unit", "1-0:16.7.0*W": "7",
 	} {
 		if values, bad := hear(plain, Field{Key: key}, []byte(old)); len(values) != 1 || values[0] != want || bad > 0 {
 			t.Errorf("%s: %q, want %q; %d bad", key, values, want, bad)

@@ -343,6 +343,7 @@ type NoValue struct {
 	Field   Field
 	Invalid bool   // there is a value, but the message itself says that it is not valid
 	Unit    string // there is a value, but in this unit
+	Bare    bool   // there is a value, but without the unit that it must have
 }
 
 func (e *NoValue) Error() string {
@@ -351,6 +352,8 @@ func (e *NoValue) Error() string {
 		return fmt.Sprintf("the device marks %v as invalid", e.Field)
 	case e.Unit != "":
 		return fmt.Sprintf("the device gives %v in %q", e.Field, e.Unit)
+	case e.Bare:
+		return fmt.Sprintf("the device gives no unit with %v; leave *unit out of the field if you know it", e.Field)
 	}
 	return fmt.Sprintf("no value in %v", e.Field)
 }
@@ -362,6 +365,8 @@ func (e *NoValue) Cause() string {
 		return "marked invalid"
 	case e.Unit != "":
 		return "in another unit"
+	case e.Bare:
+		return "without a unit"
 	}
 	return "no value"
 }

@@ -55,8 +55,8 @@ func TestReaderPolls(t *testing.T) {
 		time.Sleep(6 * time.Second) // 4 s: no answer until 9 s, then at once
 		want("4s", "")
 		time.Sleep(time.Second)
-		want("9s", "")
-		if s := k.lines.LineStats(); s.Bad != 1 || s.LastBad != "no answer in time" {
+		want("9s", "co2!timeout")
+		if s := k.lines.LineStats(); s.Bad != 1 || !strings.HasPrefix(s.LastBad, "no answer within 5s: check power") {
 			t.Errorf("%+v", s)
 		}
 		k.say(good)

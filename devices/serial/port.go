@@ -173,6 +173,28 @@ func (p *Port) Close() error {
 	return err
 }
 
+// Baud is its present speed.
+func (p *Port) Baud() int { return p.cfg.Baud }
+
+// SetBaud changes the speed at once, also for bytes that have not left.
+func (p *Port) SetBaud(baud int) error {
+	cfg := p.cfg
+	cfg.Baud = baud
+	mode, err := cfg.mode()
+	if err != nil {
+		return err
+	}
+	if err := p.tty.SetMode(mode); err != nil {
+		return p.gone(fmt.Sprintf("set %d baud on", baud), err)
+	}
+	p.cfg = cfg
+	return nil
+}
+
+// Drain waits until the n bytes written last have left, and no longer than
+// twice the time that takes and a second.
+func (p *Port) Drain(n int) error { return p.drain(n) }
+
 // SetReadDeadline sets until when Read waits; the zero time means for ever.
 func (p *Port) SetReadDeadline(t time.Time) error {
 	if t.IsZero() {

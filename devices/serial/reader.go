@@ -20,8 +20,8 @@ type Stream interface {
 }
 
 // A Framing says how a stream is cut into messages, how these prove
-// themselves, and what they hold: Lines, Blocks, Frames or VEDirect. It is
-// immutable.
+// themselves, and what they hold: Lines, Blocks, Frames, VEDirect or Meter. It
+// is immutable.
 type Framing interface {
 	// Check finds what is wrong with the framing itself.
 	Check() error
@@ -58,9 +58,18 @@ type outlet struct {
 
 // A Poll is what a device wants to hear before it says something.
 type Poll struct {
-	Send    []byte
+	Send    []byte // none for a Meter, which knows what to say
 	Every   time.Duration
-	Timeout time.Duration // until its answer is there whole; 0: 1 s
+	Timeout time.Duration // until its answer is there whole; 0: 1 s. For a Meter: until it goes on; 0: 2 s
+	Retries int           // how often a question without a good answer is asked again before its points fail
+}
+
+// timeout is how long to wait; usual is what holds without one.
+func (p *Poll) timeout(usual time.Duration) time.Duration {
+	if p.Timeout > 0 {
+		return p.Timeout
+	}
+	return usual
 }
 
 // ReaderConfig is what a Reader needs.
@@ -121,7 +130,8 @@ func NewReader(cfg ReaderConfig) (*Reader, error) {
 	if r.now == nil {
 		r.now = devices.Now
 	}
-	if p := cfg.Poll; p != nil && (p.Every <= 0 || len(p.Send) == 0) {
+	_, meter := cfg.Framing.(Meter)
+	if p := cfg.Poll; p == nil && meter || p != nil && (p.Every <= 0 || len(p.Send) == 0 && !meter) {
 		return nil, fmt.Errorf("bus %s: what is sent, and how often, must be known", cfg.Bus)
 	}
 	var errs []error
@@ -199,6 +209,9 @@ func (r *Reader) session(ctx context.Context, emit func(*devices.Batch)) error {
 		return err
 	}
 	defer stream.Close()
+	if m, ok := r.cfg.Framing.(Meter); ok {
+		return r.readMeter(ctx, m, stream, emit)
+	}
 	return r.read(ctx, stream, emit)
 }
 
@@ -215,23 +228,35 @@ func (r *Reader) works(emit func(*devices.Batch)) {
 func (r *Reader) read(ctx context.Context, stream Stream, emit func(*devices.Batch)) error {
 	var at devices.Stamp // of the bytes that are being decoded
 	ask := asker{poll: r.cfg.Poll, stream: stream}
+	if ask.poll != nil {
+		ask.phase.every = ask.poll.Every
+	}
 	dec := r.cfg.Framing.decoder(&outlet{
 		good: func(m message) {
 			ask.answered()
 			r.good.Add(1)
 			r.take(m, at, emit)
 		},
-		bad: func(why string) { r.reject(why + r.portTrouble(stream)) },
+		bad: func(why string) {
+			ask.bad = why + r.portTrouble(stream)
+			r.reject(ask.bad)
+		},
 	})
 	r.countPort(stream)
 	counted := time.Now()
 	chunk := make([]byte, 1024)
 	heard := time.Now() // when the last bytes came
 	for empty := 0; ctx.Err() == nil && empty < maxEmpty; {
-		unanswered, err := ask.turn(time.Now())
-		if unanswered {
+		if ask.overdue(time.Now()) {
 			dec.silence()
-			r.reject("no answer in time")
+		}
+		unanswered, last, err := ask.turn(time.Now())
+		if unanswered != nil {
+			r.reject(unanswered.Error())
+		}
+		if last {
+			r.works(emit)
+			r.fail(unanswered, emit)
 		}
 		if err != nil {
 			return err
@@ -325,6 +350,25 @@ func (r *Reader) take(m message, at devices.Stamp, emit func(*devices.Batch)) {
 	}
 }
 
+// fail hands on that nothing is known of the points that are wanted now, after
+// the last question has failed.
+func (r *Reader) fail(err error, emit func(*devices.Batch)) {
+	now := r.now()
+	for _, d := range r.cfg.Devices {
+		b := devices.NewBatch(d)
+		for _, s := range r.slots {
+			if s.dev == d && s.wanted(now) {
+				b.Fail(s.Point, err, now)
+			}
+		}
+		if len(b.Readings) == 0 {
+			b.Release()
+			continue
+		}
+		emit(b)
+	}
+}
+
 // wanted reports whether the point is to be read at at, and if so puts it off
 // to its next interval. Intervals keep their phase, and an eighth of one too
 // early is in time, so that a sensor that speaks once a second on average
@@ -343,39 +387,71 @@ func (s *slot) wanted(at devices.Stamp) bool {
 // defaultAnswer is how long an answer may take.
 const defaultAnswer = time.Second
 
+// A phase says when intervals begin.
+type phase struct {
+	every time.Duration
+	last  time.Time // beginning of the one under way; zero before the first
+}
+
+// after notes that something happens now, and returns when the next interval
+// begins. Those missed are not made up for.
+func (p *phase) after(now time.Time) time.Time {
+	if p.last.IsZero() {
+		p.last = now
+	}
+	p.last = p.last.Add(now.Sub(p.last) / p.every * p.every)
+	return p.last.Add(p.every)
+}
+
 // An asker sends the poll when its time has come. Without one it does nothing.
 type asker struct {
 	poll    *Poll
 	stream  Stream
+	phase   phase
 	next    time.Time // when to send
 	giveUp  time.Time // until when the answer must have come
 	waiting bool
+	tries   int    // left
+	bad     string // what came in place of the answer
 }
 
-// turn sends what is due at now and reports whether the answer to what was
-// sent before is overdue. A question is never sent while one is open.
-func (a *asker) turn(now time.Time) (unanswered bool, err error) {
+// overdue reports whether the answer should have come by now.
+func (a *asker) overdue(now time.Time) bool { return a.waiting && !now.Before(a.giveUp) }
+
+// turn sends what is due at now, and returns an error for a question whose
+// answer is overdue; last says that it is not asked again. A question is never
+// sent while one is open.
+func (a *asker) turn(now time.Time) (unanswered error, last bool, err error) {
 	if a.poll == nil {
-		return false, nil
+		return nil, false, nil
 	}
 	if a.waiting && !now.Before(a.giveUp) {
-		a.waiting, unanswered = false, true
+		a.waiting, unanswered = false, a.trouble()
+		if a.tries--; a.tries >= 0 {
+			return unanswered, false, a.send(now)
+		}
+		last = true
 	}
 	if a.waiting || now.Before(a.next) {
-		return unanswered, nil
+		return unanswered, last, nil
 	}
-	if a.next.IsZero() {
-		a.next = now
+	a.next = a.phase.after(now)
+	a.tries = a.poll.Retries
+	return unanswered, last, a.send(now)
+}
+
+func (a *asker) send(now time.Time) error {
+	a.waiting, a.giveUp, a.bad = true, now.Add(a.poll.timeout(defaultAnswer)), ""
+	_, err := a.stream.Write(a.poll.Send)
+	return err
+}
+
+// trouble says why there is no answer.
+func (a *asker) trouble() error {
+	if a.bad != "" {
+		return fmt.Errorf("no answer in time, but %s: %w", a.bad, devices.ErrReply)
 	}
-	passed := now.Sub(a.next)/a.poll.Every + 1 // those missed are not made up for
-	a.next = a.next.Add(passed * a.poll.Every)
-	timeout := a.poll.Timeout
-	if timeout <= 0 {
-		timeout = defaultAnswer
-	}
-	a.waiting, a.giveUp = true, now.Add(timeout)
-	_, err = a.stream.Write(a.poll.Send)
-	return unanswered, err
+	return fmt.Errorf("no answer within %v: check power, wiring, baud rate and format: %w", a.poll.timeout(defaultAnswer), devices.ErrTimeout)
 }
 
 // until is when to stop reading: at t or before, when there is something to do.

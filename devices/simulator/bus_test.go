@@ -2,7 +2,14 @@ package simulator
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
+	"math/big"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -44,14 +51,17 @@ func run(t testing.TB, s *Simulator) {
 func TestStopsWithNothingLeft(t *testing.T) {
 	t.Run("busy", func(t *testing.T) {
 		b := buses(meter(1).device("bus"))
-		tcp, rtu := b["tcp"], b["rtu"]
-		tcp.Name = "tcp"
-		tcp.Faults = map[byte]Fault{1: {Latency: time.Hour}}
 		lines := Bus{Name: "mast", Kind: Lines, Baud: 300, Framing: serial.Lines{Checksum: "nmea"}, Devices: []*mapping.Device{mast()}}
-		s := newPlant(t, nil, Config{Buses: []Bus{tcp, rtu, lines}})
+		plan := []Bus{lines}
+		for name, bus := range b {
+			bus.Name = name
+			bus.Faults = map[byte]Fault{1: {Latency: time.Hour}}
+			plan = append(plan, bus)
+		}
+		s := newPlant(t, nil, Config{Buses: plan})
 		run(t, s)
-		for _, name := range []string{"tcp", "bus"} {
-			readOne(t, line(t, s, name, 50*time.Millisecond), tcp.Devices[0], "power")
+		for name, bus := range b {
+			readOne(t, line(t, s, name, 50*time.Millisecond), bus.Devices[0], "power")
 		}
 	})
 	checkLeaks(t)
@@ -81,14 +91,49 @@ func checkLeaks(t testing.TB) {
 // line connects to a bus as the gateway does.
 func line(t testing.TB, s *Simulator, name string, timeout time.Duration) *modbus.Line {
 	t.Helper()
-	l, err := modbus.NewLine(modbus.Config{
-		URL: s.Addresses()[name], Serial: serial.Config{Baud: 115200, Format: "8N1"}, Timeout: timeout,
-	})
+	b, err := s.bus(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := modbus.Config{URL: s.Addresses()[name], Timeout: timeout}
+	switch {
+	case b.Carrier == Encrypted:
+		pool := x509.NewCertPool()
+		pool.AddCert(b.TLS.Certificates[0].Leaf)
+		cfg.TLS = &tls.Config{RootCAs: pool}
+	case b.Carrier == Line:
+		cfg.Serial = serial.Config{Baud: b.Baud, Format: b.Format}
+		if b.Kind == ASCII {
+			cfg.Framing = modbus.FramingASCII
+		}
+	}
+	l, err := modbus.NewLine(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
 	return l
+}
+
+// ownCertificate is one that proves 127.0.0.1 to who has it.
+func ownCertificate() *tls.Config {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		panic(err)
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		panic(err)
+	}
+	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}}}
 }
 
 // readAll reads all points of dev once and returns its readings by name.
@@ -124,12 +169,26 @@ func readOne(t testing.TB, l *modbus.Line, dev *mapping.Device, name string) dev
 	return devices.Reading{}
 }
 
-// buses are the two ways on which registers travel.
+// buses are all ways on which registers travel.
 func buses(devs ...*mapping.Device) map[string]Bus {
 	return map[string]Bus{
-		"tcp": {Name: "bus", Kind: TCP, Devices: devs},
-		"rtu": {Name: "bus", Kind: RTU, Baud: 115200, Format: "8N1", Devices: devs},
+		"tcp":       {Name: "bus", Kind: TCP, Devices: devs},
+		"tls":       {Name: "bus", Kind: TCP, Carrier: Encrypted, TLS: ownCertificate(), Devices: devs},
+		"udp":       {Name: "bus", Kind: TCP, Carrier: Datagrams, Devices: devs},
+		"rtu":       {Name: "bus", Kind: RTU, Baud: 115200, Format: "8N1", Devices: devs},
+		"rtu+tcp":   {Name: "bus", Kind: RTU, Carrier: Socket, Devices: devs},
+		"rtu+udp":   {Name: "bus", Kind: RTU, Carrier: Datagrams, Devices: devs},
+		"ascii":     {Name: "bus", Kind: ASCII, Baud: 115200, Format: "7E1", Devices: devs},
+		"ascii+tcp": {Name: "bus", Kind: ASCII, Carrier: Socket, Devices: devs},
 	}
+}
+
+// byKind chooses what holds for frames with a header, or on serial lines.
+func byKind(b Bus, header, line string) string {
+	if b.Kind == TCP {
+		return header
+	}
+	return line
 }
 
 // TestReadsWhatIsHeld reads every type with the real line and compares it
@@ -214,7 +273,7 @@ func TestOutsideTheMap(t *testing.T) {
 				t.Errorf("a table without points: %v", r.Err)
 			}
 			strange.unit = 4
-			want := map[string]string{"tcp": "no answer behind the gateway", "rtu": "timeout"}[kind]
+			want := byKind(b, "no answer behind the gateway", "timeout")
 			if r := readOne(t, l, strange.device("bus"), "x"); devices.Cause(r.Err) != want {
 				t.Errorf("a unit that is not there: %v", r.Err)
 			}
@@ -238,14 +297,15 @@ func TestFaults(t *testing.T) {
 		{Fault{Drop: 1}, "*", "*"},
 		{Fault{Flip: 1}, "*", "*"},
 	} {
-		for kind, b := range buses(meter(1).device("bus"), boiler(t, 2).device("bus")) {
+		for _, kind := range []string{"tcp", "udp", "rtu", "ascii"} { // of the others see TestNoWrongValueOnAnyPair
+			b := buses(meter(1).device("bus"), boiler(t, 2).device("bus"))[kind]
 			b.Faults = map[byte]Fault{1: test.fault}
 			t.Run(kind, func(t *testing.T) {
 				t.Parallel() // they mostly wait
 				s := newPlant(t, newClock(), Config{Buses: []Bus{b}})
 				run(t, s)
-				l := line(t, s, "bus", 250*time.Millisecond)
-				want := map[string]string{"tcp": test.tcp, "rtu": test.rtu}[kind]
+				l := line(t, s, "bus", 150*time.Millisecond)
+				want := byKind(b, test.tcp, test.rtu)
 				r := readOne(t, l, b.Devices[0], "energy")
 				if r.Err == nil || want != "*" && devices.Cause(r.Err) != want {
 					t.Errorf("%+v: read %x, %v, want %s", test.fault, r.Raw, r.Err, want)
@@ -268,16 +328,19 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// TestNoiseIsSurvived: the real line finds the answer behind noise.
+// TestNoiseIsSurvived: the real line finds the answer behind noise, wherever it
+// can be told from it.
 func TestNoiseIsSurvived(t *testing.T) {
-	b := buses(meter(1).device("bus"))["rtu"]
-	b.Faults = map[byte]Fault{0: {Noise: 3}}
-	s := newPlant(t, newClock(), Config{Buses: []Bus{b}})
-	run(t, s)
-	l := line(t, s, "bus", 500*time.Millisecond)
-	for range 5 {
-		if r := readOne(t, l, b.Devices[0], "power"); r.Err != nil || !s.Holds("meter", "power", r.Raw) {
-			t.Errorf("read %x, %v", r.Raw, r.Err)
+	for _, kind := range []string{"rtu", "rtu+tcp", "ascii", "ascii+tcp"} {
+		b := buses(meter(1).device("bus"))[kind]
+		b.Faults = map[byte]Fault{0: {Noise: 3}}
+		s := newPlant(t, newClock(), Config{Buses: []Bus{b}})
+		run(t, s)
+		l := line(t, s, "bus", 500*time.Millisecond)
+		for range 5 {
+			if r := readOne(t, l, b.Devices[0], "power"); r.Err != nil || !s.Holds("meter", "power", r.Raw) {
+				t.Errorf("%s: read %x, %v", kind, r.Raw, r.Err)
+			}
 		}
 	}
 }
@@ -349,12 +412,12 @@ func TestFaultsComeAndGo(t *testing.T) {
 func TestUnplug(t *testing.T) {
 	for kind, b := range buses(meter(1).device("bus")) {
 		t.Run(kind, func(t *testing.T) {
-			if b.Kind == RTU {
+			if b.Baud > 0 {
 				b.Link = filepath.Join(t.TempDir(), "tty")
 			}
 			s := newPlant(t, newClock(), Config{Buses: []Bus{b}})
 			run(t, s)
-			if b.Kind == RTU && s.Addresses()["bus"] != b.Link {
+			if b.Link != "" && s.Addresses()["bus"] != b.Link {
 				t.Errorf("address %s, want the link", s.Addresses()["bus"])
 			}
 			l := line(t, s, "bus", 200*time.Millisecond)
@@ -367,7 +430,7 @@ func TestUnplug(t *testing.T) {
 			until(t, "the bus is gone", func() bool {
 				return errors.Is(readOne(t, l, b.Devices[0], "power").Err, devices.ErrPort)
 			})
-			if _, err := os.Lstat(b.Link); b.Kind == RTU && err == nil {
+			if _, err := os.Lstat(b.Link); b.Link != "" && err == nil {
 				t.Error("the path of an unplugged port is still there")
 			}
 			if err := s.Replug("bus"); err != nil {
@@ -466,8 +529,9 @@ func mbpoll(t *testing.T, args ...string) []string {
 
 // TestAgainstMbpoll: a program not written here reads and writes both.
 func TestAgainstMbpoll(t *testing.T) {
-	for kind, b := range buses(boiler(t, 7).device("bus")) {
+	for _, kind := range []string{"tcp", "rtu"} {
 		t.Run(kind, func(t *testing.T) {
+			b := buses(boiler(t, 7).device("bus"))[kind]
 			b.Baud = 9600
 			s := newPlant(t, newClock(), Config{Buses: []Bus{b}})
 			run(t, s)

@@ -2,9 +2,12 @@ package simulator
 
 import (
 	"encoding/binary"
+	"encoding/hex"
+	"fmt"
 	"time"
 
 	"edgegateway/devices/modbus"
+	"edgegateway/devices/serial"
 )
 
 // A desk is where the requests of one client, or of one serial line, arrive:
@@ -12,10 +15,13 @@ import (
 // the carrier has it. It belongs to the goroutine of its carrier.
 type desk struct {
 	bus    *bus
-	serial bool
+	barred bool  // the client may do nothing here
 	unit   *unit // of the request before, nil if there is none
 	fault  Fault
 }
+
+// serial reports whether units are those of a serial line, wherever it ends.
+func (d *desk) serial() bool { return d.bus.Kind != TCP }
 
 // Read implements modbus.Store.
 func (d *desk) Read(dst []byte, id byte, t modbus.Table, address, count uint16) ([]byte, error) {
@@ -30,7 +36,7 @@ func (d *desk) Read(dst []byte, id byte, t modbus.Table, address, count uint16) 
 // written to all.
 func (d *desk) Write(id byte, t modbus.Table, address, count uint16, raw []byte) error {
 	write := func(u *unit) error { return u.write(t, int(address), int(count), raw) }
-	if d.serial && id == 0 {
+	if d.serial() && id == 0 {
 		for _, u := range d.bus.units {
 			u.ask(func() error { return write(u) })
 		}
@@ -54,7 +60,7 @@ func (d *desk) ask(id byte, do func(u *unit) error) (err error) {
 // messaging on TCP/IP V1.0b, section 4.4.2.3).
 func (d *desk) find(id byte) *unit {
 	for _, u := range d.bus.units {
-		if u.id == id || !d.serial && (id == 0 || id == 255) && len(d.bus.units) == 1 {
+		if u.id == id || !d.serial() && (id == 0 || id == 255) && len(d.bus.units) == 1 {
 			return u
 		}
 	}
@@ -64,7 +70,7 @@ func (d *desk) find(id byte) *unit {
 // nobody is what a unit that does not exist says: nothing on a serial line,
 // and what its gateway says about it on TCP.
 func (d *desk) nobody() error {
-	if d.serial {
+	if d.serial() {
 		return modbus.ErrSilent
 	}
 	return &modbus.Exception{Code: modbus.GatewayTargetSilence}
@@ -80,8 +86,12 @@ func (d *desk) spoil(frame []byte) ([]byte, time.Duration) {
 	}
 	d.unit.mu.Lock()
 	defer d.unit.mu.Unlock()
-	if d.serial {
+	switch d.bus.Kind {
+	case RTU:
 		frame = spoilRTU(frame, fault)
+		return d.unit.faulty.spoilFrame(frame, len(frame), fault), fault.Latency
+	case ASCII:
+		frame = spoilASCII(frame, fault)
 		return d.unit.faulty.spoilFrame(frame, len(frame), fault), fault.Latency
 	}
 	frame = spoilTCP(frame, fault)
@@ -98,6 +108,21 @@ func spoilRTU(frame []byte, fault Fault) []byte {
 		frame[0] = frame[0]%247 + 1
 	}
 	return binary.LittleEndian.AppendUint16(frame, crc16(frame))
+}
+
+// spoilASCII is spoilRTU for ASCII: a colon, unit id, PDU and LRC as digits, and
+// CR LF.
+func spoilASCII(frame []byte, fault Fault) []byte {
+	raw, err := hex.DecodeString(string(frame[1 : len(frame)-2]))
+	if err != nil {
+		return frame
+	}
+	raw = raw[:1+len(spoilPDU(raw[1:len(raw)-1], fault))]
+	if fault.Wrong == WrongUnit || fault.Wrong == WrongTransaction {
+		raw[0] = raw[0]%247 + 1
+	}
+	raw = serial.Sum{Kind: "sum8", Negate: true}.Append(raw, raw, false)
+	return fmt.Appendf(nil, ":%X\r\n", raw)
 }
 
 // spoilTCP makes the answer in frame wrong, with a right length.

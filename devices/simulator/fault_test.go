@@ -3,9 +3,11 @@ package simulator
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"testing"
 
 	"edgegateway/devices/modbus"
+	"edgegateway/mapping"
 )
 
 func TestSpoil(t *testing.T) {
@@ -39,7 +41,20 @@ func TestSpoil(t *testing.T) {
 		if want := withCRC(append([]byte{unit}, test.want...)); !bytes.Equal(rtu, want) {
 			t.Errorf("%v: % x becomes % x, want % x", test.wrong, test.pdu, rtu, want)
 		}
+		ascii := spoilASCII(withLRC(append([]byte{1}, test.pdu...)), Fault{Wrong: test.wrong})
+		if want := withLRC(append([]byte{unit}, test.want...)); !bytes.Equal(ascii, want) {
+			t.Errorf("%v: % x becomes %q, want %q", test.wrong, test.pdu, ascii, want)
+		}
 	}
+}
+
+// withLRC makes an ASCII frame of raw bytes.
+func withLRC(raw []byte) []byte {
+	lrc := byte(0)
+	for _, c := range raw {
+		lrc -= c
+	}
+	return fmt.Appendf(nil, ":%X%02X\r\n", raw, lrc)
 }
 
 func withCRC(frame []byte) []byte { return binary.LittleEndian.AppendUint16(frame, crc16(frame)) }
@@ -79,14 +94,18 @@ func FuzzAnswer(f *testing.F) {
 	f.Add(byte(0), []byte{6, 0, 1, 1, 0xf4}, byte(4), byte(0), byte(0), byte(9))
 	f.Add(byte(2), []byte{15, 0, 0, 0, 1, 1, 1}, byte(2), byte(0), byte(0), byte(0))
 	f.Add(byte(2), []byte{0x83, 2}, byte(0), byte(0), byte(0), byte(0))
-	s := newPlant(f, newClock(), Config{}, boiler(f, 2).device("plc"))
+	kinds := []Kind{TCP, RTU, ASCII}
+	var plants []*Simulator
+	for _, kind := range kinds {
+		plants = append(plants, newPlant(f, newClock(), Config{Buses: []Bus{{Name: "plc", Kind: kind, Devices: []*mapping.Device{boiler(f, 2).device("plc")}}}}))
+	}
 	f.Fuzz(func(t *testing.T, unit byte, req []byte, wrong, drop, flip, noise byte) {
 		fault := Fault{Wrong: Wrong(wrong), Drop: int(drop), Flip: int(flip), Noise: int(noise)}
-		if err := s.SetFault("plc", 0, fault); err != nil {
-			t.Fatal(err)
-		}
-		for _, serial := range []bool{false, true} {
-			d := &desk{bus: s.buses[0], serial: serial}
+		for i, s := range plants {
+			if err := s.SetFault("plc", 0, fault); err != nil {
+				t.Fatal(err)
+			}
+			d := &desk{bus: s.buses[0]}
 			reply := modbus.Serve(unit, req, d)
 			if reply == nil {
 				continue
@@ -94,13 +113,15 @@ func FuzzAnswer(f *testing.F) {
 			if reply[0]&^0x80 != req[0]&^0x80 || len(reply) > 253 {
 				t.Fatalf("asked % x, answered % x", req, []byte(reply))
 			}
-			head := []byte{0, 9, 0, 0, 0, 0, unit}
-			tail := 0
-			if serial {
-				head, tail = head[6:], 2
+			body := append([]byte{unit}, reply...)
+			switch kinds[i] {
+			case TCP:
+				d.spoil(append(make([]byte, 6), body...))
+			case RTU:
+				d.spoil(withCRC(body))
+			case ASCII:
+				d.spoil(withLRC(body))
 			}
-			frame := append(append(bytes.Clone(head), reply...), make([]byte, tail)...)
-			d.spoil(frame)
 		}
 	})
 }

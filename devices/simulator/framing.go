@@ -35,6 +35,8 @@ func (t *talker) frame() []byte {
 		return t.block(f)
 	case serial.VEDirect:
 		return t.labels()
+	case serial.Meter:
+		return t.readout()
 	}
 	return nil
 }
@@ -95,21 +97,26 @@ func (t *talker) pointRaw(p *point) (raw []byte) {
 func (t *talker) block(f serial.Blocks) []byte {
 	var b bytes.Buffer
 	b.WriteString(f.Start + "SIM5\\gateway\r\n\r\n")
-	for _, p := range t.points {
-		code, unit := serial.SplitUnit(p.Source.(serial.Field).Key)
-		p.text = []byte(t.bracketed(p))
-		fmt.Fprintf(&b, "%s(%s", code, p.text)
-		if unit != "" {
-			b.WriteString("*" + unit)
-		}
-		b.WriteString(")\r\n")
-	}
+	t.obisLines(&b)
 	b.WriteString(f.End)
 	if f.Sum != nil {
 		fmt.Fprintf(&b, "%04X", f.Sum.Of(b.Bytes()))
 	}
 	b.WriteString("\r\n")
 	return b.Bytes()
+}
+
+// obisLines writes a line with code, value and unit for each point.
+func (t *talker) obisLines(b *bytes.Buffer) {
+	for _, p := range t.points {
+		code, unit := serial.SplitUnit(p.Source.(serial.Field).Key)
+		p.text = []byte(t.bracketed(p))
+		fmt.Fprintf(b, "%s(%s", code, p.text)
+		if unit != "" {
+			b.WriteString("*" + unit)
+		}
+		b.WriteString(")\r\n")
+	}
 }
 
 // bracketed is the text of a point with the three decimals that meters have.
@@ -158,28 +165,53 @@ func (t *talker) plain(f serial.Lines, fields []string) []byte {
 }
 
 // answer sends what the bus's devices have to say each time it hears the poll.
-func (b *bus) answer(ctx context.Context, port *serial.Port) error {
-	var heard []byte
-	chunk := make([]byte, 256)
-	for ctx.Err() == nil {
-		if err := port.SetReadDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
+func (b *bus) answer(ctx context.Context, port serial.Stream) error {
+	heard := ear{port: port}
+	for {
+		switch ok, err := heard.wait(ctx, func(in []byte) int {
+			at := bytes.Index(in, b.Poll.Send)
+			if at < 0 {
+				return 0
+			}
+			return at + len(b.Poll.Send)
+		}); {
+		case err != nil:
 			return err
+		case !ok:
+			return nil
 		}
-		n, err := port.Read(chunk)
-		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-			return err
-		}
-		heard = append(heard, chunk[:n]...)
-		if !bytes.Contains(heard, b.Poll.Send) {
-			heard = heard[max(0, len(heard)-len(b.Poll.Send)):]
-			continue
-		}
-		heard = heard[:0]
 		for _, t := range b.talkers {
-			if _, err := port.Write(t.say()); err != nil {
+			if err := t.send(ctx, port); err != nil {
 				return err
 			}
 		}
 	}
-	return nil
+}
+
+// An ear listens for what somebody is to say.
+type ear struct {
+	port serial.Stream
+	in   []byte // heard last, at most some hundred bytes
+}
+
+// wait returns true once found says how many bytes of what was heard are what
+// was waited for and all before it, and forgets these; false if ctx is done.
+func (e *ear) wait(ctx context.Context, found func(in []byte) int) (bool, error) {
+	var chunk [256]byte
+	for ctx.Err() == nil {
+		if n := found(e.in); n > 0 {
+			e.in = append(e.in[:0], e.in[n:]...)
+			return true, nil
+		}
+		if err := e.port.SetReadDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
+			return false, err
+		}
+		n, err := e.port.Read(chunk[:])
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			return false, err
+		}
+		e.in = append(e.in, chunk[:n]...)
+		e.in = e.in[max(0, len(e.in)-len(chunk)):]
+	}
+	return false, nil
 }

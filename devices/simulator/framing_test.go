@@ -2,7 +2,9 @@ package simulator
 
 import (
 	"context"
+	"net"
 	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -86,14 +88,19 @@ func TestFramingsArePlayed(t *testing.T) {
 	}
 }
 
-// hearPlant reads three messages.
+// hearPlant reads three messages from a line.
 func hearPlant(t *testing.T, s *Simulator, dev *mapping.Device, framing serial.Framing, poll *serial.Poll) {
-	r, err := serial.NewReader(serial.ReaderConfig{
-		Bus: "b", Devices: []*devices.Device{dev.Device}, Framing: framing, Poll: poll,
-		Open: func() (serial.Stream, error) {
-			return serial.Open(serial.Config{Path: s.Addresses()["b"], Baud: 115200})
-		},
-	})
+	t.Helper()
+	hear(t, s, dev, serial.ReaderConfig{Framing: framing, Poll: poll, Open: func() (serial.Stream, error) {
+		return serial.Open(serial.Config{Path: s.Addresses()["b"], Baud: 115200})
+	}}, 3)
+}
+
+// hear reads some messages of dev.
+func hear(t *testing.T, s *Simulator, dev *mapping.Device, cfg serial.ReaderConfig, messages int) {
+	t.Helper()
+	cfg.Bus, cfg.Devices = "b", []*devices.Device{dev.Device}
+	r, err := serial.NewReader(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,11 +120,47 @@ func hearPlant(t *testing.T, s *Simulator, dev *mapping.Device, framing serial.F
 				t.Errorf("%s: %q is %v, %v", reading.Point.Name, reading.Raw, v, err)
 			}
 		}
-		if heard++; heard == 3 {
+		if heard++; heard == messages {
 			cancel()
 		}
-	}); err != nil || heard < 3 {
+	}); err != nil || heard < messages {
 		t.Errorf("heard %d messages, %v", heard, err)
+	}
+}
+
+// A meter is called at one speed and sends at another, which both ends change to
+// and back from; through a converter it stays at the first. What a head cannot
+// carry is not chosen.
+func TestMetersAreCalled(t *testing.T) {
+	t.Parallel() // it mostly waits
+	for name, c := range map[string]struct {
+		meter   serial.Meter
+		carrier Carrier
+	}{
+		"on a port":      {serial.Meter{}, Line},
+		"a slow head":    {serial.Meter{MaxBaud: 4800, Address: "123"}, Line},
+		"no faster":      {serial.Meter{MaxBaud: 300}, Line},
+		"asleep":         {serial.Meter{Wake: true}, Line},
+		"by a converter": {serial.Meter{}, Socket},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var points []*mapping.Point
+			for key, p := range map[string]mapping.Point{"1.8.0*kWh": {Type: mapping.F64, Unit: "kWh", Kind: mapping.Counter}, "0.0.0": {Type: mapping.Text}} {
+				p.Point, p.FromText = &devices.Point{Name: key, Source: serial.Field{Key: key}, Every: time.Second}, true
+				points = append(points, &p)
+			}
+			dev := newTestDevice(&devices.Device{ID: "d", Name: "d", Bus: "b"}, points)
+			const baud = 2400 // not as slow as a real one
+			s := newPlant(t, nil, Config{Buses: []Bus{{Name: "b", Kind: Lines, Carrier: c.carrier, Baud: baud, Format: "7E1", Framing: c.meter, Devices: []*mapping.Device{dev}}}})
+			run(t, s)
+			hear(t, s, dev, serial.ReaderConfig{Framing: c.meter, Poll: &serial.Poll{Every: time.Second, Retries: 5}, Open: func() (serial.Stream, error) {
+				if c.carrier == Socket {
+					return net.Dial("tcp", strings.TrimPrefix(s.Addresses()["b"], "tcp://"))
+				}
+				return serial.Open(serial.Config{Path: s.Addresses()["b"], Baud: baud, Format: "7E1"})
+			}}, 2)
+		})
 	}
 }
 

@@ -1,6 +1,7 @@
 package simulator
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,19 +11,19 @@ import (
 	"time"
 
 	"edgegateway/devices"
-	"edgegateway/devices/modbus"
 	"edgegateway/devices/serial"
 	"edgegateway/devices/serial/pty"
 )
 
-// openSerial makes the serial line of a bus. The devices are at its end B, at
+// openLine makes the serial line of a bus. The devices are at its end B, at
 // port; end A is for whom they are simulated.
-func (b *bus) openSerial() (*pty.Pair, *serial.Port, error) {
-	pair, err := pty.Open(pty.Config{Baud: b.Baud, Format: b.Format, Link: b.Link})
+func (b *bus) openLine() (*pty.Pair, *serial.Port, error) {
+	_, meter := b.Framing.(serial.Meter)
+	pair, err := pty.Open(pty.Config{Baud: b.Baud, Format: b.Format, Link: b.Link, Follow: meter && b.Baud > 0})
 	if err != nil {
 		return nil, nil, fmt.Errorf("bus %s: %w", b.Name, err)
 	}
-	port, err := serial.Open(serial.Config{Path: pair.B, Baud: b.Baud, Format: b.Format})
+	port, err := serial.Open(serial.Config{Path: pair.B, Baud: cmp.Or(b.Baud, 115200), Format: b.Format})
 	if err != nil {
 		pair.Close()
 		return nil, nil, fmt.Errorf("bus %s: %w", b.Name, err)
@@ -30,10 +31,10 @@ func (b *bus) openSerial() (*pty.Pair, *serial.Port, error) {
 	return pair, port, nil
 }
 
-// serveSerial serves a serial bus with serve until ctx is done; up is told
-// the path of the end that the gateway opens.
-func (b *bus) serveSerial(ctx context.Context, up func(addr string), serve func(context.Context, *serial.Port) error) error {
-	pair, port, err := b.openSerial()
+// serveLine serves a serial bus until ctx is done; up is told the path of the
+// end that the gateway opens.
+func (b *bus) serveLine(ctx context.Context, up func(addr string)) error {
+	pair, port, err := b.openLine()
 	if err != nil {
 		return err
 	}
@@ -45,7 +46,7 @@ func (b *bus) serveSerial(ctx context.Context, up func(addr string), serve func(
 	defer cancel()
 	plugging.Go(func() { b.followPlug(ctx, pair) })
 	up(pair.A)
-	if err := serve(ctx, port); err != nil && ctx.Err() == nil {
+	if err := b.talk(ctx, port); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("bus %s: %w", b.Name, err)
 	}
 	return nil
@@ -68,18 +69,12 @@ func (b *bus) followPlug(ctx context.Context, pair *pty.Pair) {
 	}
 }
 
-// serveRTU answers Modbus RTU requests on port.
-func (b *bus) serveRTU(ctx context.Context, port *serial.Port) error {
-	p := &faultyPort{Port: port, desk: desk{bus: b, serial: true}}
-	return modbus.ServeRTU(ctx, p, serial.Config{Baud: b.Baud, Format: b.Format}, &p.desk)
-}
-
 // A faultyPort is the port of the devices' end: what is written to it is an
 // answer, which it spoils and, if it is to be late, sends during a later
 // Read, so that other units answer meanwhile. One goroutine owns it; only
 // SetReadDeadline may be called by others.
 type faultyPort struct {
-	*serial.Port
+	Port serial.Stream
 	desk
 	late []lateFrame // by rising time; at most maxLate, beyond which answers are lost
 
@@ -138,6 +133,9 @@ func (p *faultyPort) sendDue() error {
 	return nil
 }
 
+// Close implements modbus.Port.
+func (p *faultyPort) Close() error { return p.Port.Close() }
+
 // Write sends an answer, or puts it off.
 func (p *faultyPort) Write(frame []byte) (int, error) {
 	spoiled, delay := p.spoil(frame)
@@ -154,10 +152,10 @@ func (p *faultyPort) Write(frame []byte) (int, error) {
 }
 
 // speak sends the sentences of the bus's devices as they fall due.
-func (b *bus) speak(ctx context.Context, port *serial.Port) error {
+func (b *bus) speak(ctx context.Context, port serial.Stream) error {
 	for {
-		for _, line := range b.talkers.lines(b.now()) {
-			if _, err := port.Write(line); err != nil {
+		for _, t := range b.talkers.due(b.now()) {
+			if err := t.send(ctx, port); err != nil {
 				return err
 			}
 		}

@@ -26,12 +26,17 @@
 //   - Faults are drawn for each request by its unit and done to the answer's
 //     bytes on their way out (fault.go, desk.go), so that what answers is the
 //     same code with and without them.
-//   - Serial lines are pairs of pseudo-terminals paced to their baud rate.
+//   - How a bus speaks (Kind) and what it speaks on (Carrier) are separate, as
+//     in package modbus, so that there is every pair that the gateway speaks.
+//   - Serial lines are pairs of pseudo-terminals paced to their baud rate; that
+//     of a meter changes when both ends change it, and what is sent at another
+//     arrives as garbage.
 package simulator
 
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -59,26 +64,54 @@ type Config struct {
 type Kind uint8
 
 const (
-	TCP   Kind = iota // Modbus TCP
-	RTU               // Modbus RTU over a pair of pseudo-terminals
-	Lines             // devices that speak by themselves, in lines of text or otherwise, over such a pair
+	TCP   Kind = iota // Modbus, each frame with a header, as on TCP
+	RTU               // Modbus RTU
+	Lines             // devices that speak by themselves, in lines of text or otherwise
+	ASCII             // Modbus ASCII
 )
 
-func (k Kind) String() string {
-	if int(k) < 3 {
-		return [...]string{"tcp", "rtu", "lines"}[k]
+func (k Kind) String() string { return name(k, "tcp", "rtu", "lines", "ascii") }
+
+// A Carrier is what a bus speaks on.
+type Carrier uint8
+
+const (
+	Usual     Carrier = iota // a socket for TCP, a serial line for the others
+	Line                     // a pair of pseudo-terminals
+	Socket                   // TCP; lines have one client at a time, as converters do
+	Encrypted                // TCP with TLS
+	Datagrams                // UDP
+)
+
+func (c Carrier) String() string { return name(c, "usual", "line", "socket", "encrypted", "datagrams") }
+
+func name[T ~uint8](i T, names ...string) string {
+	if int(i) < len(names) {
+		return names[i]
 	}
-	return fmt.Sprintf("kind %d", uint8(k))
+	return fmt.Sprintf("%T %d", i, i)
+}
+
+// schemes are the pairs of kind and carrier that there are, with what their
+// addresses begin with.
+var schemes = map[Kind]map[Carrier]string{
+	TCP:   {Socket: "tcp://", Encrypted: "tls://", Datagrams: "udp://"},
+	RTU:   {Line: "", Socket: "rtu+tcp://", Datagrams: "rtu+udp://"},
+	ASCII: {Line: "", Socket: "ascii+tcp://"},
+	Lines: {Line: "", Socket: "tcp://"},
 }
 
 // A Bus is one line or one address with its devices.
 type Bus struct {
 	Name    string
 	Kind    Kind
-	Listen  string         // TCP: address; "" means 127.0.0.1:0
-	Baud    int            // serial; 0: not paced
-	Format  string         // serial: 8N1
-	Link    string         // serial: path that leads to the gateway's end; "": one in a folder for temporary files
+	Carrier Carrier
+	Listen  string         // of all carriers but a line: address; "" means 127.0.0.1:0
+	TLS     *tls.Config    // Encrypted: certificate, and whom to ask for one
+	Role    string         // Encrypted: what a client's certificate must say, or all is refused with exception 1; "": nothing
+	Baud    int            // line; 0: not paced
+	Format  string         // line: 8N1
+	Link    string         // line: path that leads to the gateway's end; "": one in a folder for temporary files
 	Framing serial.Framing // Lines: what these are made like; nil: fields between commas, without a checksum
 	Poll    *serial.Poll   // Lines: what the devices are sent to say something; nil: they speak by themselves
 	Devices []*mapping.Device
@@ -146,8 +179,17 @@ func newBus(cfg *Config, as *Bus) (*bus, error) {
 	b := &bus{Bus: *as, now: cfg.Now, log: cfg.Log}
 	b.Listen = cmp.Or(b.Listen, "127.0.0.1:0")
 	b.plug.init()
-	if b.Kind > Lines {
-		return b, fmt.Errorf("%v: the kinds are tcp, rtu and lines", b.Kind)
+	if b.Carrier == Usual {
+		b.Carrier = Line
+		if b.Kind == TCP {
+			b.Carrier = Socket
+		}
+	}
+	if _, ok := schemes[b.Kind][b.Carrier]; !ok {
+		return b, fmt.Errorf("nobody speaks %v on %v", b.Kind, b.Carrier)
+	}
+	if b.Carrier == Encrypted && b.TLS == nil {
+		return b, errors.New("it needs a certificate")
 	}
 	if b.Framing == nil {
 		b.Framing = serial.Lines{}
@@ -179,7 +221,7 @@ func (b *bus) add(cfg *Config, d *mapping.Device, i int) error {
 		return err
 	}
 	id, ok := d.Unit.(modbus.Unit)
-	if !ok || id.ID == 0 && b.Kind == RTU {
+	if !ok || id.ID == 0 && b.Kind != TCP {
 		return fmt.Errorf("device %s: it has no unit id", d.ID)
 	}
 	for _, p := range dev.points {
@@ -237,16 +279,34 @@ func (s *Simulator) Run(ctx context.Context) error {
 }
 
 func (b *bus) run(ctx context.Context, up func(addr string)) error {
-	switch b.Kind {
-	case TCP:
-		return b.serveTCP(ctx, up)
-	case RTU:
-		return b.serveSerial(ctx, up, b.serveRTU)
+	switch b.Carrier {
+	case Line:
+		return b.serveLine(ctx, up)
+	case Datagrams:
+		return b.servePackets(ctx, up)
 	}
-	if b.Poll != nil {
-		return b.serveSerial(ctx, up, b.answer)
+	return b.serveTCP(ctx, up)
+}
+
+// talk speaks on one line or connection, which it does not close, until ctx is
+// done or the line fails.
+func (b *bus) talk(ctx context.Context, port serial.Stream) error {
+	line := serial.Config{Baud: b.Baud, Format: b.Format}
+	if b.Carrier != Line {
+		line = serial.Config{}
 	}
-	return b.serveSerial(ctx, up, b.speak)
+	meter, isMeter := b.Framing.(serial.Meter)
+	switch p := (&faultyPort{Port: port, desk: desk{bus: b}}); {
+	case b.Kind == RTU:
+		return modbus.ServeRTU(ctx, p, line, &p.desk)
+	case b.Kind == ASCII:
+		return modbus.ServeASCII(ctx, p, line, &p.desk)
+	case isMeter:
+		return b.answerCalls(ctx, meter, port)
+	case b.Poll != nil:
+		return b.answer(ctx, port)
+	}
+	return b.speak(ctx, port)
 }
 
 // up notes where a bus can be reached.
@@ -257,7 +317,7 @@ func (s *Simulator) up(b *bus, addr string) {
 		return
 	}
 	s.address[b.Name] = addr
-	s.cfg.Log.Info("simulated bus is up", "bus", b.Name, "kind", b.Kind.String(), "address", addr)
+	s.cfg.Log.Info("simulated bus is up", "bus", b.Name, "kind", b.Kind.String(), "carrier", b.Carrier.String(), "address", addr)
 	if s.missing--; s.missing == 0 {
 		close(s.ready)
 	}

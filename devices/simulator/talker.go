@@ -2,12 +2,15 @@ package simulator
 
 import (
 	"cmp"
+	"context"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
 	"time"
 
+	"edgegateway/devices"
 	"edgegateway/devices/serial"
 	"edgegateway/mapping"
 )
@@ -187,9 +190,9 @@ func (ts talkers) wait(now time.Time) time.Duration {
 	return max(wait, 0)
 }
 
-// lines returns those that are due at now, spoiled as their units' faults say.
-func (ts talkers) lines(now time.Time) [][]byte {
-	var due [][]byte
+// due returns those that are due at now.
+func (ts talkers) due(now time.Time) talkers {
+	var due talkers
 	for _, t := range ts {
 		if now.Before(t.due) {
 			continue
@@ -197,15 +200,14 @@ func (ts talkers) lines(now time.Time) [][]byte {
 		if t.due = t.due.Add(t.every); !t.due.After(now) {
 			t.due = now.Add(t.every)
 		}
-		if line := t.say(); line != nil {
-			due = append(due, line)
-		}
+		due = append(due, t)
 	}
 	return due
 }
 
-// say returns the line with its faults, nil if it is not to be heard.
-func (t *talker) say() []byte {
+// say returns the line with its faults and how much later it comes, nil if it
+// is not to be heard.
+func (t *talker) say() ([]byte, time.Duration) {
 	u := t.unit
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -215,8 +217,18 @@ func (t *talker) say() []byte {
 		u.counter.Faults++
 	}
 	if fault.Silent {
-		return nil
+		return nil, 0
 	}
 	line := t.line(u.seconds())
-	return u.faulty.spoilFrame(line, len(line), fault)
+	return u.faulty.spoilFrame(line, len(line), fault), fault.Latency
+}
+
+// send writes what the talker says.
+func (t *talker) send(ctx context.Context, w io.Writer) error {
+	line, delay := t.say()
+	if line == nil || !devices.Sleep(ctx, delay) {
+		return nil
+	}
+	_, err := w.Write(line)
+	return err
 }

@@ -3,6 +3,8 @@ package simulator
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -12,6 +14,7 @@ import (
 
 	"edgegateway/devices"
 	"edgegateway/devices/modbus"
+	"edgegateway/devices/serial"
 )
 
 const (
@@ -19,9 +22,9 @@ const (
 	maxLate  = 64 // late answers of a client; while they wait no further request is read
 )
 
-// serveTCP serves a Modbus TCP bus until ctx is done; up is told its address.
-// It listens again, at the same address, after each time it was unplugged,
-// and tries until it can.
+// serveTCP serves a bus on TCP until ctx is done; up is told its address. It
+// listens again, at the same address, after each time it was unplugged, and
+// tries until it can.
 //
 // It is not modbus.ServeTCP because there an answer that is late holds up all
 // behind it, and each answer costs one write: here the answers to requests
@@ -36,14 +39,14 @@ func (b *bus) serveTCP(ctx context.Context, up func(addr string)) error {
 		ln, err := new(net.ListenConfig).Listen(session, "tcp", address)
 		switch {
 		case err != nil && !once:
-			return fmt.Errorf("bus %s: listen for Modbus TCP on %s: %w", b.Name, address, err)
+			return fmt.Errorf("bus %s: listen on %s: %w", b.Name, address, err)
 		case err != nil:
 			b.log.Warn("listen again", "bus", b.Name, "address", address, "err", err)
 			devices.Sleep(session, time.Second)
 			continue
 		}
 		address, once = ln.Addr().String(), true
-		up("tcp://" + address)
+		up(schemes[b.Kind][b.Carrier] + address)
 		b.accept(session, ln)
 	}
 }
@@ -53,27 +56,84 @@ func (b *bus) accept(ctx context.Context, ln net.Listener) {
 	var conns sync.WaitGroup
 	defer conns.Wait()
 	defer context.AfterFunc(ctx, func() { ln.Close() })()
-	slots := make(chan struct{}, maxConns)
+	room := maxConns
+	if b.Kind == Lines {
+		room = 1
+	}
+	slots := make(chan struct{}, room)
 	for {
 		conn, err := ln.Accept()
 		if err != nil {
 			if ctx.Err() != nil {
 				return
 			}
-			b.log.Warn("accept a Modbus TCP client", "bus", b.Name, "err", err)
+			b.log.Warn("accept a client", "bus", b.Name, "err", err)
 			devices.Sleep(ctx, time.Second)
 			continue
 		}
 		select {
 		case slots <- struct{}{}:
 			conns.Go(func() {
-				newClient(b, conn).serve(ctx)
+				b.attend(ctx, conn)
 				<-slots
 			})
 		default:
 			conn.Close()
 		}
 	}
+}
+
+// attend serves one client, and closes its connection.
+func (b *bus) attend(ctx context.Context, conn net.Conn) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	if b.Kind == TCP {
+		b.attendTCP(ctx, conn)
+		return
+	}
+	var reader sync.WaitGroup
+	defer reader.Wait()
+	if b.silentClient() { // nobody else would notice that it goes
+		reader.Go(func() {
+			io.Copy(io.Discard, conn)
+			cancel()
+		})
+		defer conn.Close()
+	}
+	b.talk(ctx, conn)
+}
+
+// silentClient reports whether a client only listens.
+func (b *bus) silentClient() bool {
+	_, meter := b.Framing.(serial.Meter)
+	return b.Kind == Lines && b.Poll == nil && !meter
+}
+
+// attendTCP serves a client of Modbus TCP, encrypted or not.
+func (b *bus) attendTCP(ctx context.Context, conn net.Conn) {
+	c := newClient(b, conn)
+	if b.Carrier == Encrypted {
+		secure := tls.Server(conn, b.TLS)
+		if err := secure.HandshakeContext(ctx); err != nil {
+			b.log.Warn("a client was turned away", "bus", b.Name, "err", err)
+			return
+		}
+		c = newClient(b, secure)
+		c.barred = b.Role != "" && !hasRole(secure.ConnectionState().VerifiedChains, b.Role)
+	}
+	c.serve(ctx)
+}
+
+// hasRole reports whether the certificate that begins the chains carries role
+// (Modbus/TCP Security, 8.4). One that was not proven carries none.
+func hasRole(chains [][]*x509.Certificate, role string) bool {
+	if len(chains) == 0 {
+		return false
+	}
+	has, ok := modbus.Role(chains[0][0])
+	return ok && has == role
 }
 
 // A client is one connection to a bus. One goroutine reads and answers;
@@ -103,15 +163,13 @@ func (c *client) serve(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer c.late.Wait()
 	defer cancel()
-	defer c.conn.Close()
-	defer context.AfterFunc(ctx, func() { c.conn.Close() })()
 	var frame [tcpHeader + 253]byte
 	for {
 		n, err := c.next(frame[:])
 		if err != nil {
 			return
 		}
-		reply := modbus.Serve(frame[6], modbus.PDU(frame[tcpHeader:n]), &c.desk)
+		reply := c.reply(frame[6], modbus.PDU(frame[tcpHeader:n]))
 		if reply == nil {
 			continue
 		}
@@ -124,6 +182,15 @@ func (c *client) serve(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// reply carries out a request. Who has not the role is told that there is no
+// such function, as Modbus/TCP Security wants it.
+func (c *client) reply(unit byte, req modbus.PDU) modbus.PDU {
+	if c.barred {
+		return modbus.PDU{req[0] | 0x80, modbus.IllegalFunction}
+	}
+	return modbus.Serve(unit, req, &c.desk)
 }
 
 // next reads one frame.

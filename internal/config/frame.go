@@ -18,9 +18,18 @@ const (
 	frameBinary   = "binary"
 	frameBlock    = "block"
 	frameVEDirect = "vedirect"
+	frameMeter    = "iec62056"
 )
 
-var frameKinds = []string{frameBinary, frameBlock, frameVEDirect}
+var frameKinds = []string{frameBinary, frameBlock, frameVEDirect, frameMeter}
+
+const (
+	// A question that fails is asked once more before its points fail.
+	defaultRetries = 1
+
+	// A meter's call alone takes seconds, and its whole block up to minutes.
+	meterEvery = time.Minute
+)
 
 // setLines reads how the lines of a device are made.
 func (l *loader) setLines(d *deviceBuilder) {
@@ -124,19 +133,57 @@ func (l *loader) setFrames(d *deviceBuilder) {
 		return
 	}
 	d.bus.pub.Lines.Framing, d.framing = f, f
-	if send := l.bytes(d.raw.Frame.Send, d.textFrames()); len(send) > 0 {
-		d.bus.pub.Lines.Poll = &serial.Poll{Send: send, Timeout: cmp.Or(d.raw.Timeout.V, d.bus.pub.Modbus.Timeout)}
+	send := l.bytes(d.raw.Frame.Send, d.textFrames())
+	m, meter := f.(serial.Meter)
+	if meter {
+		l.checkMeter(d, m)
+	}
+	l.setPoll(d, send, meter)
+}
+
+// setPoll makes the question that a device is asked, if it is asked.
+func (l *loader) setPoll(d *deviceBuilder, send []byte, asked bool) {
+	retries := d.raw.Frame.Retries
+	if !retries.set() {
+		retries.V = defaultRetries
+	}
+	retries.within(l.binder, 0, 10, "retries")
+	if len(send) == 0 && !asked {
+		if retries.set() {
+			l.errorKey(retries.at, "retries are of a question; device %q is sent nothing", d.key)
+		}
+		return
+	}
+	d.bus.pub.Lines.Poll = &serial.Poll{Send: send, Timeout: cmp.Or(d.raw.Timeout.V, d.bus.pub.Modbus.Timeout), Retries: int(retries.V)}
+}
+
+// checkMeter finds what a meter cannot do on its bus.
+func (l *loader) checkMeter(d *deviceBuilder, m serial.Meter) {
+	if d.bus.line.Path == "" {
+		if m.MaxBaud != 0 {
+			l.errorKey(d.raw.Frame.MaxBaud.at, "the speed behind a converter stays as it is, so that a meter on %s sends its data at the speed it is called at; leave baud_max out, or connect its head to a serial port of this machine", d.bus.pub.Address)
+		}
+		return
+	}
+	if d.bus.line.Format != "7E1" {
+		l.warnKey(d.bus.place(), "bus %q is set to %s, and meters of this kind speak 7E1; write format = \"7E1\"", d.bus.key, d.bus.line.Format)
 	}
 }
 
 // textFrames reports whether the frames of the device hold fields of text.
 func (d *deviceBuilder) textFrames() bool {
 	k := d.raw.Frame.Kind.V
-	return k == frameBlock || k == frameVEDirect
+	return k == frameBlock || k == frameVEDirect || k == frameMeter
 }
 
 func (l *loader) frameOf(raw *rawFrame) serial.Framing {
+	if raw.Kind.V != frameMeter && slices.Contains(frameKinds, raw.Kind.V) {
+		l.refuse(raw.Kind.V, raw.Address.at, raw.MaxBaud.at, raw.Wake.at)
+	}
 	switch raw.Kind.V {
+	case frameMeter:
+		l.refuse(frameMeter, raw.Size.at, raw.Length.at, raw.Start.at, raw.End.at, raw.Checksum.at, raw.Send.at)
+		return serial.Meter{Address: raw.Address.V, MaxBaud: int(raw.MaxBaud.V), Wake: raw.Wake.V}
 	case frameBinary:
 		return l.binaryOf(raw)
 	case frameBlock:

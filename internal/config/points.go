@@ -90,6 +90,9 @@ func (p *pointBuilder) every() time.Duration {
 	if p.deviceBuilder.raw.Frame.Send.set() {
 		return defaultEvery
 	}
+	if p.deviceBuilder.raw.Frame.Kind.V == frameMeter {
+		return meterEvery
+	}
 	if p.sentence != "" || p.framed {
 		return 0
 	}

@@ -180,6 +180,10 @@ type rawFrame struct {
 	Length   rawLength `toml:"length"`
 	Checksum rawSum    `toml:"checksum"`
 	Send     text      `toml:"send"`
+	Retries  integer   `toml:"retries"`
+	Address  text      `toml:"address"`
+	MaxBaud  integer   `toml:"baud_max"`
+	Wake     boolean   `toml:"wake"`
 }
 
 type rawLength struct {

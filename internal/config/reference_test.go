@@ -176,6 +176,9 @@ func TestProfilesHaveNoFaults(t *testing.T) {
 		if strings.Contains(string(text), "[frame]") {
 			bus, unit = device, ""
 			b.WriteString("[bus.\"" + bus + "\"]\naddress = \"/dev/" + bus + "\"\nbaud = 9600\nprotocol = \"frames\"\n")
+			if strings.Contains(string(text), "iec62056") {
+				b.WriteString("format = \"7E1\"\n")
+			}
 		}
 		b.WriteString("[device.\"" + device + "\"]\nbus = \"" + bus + "\"\nprofile = \"" + name + "\"\n" + unit)
 		return err

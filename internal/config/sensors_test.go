@@ -154,6 +154,16 @@ func (s *sensor) say(t *testing.T, text string) string {
 	return heard
 }
 
+// asked returns what it was sent since the last call.
+func (s *sensor) asked() []string {
+	synctest.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sent := s.sent
+	s.sent = nil
+	return sent
+}
+
 // Each profile with frames reads the values that were put into one by hand,
 // between noise, and none from a frame with a wrong bit.
 func TestSensorProfiles(t *testing.T) {
@@ -198,6 +208,39 @@ func sameButForCase(spoiled []byte, good string) bool {
 	return strings.EqualFold(string(spoiled), good)
 }
 
+const meterProfile = "iec/meter"
+
+// meterBlock is a data message by IEC 62056-21, 6.3.4, of an MT174, published
+// with its check character by others.
+const meterBlock = "\x021-0:0.9.2*255(0220127)\r\n1-0:0.9.1*255(105644)\r\n1-0:1.8.0*255(0000502.853*kWh)\r\n1-0:2.8.0*255(0098697.318*kWh)\r\n!\r\n\x03\x19"
+
+// The profile of meters calls, agrees to stay at the speed of a converter, and
+// reads what the block has; nothing from one with a wrong bit.
+func TestMeterProfile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := startSensor(t, meterProfile)
+		spoiled := strings.Replace(meterBlock, "502", "503", 1)
+		for _, c := range []struct{ block, want string }{
+			{meterBlock, "energy_import=502.853 energy_import_t1! energy_import_t2! energy_export=98697.318"},
+			{spoiled, ""}, // and asks again
+			{spoiled, "energy_import! energy_import_t1! energy_import_t2! energy_export!"},
+			{meterBlock, "energy_import=502.853 energy_import_t1! energy_import_t2! energy_export=98697.318"},
+		} {
+			for fmt.Sprint(s.asked()) != "[2F 3F 21 0D 0A]" {
+				time.Sleep(10 * time.Millisecond)
+			}
+			s.say(t, "/ISk5MT174-0002\r\n")
+			time.Sleep(25 * time.Millisecond)
+			if got := fmt.Sprint(s.asked()); got != "[06 30 30 30 0D 0A]" {
+				t.Errorf("told %s", got)
+			}
+			if got := s.say(t, c.block); got != c.want {
+				t.Errorf("heard %q, want %q", got, c.want)
+			}
+		}
+	})
+}
+
 // TestSensorsAreComplete finds a profile with frames that is not tested here.
 func TestSensorsAreComplete(t *testing.T) {
 	names, err := filepath.Glob("../../configs/profiles/*/*.toml")
@@ -210,7 +253,9 @@ func TestSensorsAreComplete(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, tested := sensors[name]; tested != strings.Contains(string(text), "[frame]") {
+		_, tested := sensors[name]
+		tested = tested || name == meterProfile
+		if tested != strings.Contains(string(text), "[frame]") {
 			t.Errorf("%s: tested %v", name, tested)
 		}
 	}

@@ -19,6 +19,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/bits"
 	"os"
 	"path/filepath"
 	"sync"
@@ -32,6 +33,11 @@ type Config struct {
 	Baud   int    // 0: not paced
 	Format string // "8N1", "8E1", …: sets the bits of a character; "" means 8N1
 	Link   string // path that A gets in place of one in a folder for temporary files
+
+	// Follow lets each end talk at the speed that the program there has set, as
+	// a real line does, in place of Baud. What arrives at an end that is set
+	// to another is garbage.
+	Follow bool
 }
 
 // An End is one of the two ends of a Pair, or the direction away from it.
@@ -60,6 +66,9 @@ type Pair struct {
 
 // Open makes a line. The caller closes it.
 func Open(cfg Config) (*Pair, error) {
+	if cfg.Follow {
+		cfg.Baud = 1 // so that a character takes as many seconds as it has bits
+	}
 	char, err := charTime(cfg)
 	if err != nil {
 		return nil, err
@@ -75,6 +84,9 @@ func Open(cfg Config) (*Pair, error) {
 	}
 	for e := range End(2) {
 		p.wires[e] = newWire(char)
+		if cfg.Follow {
+			p.wires[e].speed = func() int { return p.speed(e) }
+		}
 		p.tasks.Go(func() { p.carry(ctx, e) })
 	}
 	if err := errors.Join(p.Replug(A), p.Replug(B)); err != nil {
@@ -154,13 +166,39 @@ func (p *Pair) put(e End, b []byte) {
 // carry moves what comes from end e to the other until ctx is done.
 func (p *Pair) carry(ctx context.Context, e End) {
 	w := p.wires[e]
-	w.run(ctx, func(b []byte, echo bool) {
-		p.put(1-e, b)
+	w.run(ctx, func(b []byte, baud int, echo bool) {
+		p.put(1-e, p.heard(1-e, b, baud))
 		if echo {
-			p.put(e, b)
+			p.put(e, p.heard(e, b, baud))
 		}
 	})
 	w.close()
+}
+
+// speed is what the program at end e has set, 0 while that is unplugged.
+func (p *Pair) speed(e End) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ends[e] == nil {
+		return 0
+	}
+	t, err := unix.IoctlGetTermios(int(p.ends[e].slave.Fd()), unix.TCGETS2)
+	if err != nil {
+		return 0
+	}
+	return int(t.Ospeed)
+}
+
+// heard is what end e makes of b, which was sent with a speed, 0 for none.
+func (p *Pair) heard(e End, b []byte, baud int) []byte {
+	if baud == 0 || p.speed(e) == baud {
+		return b
+	}
+	garbage := make([]byte, len(b))
+	for i, c := range b {
+		garbage[i] = bits.RotateLeft8(c, 3) ^ 0x95
+	}
+	return garbage
 }
 
 // An end is one pseudo-terminal.

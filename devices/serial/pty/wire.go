@@ -29,6 +29,7 @@ const (
 // A wire is one direction of a line.
 type wire struct {
 	char   time.Duration // for one character; 0: not paced
+	speed  func() int    // char is for 1 baud, and this the speed; nil: char is right
 	pieces chan piece    // full: the reader waits, and the terminal's buffer fills
 	done   chan struct{} // closed when nobody takes pieces any more
 
@@ -88,7 +89,7 @@ func (w *wire) read(master *os.File) {
 }
 
 // run carries pieces to put until ctx is done.
-func (w *wire) run(ctx context.Context, put func(b []byte, echo bool)) {
+func (w *wire) run(ctx context.Context, put func(b []byte, baud int, echo bool)) {
 	free := time.Now() // when the line has carried all before
 	for {
 		select {
@@ -102,27 +103,32 @@ func (w *wire) run(ctx context.Context, put func(b []byte, echo bool)) {
 			if now := time.Now(); free.Before(now) {
 				free = now
 			}
-			free = w.pace(ctx, free, b, func(b []byte) { put(b, f.Echo) })
+			char, baud := w.char, 0
+			if w.speed != nil {
+				baud = max(1, w.speed())
+				char /= time.Duration(baud)
+			}
+			free = pace(ctx, char, free, b, func(b []byte) { put(b, baud, f.Echo) })
 		}
 	}
 }
 
 // pace puts b out character by character, the first of which begins at start,
 // and returns when the last has ended.
-func (w *wire) pace(ctx context.Context, start time.Time, b []byte, put func([]byte)) time.Time {
-	if w.char == 0 {
+func pace(ctx context.Context, char time.Duration, start time.Time, b []byte, put func([]byte)) time.Time {
+	if char == 0 {
 		put(b)
 		return start
 	}
-	end := start.Add(time.Duration(len(b)) * w.char)
+	end := start.Add(time.Duration(len(b)) * char)
 	for sent := 0; sent < len(b); {
 		now := time.Now()
-		if due := min(len(b), int(now.Sub(start)/w.char)); due > sent {
+		if due := min(len(b), int(now.Sub(start)/char)); due > sent {
 			put(b[sent:due])
 			sent = due
 			continue
 		}
-		next, exact := start.Add(time.Duration(sent+1)*w.char), time.Duration(0)
+		next, exact := start.Add(time.Duration(sent+1)*char), time.Duration(0)
 		if soon := now.Add(step); next.Before(soon) {
 			next = soon
 		}
