@@ -11,27 +11,43 @@ import (
 
 // An Invalid says why bytes that came are no value. It is a quality of the
 // reading, not a fault of the line.
-type Invalid struct{ Reason string }
+type Invalid struct {
+	Reason string // the few words of a payload, the same however often it happens
+	Detail string // what a person may want to know besides: the number; "" for nothing
+}
 
-func (e *Invalid) Error() string { return e.Reason }
+func (e *Invalid) Error() string {
+	if e.Detail == "" {
+		return e.Reason
+	}
+	return e.Reason + ": " + e.Detail
+}
 
 // Cause makes devices.Cause say the reason.
 func (e *Invalid) Cause() string { return e.Reason }
 
 var (
-	errNoValue = &Invalid{"no value"} // the device says so: a sentinel, or nothing in a field
-	errNaN     = &Invalid{"not a number"}
-	errRange   = &Invalid{"out of range"}
-	errBCD     = &Invalid{"not a decimal digit"}
-	errScale   = &Invalid{"scaled value out of range"}
-	errNotBool = &Invalid{"neither true nor false"}
-	errNotHex  = &Invalid{"not hexadecimal"}
+	errNoValue = &Invalid{Reason: "no value"} // the device says so: a sentinel, or nothing in a field
+	errNaN     = &Invalid{Reason: "not a number"}
+	errRange   = &Invalid{Reason: "out of range"}
+	errBCD     = &Invalid{Reason: "not a decimal digit"}
+	errScale   = &Invalid{Reason: "scaled value out of range"}
+	errNotBool = &Invalid{Reason: "neither true nor false"}
+	errNotHex  = &Invalid{Reason: "not hexadecimal"}
 )
 
 // Decode reads the value of p from raw, which has the form that
 // devices.Reading.Raw has. The error is a quality: an *Invalid. Only strings
 // and bytes allocate.
 func Decode(p *Point, raw []byte) (Value, error) {
+	v, err := decode(p, raw)
+	if err == nil && p.Range != nil && !p.Range.has(v) {
+		return Value{}, p.Range.outside(v, p.Unit)
+	}
+	return v, err
+}
+
+func decode(p *Point, raw []byte) (Value, error) {
 	if p.FromText || p.Type == Text {
 		return decodeText(p, raw)
 	}
@@ -56,9 +72,9 @@ func checkLength(p *Point, raw []byte) error {
 		return nil
 	}
 	if want == 0 {
-		return &Invalid{"cannot decode " + p.Type.String()}
+		return &Invalid{Reason: "cannot decode " + p.Type.String()}
 	}
-	return &Invalid{fmt.Sprintf("%d bytes for %s, which has %d", len(raw), p.Type, want)}
+	return &Invalid{Reason: fmt.Sprintf("%d bytes for %s, which has %d", len(raw), p.Type, want)}
 }
 
 func truth(raw []byte) uint64 {
@@ -362,7 +378,7 @@ func (p *Point) boolFromText(text []byte) (Value, error) {
 func (p *Point) numberFromText(text []byte) (Value, error) {
 	n, err := parseNumber(text)
 	if err != nil {
-		return Value{}, &Invalid{err.Error()}
+		return Value{}, &Invalid{Reason: err.Error()}
 	}
 	if slices.ContainsFunc(p.Invalid, func(s int64) bool { return Decimal{Mant: s}.number() == n }) {
 		return Value{}, errNoValue

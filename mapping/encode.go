@@ -259,6 +259,9 @@ func (p *Point) CheckWrite(v Value) error {
 	if err := p.Write.check(v, p.Unit); err != nil {
 		return err
 	}
+	if p.Range != nil && !p.Range.has(v) {
+		return p.Range.outside(v, p.Unit)
+	}
 	return p.checkExact(v)
 }
 
@@ -295,9 +298,9 @@ func (w *Write) check(v Value, unit string) error {
 	return nil
 }
 
-func withUnit(d Decimal, unit string) string {
-	return strings.TrimSpace(d.String() + " " + unit)
-}
+func withUnit(d Decimal, unit string) string { return withUnitText(d.String(), unit) }
+
+func withUnitText(number, unit string) string { return strings.TrimSpace(number + " " + unit) }
 
 // checkExact refuses what an integer register would round.
 func (p *Point) checkExact(v Value) error {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"time"
 
 	"edgegateway/broker"
 	"edgegateway/devices"
@@ -29,7 +30,21 @@ type Mapper struct {
 	byName   map[string]*deviceState
 	out      composer
 	cycle    uint64 // counts batches; what was read in one carries its number
+	news     []News
 }
+
+// News is something about a point that a person should read in the log: its
+// bytes came and are no value, or its counter began anew.
+type News struct {
+	Device *Device
+	Point  *Point
+	Text   string
+	Bad    bool // it has no value
+}
+
+// quiet is how long a point that said something is not heard again, so that a
+// value at the edge of its range does not fill the log.
+const quiet = devices.Stamp(10 * time.Minute)
 
 type deviceState struct {
 	*Device
@@ -51,8 +66,10 @@ type pointState struct {
 	unit   string   // `,"unit":"V"`, "" for none
 
 	current   Current
-	sent      Value  // last published
-	sentCause string // likewise, "" for a good value
+	tally     Tally         // of a counter
+	told      devices.Stamp // when News last said something of it; 0: never
+	sent      Value         // last published
+	sentCause string        // likewise, "" for a good value
 	everSent  bool
 	cycle     uint64 // in which it was read last
 	due       bool   // and that it is to be published
@@ -64,13 +81,18 @@ type Current struct {
 	Value Value         // null when Cause is given
 	Cause string        // why there is no value: "timeout"; "" for a good one
 	At    devices.Stamp // 0: not read yet
+
+	// Detail says more about Cause to a person, where Decode knows more: the
+	// number that is out of range.
+	Detail  string
+	Counter CounterEvent // of a counter: what happened to it
 }
 
 // Good reports whether c has a value.
 func (c *Current) Good() bool { return c.Cause == "" && c.At != 0 }
 
 // reserved are the members of a device object that are no points.
-var reserved = []string{"time", "clock", "id", "replayed", "errors"}
+var reserved = []string{"time", "clock", "id", "replayed", "errors", "counters"}
 
 // New returns a Mapper. Its error joins all that is wrong with names and
 // templates, each with the place.
@@ -192,7 +214,8 @@ func (m *Mapper) AppendMessages(dst []broker.Message, b *devices.Batch, c broker
 	}
 	m.out.reset(c)
 	m.cycle++
-	at := d.take(b, m.cycle)
+	m.news = m.news[:0]
+	at := m.take(d, b)
 	if !d.stated || d.state != b.State {
 		d.state, d.stated = b.State, true
 		dst = append(dst, m.statusMessage(d))
@@ -208,14 +231,19 @@ func (m *Mapper) AppendMessages(dst []broker.Message, b *devices.Batch, c broker
 
 // take keeps the readings of b, marks which points are due, and returns the
 // latest time.
-func (d *deviceState) take(b *devices.Batch, cycle uint64) (latest devices.Stamp) {
+func (m *Mapper) take(d *deviceState, b *devices.Batch) (latest devices.Stamp) {
 	d.due = false
 	for i := range b.Readings {
 		r := &b.Readings[i]
 		latest = max(latest, r.At)
 		if p := d.byPoint[r.Point]; p != nil {
-			p.take(r, cycle)
+			before := p.current.Cause
+			p.take(r, m.cycle)
 			d.due = d.due || p.due
+			if p.newsworthy(before) {
+				p.told = p.current.At
+				m.news = append(m.news, p.tell(d.Device))
+			}
 		}
 	}
 	d.latest = max(d.latest, latest)
@@ -224,6 +252,12 @@ func (d *deviceState) take(b *devices.Batch, cycle uint64) (latest devices.Stamp
 
 func (p *pointState) take(r *devices.Reading, cycle uint64) {
 	p.current = current(p.Point, r)
+	if p.Kind == Counter && p.current.Good() {
+		var err error
+		if p.tally, p.current.Counter, err = p.follow(p.tally, p.current.Value, r.At); err != nil {
+			p.current.fail(err)
+		}
+	}
 	p.cycle = cycle
 	p.due = p.worth()
 	if p.due {
@@ -239,16 +273,55 @@ func current(p *Point, r *devices.Reading) Current {
 		c.Value, err = Decode(p, r.Raw)
 	}
 	if err != nil {
-		c.Value, c.Cause = Value{}, devices.Cause(err)
+		c.fail(err)
 	}
 	return c
 }
 
+// fail makes c one without a value.
+func (c *Current) fail(err error) {
+	c.Value, c.Cause = Value{}, devices.Cause(err)
+	if e, ok := errors.AsType[*Invalid](err); ok {
+		c.Detail = e.Detail
+	}
+}
+
+// newsworthy tells whether the current reading is news after one with the
+// cause before: not what the poller knows, such as a timeout.
+func (p *pointState) newsworthy(before string) bool {
+	c := &p.current
+	switch {
+	case c.Counter != Continues:
+		return true
+	case c.Detail == "" || c.Cause == before:
+		return false
+	}
+	return p.told == 0 || c.At-p.told >= quiet
+}
+
+func (p *pointState) tell(dev *Device) News {
+	n := News{Device: dev, Point: p.Point, Bad: p.current.Cause != ""}
+	switch p.current.Counter {
+	case Wrapped:
+		n.Text = "the counter wrapped and goes on from " + withUnitText(p.current.Value.String(), p.Unit)
+	case Reset:
+		n.Text = "the counter was reset, or is another device's: it goes on from " + withUnitText(p.current.Value.String(), p.Unit)
+	default:
+		n.Text = p.current.Cause + ": " + p.current.Detail
+	}
+	return n
+}
+
+// News returns what the last AppendMessages found worth a line in the log; it
+// is valid until the next. A point says little in ten minutes.
+func (m *Mapper) News() []News { return m.news }
+
 // worth tells whether the current value is to be published: the first, each
-// change of quality, and what has moved by the deadband since the last.
+// change of quality, each event of a counter, and what has moved by the
+// deadband since the last.
 func (p *pointState) worth() bool {
 	switch {
-	case !p.everSent || p.current.Cause != p.sentCause:
+	case !p.everSent || p.current.Cause != p.sentCause || p.current.Counter != Continues:
 		return true
 	case p.current.Cause != "":
 		return false

@@ -8,8 +8,9 @@
 // Numbers are exact from the register to the payload. Integers keep all 64
 // bits, scaled ones become an integer with a power of ten, and floats are
 // scaled by way of their shortest decimal form, so that 2301 × 0.1 is 230.1
-// and never 230.10000000000002. What does not fit, and NaN, is a quality and
-// never a number.
+// and never 230.10000000000002. What does not fit, NaN, and what the point's
+// range excludes is a quality and never a number; so is what a counter shows
+// against all that it showed before, until it is confirmed (counter.go).
 //
 // Encode is the inverse of Decode for every type, so that the simulator and
 // writes need no table of their own; tests hold the two together.
@@ -103,7 +104,11 @@ type Point struct {
 	// that both 0x8000 and -32768 name the i16, and -1 all ones of any width;
 	// floats are compared as numbers, and NaN never is a value.
 	Invalid []int64
-	Kind    PointKind
+	// Range is what the value can be, after scaling; what is outside is no
+	// value. nil: anything.
+	Range    *Range
+	Kind     PointKind
+	Counting // of a Counter
 
 	Deadband Deadband
 	Group    string

@@ -40,7 +40,7 @@ type point struct {
 func newPoint(seed uint64, device string, p *mapping.Point) *point {
 	raw := *p
 	raw.Scale, raw.Offset = mapping.Decimal{}, mapping.Decimal{}
-	raw.Enum, raw.EnumText, raw.Bits, raw.Invalid, raw.Write = nil, nil, nil, nil, nil
+	raw.Enum, raw.EnumText, raw.Bits, raw.Invalid, raw.Write, raw.Range = nil, nil, nil, nil, nil, nil
 	_, field := p.Source.(serial.Field)
 	_, span := p.Source.(serial.Span)
 	return &point{
@@ -50,12 +50,12 @@ func newPoint(seed uint64, device string, p *mapping.Point) *point {
 }
 
 // encode returns the raw bytes nearest to x, which is in p's unit, and never
-// one that means "no value".
+// one that means "no value" or is out of its range.
 func (p *point) encode(x float64) ([]byte, error) {
-	x = (x - p.off) / p.mul
+	x = (p.within(x) - p.off) / p.mul
 	low, high := limits(p.raw)
-	if p.Kind == mapping.Counter && x > high {
-		x = math.Mod(x, high+1)
+	if top := p.wrapsAt(high); x >= top {
+		x = math.Mod(x, top)
 	}
 	x = math.Max(low, math.Min(high, x))
 	switch p.Type {
@@ -67,6 +67,28 @@ func (p *point) encode(x float64) ([]byte, error) {
 		return p.pack(mapping.FloatValue(x))
 	}
 	return p.pack(intValue(p.meaningful(math.Round(x), low, high)))
+}
+
+// wrapsAt is the raw number at which a counter begins anew.
+func (p *point) wrapsAt(high float64) float64 {
+	switch {
+	case p.Kind != mapping.Counter:
+		return math.Inf(1)
+	case p.Wrap != nil:
+		return math.Abs(toFloat(*p.Wrap) / p.mul)
+	}
+	return high + 1
+}
+
+// within returns what is nearest to x in p's range.
+func (p *point) within(x float64) float64 {
+	if r := p.Range; r != nil && r.Min != nil {
+		x = math.Max(x, toFloat(*r.Min))
+	}
+	if r := p.Range; r != nil && r.Max != nil {
+		x = math.Min(x, toFloat(*r.Max))
+	}
+	return x
 }
 
 // meaningful returns n, or the nearest number below it, else above it, that is

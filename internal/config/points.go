@@ -51,6 +51,7 @@ func (p *pointBuilder) build() *mapping.Point {
 	p.readKind()
 	p.readDeadband()
 	p.readWrite()
+	p.readRange()
 	return &p.point
 }
 
@@ -538,20 +539,6 @@ func (p *pointBuilder) readInvalid() {
 	}
 	if !p.numeric() {
 		p.errorKey(n, "invalid lists raw numbers; point %q is %s", p.name, p.point.Type)
-	}
-}
-
-func (p *pointBuilder) readKind() {
-	k := p.raw.Kind
-	switch k.V {
-	case "", "measurement":
-	case "counter":
-		p.point.Kind = mapping.Counter
-		if !p.numeric() {
-			p.errorAt(k.at, "a counter is a number; point %q is %s", p.name, p.point.Type)
-		}
-	default:
-		p.errorAt(k.at, `%q is no kind; there is "measurement" and "counter"`, k.V)
 	}
 }
 

@@ -237,6 +237,9 @@ type rawPoint struct {
 	Deadband anything `toml:"deadband"`
 	Group    text     `toml:"group"`
 	Kind     text     `toml:"kind"`
+	Range    anything `toml:"range"`
+	Wrap     anything `toml:"wrap"`
+	MaxRate  anything `toml:"max_rate"`
 }
 
 // pointTable is rawPoint without its own bind.
