@@ -137,7 +137,7 @@ func (m *Mapper) objectMessage(d *deviceState, i int, at devices.Stamp) broker.M
 	o.stamp(at)
 	bad, events := 0, 0
 	for _, p := range d.points {
-		if p.cycle != m.cycle || !p.due && p.current.Cause == "" {
+		if p.cycle != m.cycle || p.Hidden || !p.due && p.current.Cause == "" {
 			continue
 		}
 		o.text(",")
@@ -165,7 +165,7 @@ func (m *Mapper) objectMessage(d *deviceState, i int, at devices.Stamp) broker.M
 func (m *Mapper) writeWords(d *deviceState, before string, word func(*Current) string) {
 	o := &m.out
 	for _, p := range d.points {
-		if w := word(&p.current); p.cycle == m.cycle && w != "" {
+		if w := word(&p.current); p.cycle == m.cycle && !p.Hidden && w != "" {
 			o.text(before)
 			o.text(p.key)
 			o.str(w)

@@ -57,17 +57,19 @@ type deviceState struct {
 	stated  bool          // state was published
 	latest  devices.Stamp // of the readings so far; 0: none
 	due     bool          // something of this cycle is to be published
+	scaled  bool          // some points have their exponents from others
 }
 
 type pointState struct {
 	*Point
-	topics []string // one per publish table; "" if it does not publish this point
-	key    string   // `"name":`
-	unit   string   // `,"unit":"V"`, "" for none
+	topics []string    // one per publish table; "" if it does not publish this point
+	factor *pointState // of ScaleFrom; nil: none
+	key    string      // `"name":`
+	unit   string      // `,"unit":"V"`, "" for none
 
 	current   Current
 	tally     Tally         // of a counter
-	told      devices.Stamp // when News last said something of it; 0: never
+	told      devices.Stamp // when News last said that it has no value; 0: never
 	sent      Value         // last published
 	sentCause string        // likewise, "" for a good value
 	everSent  bool
@@ -143,6 +145,12 @@ func (m *Mapper) add(dev *Device, taken map[string]string) error {
 	for _, p := range dev.Points {
 		errs = append(errs, m.addPoint(d, p, taken))
 	}
+	for _, p := range d.points {
+		if p.ScaleFrom != nil {
+			p.factor = d.byPoint[p.ScaleFrom.Point]
+			d.scaled = true
+		}
+	}
 	d.topics = make([]string, len(m.publish))
 	for i := range m.publish {
 		if t := &m.publish[i]; t.Per == "device" && t.wants(dev) {
@@ -165,7 +173,7 @@ func (m *Mapper) addPoint(d *deviceState, p *Point, taken map[string]string) err
 	d.byPoint[p.Point], d.byName[p.Name] = ps, ps
 	var errs []error
 	for i := range m.publish {
-		if t := &m.publish[i]; t.Per == "point" && t.wants(d.Device) {
+		if t := &m.publish[i]; t.Per == "point" && t.wants(d.Device) && !p.Hidden {
 			errs = append(errs, claim(&ps.topics[i], t, m.gateway, d.Device, p, taken))
 		}
 	}
@@ -173,6 +181,9 @@ func (m *Mapper) addPoint(d *deviceState, p *Point, taken map[string]string) err
 }
 
 func (m *Mapper) checkPoint(d *deviceState, p *Point) error {
+	if p.Hidden {
+		return nil
+	}
 	if err := checkName(place(d.Device, p), p.Name); err != nil {
 		return err
 	}
@@ -230,28 +241,40 @@ func (m *Mapper) AppendMessages(dst []broker.Message, b *devices.Batch, c broker
 }
 
 // take keeps the readings of b, marks which points are due, and returns the
-// latest time.
+// latest time. Exponents come first, wherever they stand.
 func (m *Mapper) take(d *deviceState, b *devices.Batch) (latest devices.Stamp) {
 	d.due = false
+	if d.scaled {
+		m.takeSome(d, b, func(p *pointState) bool { return p.factor == nil })
+		m.takeSome(d, b, func(p *pointState) bool { return p.factor != nil })
+	} else {
+		m.takeSome(d, b, func(*pointState) bool { return true })
+	}
 	for i := range b.Readings {
-		r := &b.Readings[i]
-		latest = max(latest, r.At)
-		if p := d.byPoint[r.Point]; p != nil {
-			before := p.current.Cause
-			p.take(r, m.cycle)
-			d.due = d.due || p.due
-			if p.newsworthy(before) {
-				p.told = p.current.At
-				m.news = append(m.news, p.tell(d.Device))
-			}
-		}
+		latest = max(latest, b.Readings[i].At)
 	}
 	d.latest = max(d.latest, latest)
 	return latest
 }
 
+func (m *Mapper) takeSome(d *deviceState, b *devices.Batch, wanted func(*pointState) bool) {
+	for i := range b.Readings {
+		r := &b.Readings[i]
+		p := d.byPoint[r.Point]
+		if p == nil || !wanted(p) {
+			continue
+		}
+		before := p.current.Cause
+		p.take(r, m.cycle)
+		d.due = d.due || p.due
+		if p.newsworthy(before) {
+			m.news = append(m.news, p.tell(d.Device))
+		}
+	}
+}
+
 func (p *pointState) take(r *devices.Reading, cycle uint64) {
-	p.current = current(p.Point, r)
+	p.current = p.read(r)
 	if p.Kind == Counter && p.current.Good() {
 		var err error
 		if p.tally, p.current.Counter, err = p.follow(p.tally, p.current.Value, r.At); err != nil {
@@ -265,12 +288,28 @@ func (p *pointState) take(r *devices.Reading, cycle uint64) {
 	}
 }
 
-// current decodes a reading.
-func current(p *Point, r *devices.Reading) Current {
+// read decodes a reading, with the exponent that was read last.
+func (p *pointState) read(r *devices.Reading) Current {
+	if p.factor == nil || r.Err != nil {
+		return current(p.Point, r, nil)
+	}
+	c := Current{Point: p.Point, At: r.At}
+	err := error(errNoFactor)
+	if p.factor.current.Good() {
+		c.Value, err = p.decodeBy(r.Raw, p.factor.current.Value)
+	}
+	if err != nil {
+		c.fail(err)
+	}
+	return c
+}
+
+// current decodes a reading. all are those of the same moment.
+func current(p *Point, r *devices.Reading, all []devices.Reading) Current {
 	c := Current{Point: p, At: r.At}
 	err := r.Err
 	if err == nil {
-		c.Value, err = Decode(p, r.Raw)
+		c.Value, err = DecodeWith(p, r.Raw, all)
 	}
 	if err != nil {
 		c.fail(err)
@@ -308,12 +347,13 @@ func (p *pointState) tell(dev *Device) News {
 		n.Text = "the counter was reset, or is another device's: it goes on from " + withUnitText(p.current.Value.String(), p.Unit)
 	default:
 		n.Text = p.current.Cause + ": " + p.current.Detail
+		p.told = p.current.At
 	}
 	return n
 }
 
 // News returns what the last AppendMessages found worth a line in the log; it
-// is valid until the next. A point says little in ten minutes.
+// is valid until the next. That a point has no value is said once in ten minutes.
 func (m *Mapper) News() []News { return m.news }
 
 // worth tells whether the current value is to be published: the first, each
@@ -321,6 +361,8 @@ func (m *Mapper) News() []News { return m.news }
 // deadband since the last.
 func (p *pointState) worth() bool {
 	switch {
+	case p.Hidden:
+		return false
 	case !p.everSent || p.current.Cause != p.sentCause || p.current.Counter != Continues:
 		return true
 	case p.current.Cause != "":
@@ -345,16 +387,19 @@ func (d Deadband) passes(last, now Value) bool {
 	return change > 0 && change*slack >= max(d.Abs, math.Abs(a)*d.Percent/100)
 }
 
-// Snapshot returns the last known of each point of a device, in the order of
-// the configuration; nil if there is no such device. id is its ID.
+// Snapshot returns the last known of each point of a device that is not
+// hidden, in the order of the configuration; nil if there is no such device. id
+// is its ID.
 func (m *Mapper) Snapshot(id string) []Current {
 	d := m.byID(id)
 	if d == nil {
 		return nil
 	}
-	all := make([]Current, len(d.points))
-	for i, p := range d.points {
-		all[i] = p.current
+	all := make([]Current, 0, len(d.points))
+	for _, p := range d.points {
+		if !p.Hidden {
+			all = append(all, p.current)
+		}
 	}
 	return all
 }
@@ -384,8 +429,8 @@ func (m *Mapper) AppendCurrent(dst []Current, b *devices.Batch) []Current {
 		return dst
 	}
 	for i := range b.Readings {
-		if p := d.byPoint[b.Readings[i].Point]; p != nil {
-			dst = append(dst, current(p.Point, &b.Readings[i]))
+		if p := d.byPoint[b.Readings[i].Point]; p != nil && !p.Hidden {
+			dst = append(dst, current(p.Point, &b.Readings[i], b.Readings))
 		}
 	}
 	return dst

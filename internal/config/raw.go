@@ -240,6 +240,12 @@ type rawPoint struct {
 	Range    anything `toml:"range"`
 	Wrap     anything `toml:"wrap"`
 	MaxRate  anything `toml:"max_rate"`
+
+	Mask        integer  `toml:"mask"`
+	ScaleFactor anything `toml:"scale_factor"`
+	Chars       text     `toml:"chars"`
+	Encoding    text     `toml:"encoding"`
+	Zone        text     `toml:"zone"`
 }
 
 // pointTable is rawPoint without its own bind.
