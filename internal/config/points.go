@@ -466,8 +466,11 @@ func (p *pointBuilder) readUnit() {
 		return
 	}
 	p.point.Unit = u.V
-	if right := respell(u.V); right != "" {
+	switch right, known := respell(u.V); {
+	case right != "":
 		p.warnAt(u.at, "the unit %q is usually written %q", u.V, right)
+	case !known && u.V != "":
+		p.warnAt(u.at, "the unit %q is not among those in docs/units.md, so that other programs may not know it%s", u.V, didYouMean(nearestUnit(u.V)))
 	}
 }
 
