@@ -6,9 +6,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"math/bits"
 	"math/rand/v2"
 	"strings"
 	"testing"
+	"time"
 
 	"edgegateway/devices"
 )
@@ -29,6 +31,14 @@ func unhex(t testing.TB, s string) []byte {
 	}
 	return b
 }
+
+var berlin = func() *time.Location {
+	zone, err := time.LoadLocation("Europe/Berlin")
+	if err != nil {
+		panic(err)
+	}
+	return zone
+}()
 
 func TestDecode(t *testing.T) {
 	mode := map[int64]string{0: "off", 1: "auto", -1: "fault"}
@@ -80,12 +90,29 @@ func TestDecode(t *testing.T) {
 		{Point{Type: F16}, "2e66", "0.1"},
 		{Point{Type: F16}, "7bff", "65500"}, // 65504, in the fewest digits that name it
 		{Point{Type: F16}, "0001", "6e-08"},
+		{Point{Type: F64}, "7ff0000000000000", "!not a number"},
+		{Point{Type: F64, Order: DCBA}, "000000000000f0ff", "!not a number"},
+		{Point{Type: F64, Invalid: []int64{-9999}}, "c0c3878000000000", "!no value"},
+		{Point{Type: F64, Scale: decimal("0.1"), Invalid: []int64{0}}, "8000000000000000", "!no value"},
+		{Point{Type: F32, Scale: decimal("0.1"), Offset: decimal("5")}, "7f800001", "!not a number"},
+		{Point{Type: I64, Scale: decimal("3")}, "7fffffffffffffff", "!scaled value out of range"},
+		{Point{Type: I64, Scale: decimal("3")}, "8000000000000000", "!scaled value out of range"},
+		{Point{Type: I64, Offset: decimal("1")}, "7fffffffffffffff", "9223372036854775808"},
+		{Point{Type: U64, Offset: decimal("1")}, "ffffffffffffffff", "!scaled value out of range"},
 		{Point{Type: F16}, "7e00", "!not a number"},
 		{Point{Type: F16}, "fc00", "!not a number"},
 		{Point{Type: BCD16}, "1234", "1234"},
 		{Point{Type: BCD16}, "12a4", "!not a decimal digit"},
 		{Point{Type: BCD32, Scale: decimal("0.01")}, "00012345", "123.45"},
 		{Point{Type: BCD16, Invalid: []int64{0xffff}}, "ffff", "!no value"},
+		{Point{Type: BCD16}, "f000", "!not a decimal digit"},
+		{Point{Type: BCD32, Order: CDAB}, "5678 12a4", "!not a decimal digit"},
+		{Point{Type: BCD32, Invalid: []int64{0xffffffff}}, "ffffffff", "!no value"},
+		{Point{Type: Mod10, Length: 4, Invalid: []int64{0xffff}}, "0001 ffff", "!no value"},
+		{Point{Type: U16, Invalid: []int64{7}, Enum: mode}, "0007", "!no value"},
+		{Point{Type: U16, Invalid: []int64{0xffff}, Bits: map[int]string{0: "on"}}, "ffff", "!no value"},
+		{Point{Type: U32, Order: CDAB, Invalid: []int64{0x7fffffff, 0x80000000}}, "0000 8000", "!no value"},
+		{Point{Type: I32, Scale: decimal("0.1"), Invalid: []int64{0x7fffffff, 0x80000000}}, "7fffffff", "!no value"},
 		{Point{Type: Mod10, Length: 4}, "270f 0001", "19999"},
 		{Point{Type: Mod10, Length: 4, Order: CDAB}, "270f 0001", "19999"},
 		{Point{Type: Mod10, Length: 4, Order: BADC}, "0f27 0100", "19999"},
@@ -106,6 +133,82 @@ func TestDecode(t *testing.T) {
 		{Point{Type: String, Length: 4, Order: CDAB}, "4142 4344", `"ABCD"`},
 		{Point{Type: String, Length: 4}, "410a 22ff", `"A\n\"�"`},
 		{Point{Type: Bytes, Length: 3}, "0a0b 0c00", `"0a0b0c"`},
+		{Point{Type: U8H}, "12fe", "18"},
+		{Point{Type: U8L}, "12fe", "254"},
+		{Point{Type: I8H}, "fe12", "-2"},
+		{Point{Type: I8L, Scale: decimal("0.5")}, "12fe", "-1"},
+		{Point{Type: U8L, Order: BADC}, "12fe", "18"},
+		{Point{Type: U8L, Invalid: []int64{0xff}}, "12ff", "!no value"},
+		{Point{Type: I8L, Invalid: []int64{-128}}, "0080", "!no value"},
+		{Point{Type: U24}, "ff800001", "8388609"},
+		{Point{Type: I24}, "00800001", "-8388607"},
+		{Point{Type: I24, Order: CDAB}, "0001 ff80", "-8388607"},
+		{Point{Type: U48}, "800000000001", "140737488355329"},
+		{Point{Type: I48}, "ffff fffffffe", "-2"},
+		{Point{Type: U48, Order: CDAB}, "0003 0002 0001", "4295098371"},
+		{Point{Type: U48, Order: DCBA}, "0300 0200 0100", "4295098371"},
+		{Point{Type: SM16}, "8005", "-5"},
+		{Point{Type: SM16}, "7fff", "32767"},
+		{Point{Type: SM16}, "8000", "0"},
+		{Point{Type: SM16, Invalid: []int64{0x8000}}, "8000", "!no value"},
+		{Point{Type: SM32, Order: CDAB, Scale: decimal("0.1")}, "0005 8000", "-0.5"},
+		{Point{Type: U16, Mask: 0x0ff0}, "abcd", "188"},
+		{Point{Type: I16, Mask: 0x0ff0}, "abcd", "-68"},
+		{Point{Type: U32, Mask: 0x00ff0000, Scale: decimal("0.1")}, "00640000", "10"},
+		{Point{Type: U16, Mask: 0x00f0, Invalid: []int64{0xf}}, "12f4", "!no value"},
+		{Point{Type: U16, Mask: 0x0003, Enum: map[int64]string{2: "auto"}}, "fffe", `"auto"`},
+		{Point{Type: BCD16, Mask: 0xff00}, "2612", "26"},
+		{Point{Type: U64, Mask: 1 << 63}, "8000000000000000", "1"},
+
+		{Point{Type: String, Length: 4, Layout: LowByte}, "ff41 ff42 0043 0000", `"ABC"`},
+		{Point{Type: String, Length: 3, Layout: HighByte}, "41ff 42ff 43ff", `"ABC"`},
+		{Point{Type: String, Length: 3, Layout: HighByte, Order: BADC}, "ff41 ff42 ff43", `"ABC"`},
+		{Point{Type: String, Length: 4, Encoding: Latin1}, "b0432020", `"°C"`},
+		{Point{Type: String, Length: 4, Encoding: ASCII}, "b0432020", "!not ASCII"},
+		{Point{Type: String, Length: 4}, "c2b04300", `"°C"`},
+		{Point{Type: String, Length: 4, Encoding: UTF16}, "00b0 0043 0000 0000", `"°C"`},
+		{Point{Type: String, Length: 2, Encoding: UTF16, Order: BADC}, "3dd8 00de", `"😀"`},
+		{Point{Type: String, Length: 4, Encoding: UTF16}, "d83d 0041 0000 0000", `"�A"`},
+		{Point{Type: String, Length: 4, ZeroIsNone: true}, "00000000", "!no value"},
+		{Point{Type: String, Length: 4}, "00000000", `""`},
+
+		{Point{Type: Unix32}, "6740a7f8", `"2024-11-22T15:49:12Z"`},
+		{Point{Type: Unix32, Order: CDAB}, "a7f8 6740", `"2024-11-22T15:49:12Z"`},
+		{Point{Type: Unix32, Invalid: []int64{0, -1}}, "00000000", "!no value"},
+		{Point{Type: Unix32, Invalid: []int64{0, -1}}, "ffffffff", "!no value"},
+		{Point{Type: Unix32}, "ffffffff", `"2106-02-07T06:28:15Z"`},
+		{Point{Type: Unix32, Zone: berlin}, "6740a7f8", `"2024-11-22T14:49:12Z"`},
+		{Point{Type: Unix64}, "000000006740a7f8", `"2024-11-22T15:49:12Z"`},
+		{Point{Type: Unix64}, "000000ffffffffff", "!out of range"},
+		{Point{Type: Unix64}, "ffffffffffffffff", "!out of range"},
+		{Point{Type: Unix64ms}, "00000193548ae2c1", `"2024-11-22T15:43:28.449Z"`},
+		{Point{Type: YMDHMS}, "07ea 000b 0014 0017 0006 003b", `"2026-11-20T23:06:59Z"`},
+		{Point{Type: YMDHMS, Zone: berlin}, "001a 0007 0014 0017 0006 003b", `"2026-07-20T21:06:59Z"`},
+		{Point{Type: YMDHMS}, "07ea 0002 001d 0000 0000 0000", "!not a date"},
+		{Point{Type: YMDHMS}, "07ea 0002 001c 0018 0000 0000", "!not a date"},
+		{Point{Type: YMDHMS}, "0000 0000 0000 0000 0000 0000", "!not a date"},
+		{Point{Type: YMDHMS}, "ffff ffff ffff ffff ffff ffff", "!not a date"},
+		{Point{Type: SchneiderTime}, "001a 0bd4 1706 e6bb", `"2026-11-20T23:06:59.067Z"`},
+		{Point{Type: SchneiderTime, Order: CDAB}, "001a 0bd4 1706 e6bb", `"2026-11-20T23:06:59.067Z"`},
+		{Point{Type: SchneiderTime}, "001a 0bd4 1786 e6bb", "!no value"},
+		{Point{Type: SchneiderTime}, "ffff ffff ffff ffff", "!no value"},
+		{Point{Type: SchneiderTime}, "001a 0bd4 1706 ea60", "!not a date"},
+		{Point{Type: SchneiderTime}, "0000 0000 0000 0000", "!not a date"},
+		// 2026-10-25 02:30 comes twice in Berlin.
+		{Point{Type: SchneiderTime, Zone: berlin}, "001a 0a39 821e 0000", `"2026-10-25T00:30:00Z"`},
+		{Point{Type: SchneiderTime, Zone: berlin}, "001a 0a39 021e 0000", `"2026-10-25T01:30:00Z"`},
+		{Point{Type: YMDHMS, Zone: berlin}, "07ea 000a 0019 0002 001e 0000", `"2026-10-25T00:30:00Z"`},
+
+		{Point{Type: IPv4}, "c0a8 0a05", `"192.168.10.5"`},
+		{Point{Type: IPv4, Order: CDAB}, "0a05 c0a8", `"192.168.10.5"`},
+		{Point{Type: IPv4}, "0000 0000", `"0.0.0.0"`},
+		{Point{Type: IPv4, ZeroIsNone: true}, "0000 0000", "!no value"},
+		{Point{Type: IPv6}, "fd00 0000 0000 0000 0000 0000 0000 0001", `"fd00::1"`},
+		{Point{Type: IPv6, Order: BADC}, "00fd 0000 0000 0000 0000 0000 0000 0100", `"fd00::1"`},
+		{Point{Type: MAC}, "001a 2b3c 4d5e", `"00:1a:2b:3c:4d:5e"`},
+		{Point{Type: EUI48}, "0000 001a 2b3c 4d5e", `"00:1a:2b:3c:4d:5e"`},
+		{Point{Type: EUI48, ZeroIsNone: true}, "0000 ffff ffff ffff", "!no value"},
+		{Point{Type: U16, ScaleFrom: &Point{}}, "0001", "!no scale factor"},
 		{Point{Type: U32}, "0102", "!2 bytes for u32, which has 4"},
 		{Point{}, "0102", "!cannot decode type 0"},
 	} {
@@ -134,6 +237,9 @@ func TestDecodeText(t *testing.T) {
 		{Point{Type: F64, FromText: true}, "", "!no value"},
 		{Point{Type: F64, FromText: true}, "12..5", "!not a number"},
 		{Point{Type: F64, FromText: true}, "NaN", "!not a number"},
+		{Point{Type: F64, FromText: true}, "inf", "!not a number"},
+		{Point{Type: F64, FromText: true}, "1e400", "!exponent out of range: 10^-127 to 10^127"},
+		{Point{Type: I64, FromText: true}, "9223372036854775808", "!out of range"},
 		{Point{Type: F64, FromText: true, Invalid: []int64{-999}}, "-999.0", "!no value"},
 		{Point{Type: I16, FromText: true}, "-32768", "-32768"},
 		{Point{Type: I16, FromText: true}, "32768", "!out of range"},
@@ -167,6 +273,12 @@ func fixed() []Point {
 		{Type: F16}, {Type: F32}, {Type: F64}, {Type: BCD16}, {Type: BCD32},
 		{Type: Mod10, Length: 4}, {Type: Mod10, Length: 6}, {Type: Mod10, Length: 8},
 		{Type: Bytes, Length: 7}, {Type: String, Length: 8},
+		{Type: U8H}, {Type: U8L}, {Type: I8H}, {Type: I8L}, {Type: U24}, {Type: I24}, {Type: U48}, {Type: I48}, {Type: SM16}, {Type: SM32},
+		{Type: U16, Mask: 0x0ff0}, {Type: I32, Mask: 0x7ffff000}, {Type: U64, Mask: 0xffff << 48}, {Type: BCD16, Mask: 0x0ff0},
+		{Type: String, Length: 8, Layout: LowByte}, {Type: String, Length: 8, Layout: HighByte, Encoding: Latin1},
+		{Type: String, Length: 8, Encoding: ASCII}, {Type: String, Length: 8, Encoding: UTF16},
+		{Type: Unix32}, {Type: Unix32, Zone: berlin}, {Type: Unix64}, {Type: Unix64ms}, {Type: YMDHMS}, {Type: YMDHMS, Zone: berlin},
+		{Type: SchneiderTime}, {Type: SchneiderTime, Zone: berlin}, {Type: IPv4}, {Type: IPv6}, {Type: MAC}, {Type: EUI48},
 		{Type: U32, Bits: map[int]string{1: "a", 31: "b"}},
 		{Type: I16, Enum: map[int64]string{-5: "minus", 7: "seven"}},
 	}
@@ -209,7 +321,12 @@ func sample(rnd *rand.Rand, p *Point, i int) []byte {
 	case p.Type == Bool && len(raw) == 1:
 		return []byte{raw[0] & 1}
 	case p.Type == String:
-		copy(raw, fmt.Sprintf("%08x", rnd.Uint32()))
+		text, _ := p.encodeString(nil, StringValue(fmt.Sprintf("%08x", rnd.Uint32())))
+		return text
+	case p.Type.Time(): // not the hour that comes twice
+		at := time.Date(2000+rnd.IntN(100), time.Month(1+rnd.IntN(9)), 1+rnd.IntN(28), rnd.IntN(24), rnd.IntN(60), rnd.IntN(60), 0, time.UTC)
+		text, _ := p.encodeTime(nil, timeValue(at))
+		return text
 	case p.Type == F64: // far from where the shortest form times the scale leaves 64 bits
 		f := math.Round(rnd.Float64()*1e9) / 1e4
 		return p.Order.appendPattern(nil, math.Float64bits(f), 8)
@@ -248,7 +365,9 @@ func roundTrip(t *testing.T, p *Point, raw []byte) bool {
 
 // equivalent tells whether several raw forms mean the same value of p.
 func equivalent(p *Point) bool {
-	return p.Type == Bool || p.Type == String || p.Type == Bytes || p.Type.float()
+	mask, _ := p.field()
+	whole := p.Type.Integer() && p.Type != Mod10 && bits.OnesCount64(mask) == 8*p.RawLen() && p.Type.info().class != magnitude
+	return !whole && p.Type != Mod10
 }
 
 func TestHalfRoundTripsAll(t *testing.T) {
@@ -294,6 +413,73 @@ func TestEncodeRoundsToTheNearest(t *testing.T) {
 	}
 }
 
+func TestEncodeRefusesWhatDoesNotFit(t *testing.T) {
+	for _, c := range []struct {
+		point Point
+		value Value
+		want  string
+	}{
+		{Point{Type: U16, Mask: 0xf0}, IntValue(16), "16 is out of range: u16 holds 0 to 15"},
+		{Point{Type: I8H}, IntValue(128), "128 is out of range: i8h holds -128 to 127"},
+		{Point{Type: SM16}, IntValue(-32768), "-32768 is out of range: sm16 holds -32767 to 32767"},
+		{Point{Type: U48}, IntValue(1 << 48), "281474976710656 is out of range: u48 holds 0 to 281474976710655"},
+		{Point{Type: String, Length: 4, Encoding: ASCII}, StringValue("°C"), "'°' cannot be written in ASCII"},
+		{Point{Type: String, Length: 4, Encoding: Latin1}, StringValue("€"), "'€' cannot be written in Latin-1"},
+		{Point{Type: String, Length: 2, Layout: LowByte}, StringValue("abc"), "3 bytes are more than string(2) holds"},
+		{Point{Type: String, Length: 2, Encoding: UTF16}, StringValue("abc"), "6 bytes of UTF-16 are more than string(2) holds"},
+		{Point{Type: Unix32}, StringValue("2107-01-01T00:00:00Z"), "2107-01-01T00:00:00Z is out of range: unix32 begins with 1970 and has 32 bits"},
+		{Point{Type: Unix64}, StringValue("1969-01-01T00:00:00Z"), "1969-01-01T00:00:00Z is out of range: unix64 begins with 1970 and has 64 bits"},
+		{Point{Type: SchneiderTime}, StringValue("1999-01-01T00:00:00Z"), "1999-01-01T00:00:00Z is out of range: schneider_time knows 2000 to 2127"},
+		{Point{Type: YMDHMS}, StringValue("noon"), "noon is no time like 2026-11-20T23:06:00Z"},
+		{Point{Type: IPv4}, StringValue("fd00::1"), `"fd00::1" is no ipv4 address`},
+		{Point{Type: IPv6}, StringValue("10.0.0.1"), `"10.0.0.1" is no ipv6 address`},
+		{Point{Type: MAC}, StringValue("00:1a:2b:3c:4d"), `"00:1a:2b:3c:4d" is no address of six bytes`},
+		{Point{Type: EUI48}, StringValue("001a2b3c4d5e"), `"001a2b3c4d5e" is no address like 00:1a:2b:3c:4d:5e`},
+	} {
+		raw, err := Encode(nil, &c.point, c.value)
+		if err == nil || err.Error() != c.want {
+			t.Errorf("%s of %s: %x, %v; want %s", c.point.Type, c.value, raw, err, c.want)
+		}
+	}
+}
+
+// The exponent may come before or after, in the same cycle or an earlier one;
+// without it, and with one that cannot be, there is no number.
+func TestScaleFactors(t *testing.T) {
+	factor := named("_scale", Point{Type: I16, Invalid: []int64{-0x8000}, Hidden: true})
+	power := named("power", Point{Type: I16, ScaleFrom: factor, Unit: "W"})
+	f := newFeed(t, newDevice("d", "d", power, factor))
+	if got := f.send(devices.Online, "power=0905")[1]; !strings.Contains(got, `"value":null,"unit":"W","time":"2026-11-20T23:06:00.123Z","quality":"bad","error":"no scale factor"`) {
+		t.Error(got)
+	}
+	for _, c := range []struct{ power, factor, want string }{
+		{"0905", "ffff", `"power":230.9`},
+		{"0905", "0002", `"power":230900`},
+		{"0905", "0000", `"power":2309`},
+		{"0905", "", `"power":2309`}, // as before
+		{"0905", "000b", `"power":null,"errors":{"power":"scale factor out of range"}`},
+		{"0905", "8000", `"power":null,"errors":{"power":"no scale factor"}`},
+		{"0905", "fff6", `"power":0.0000002309`},
+	} {
+		readings := []string{"power=" + c.power}
+		if c.factor != "" {
+			readings = append(readings, "_scale="+c.factor)
+		}
+		b := f.batch(devices.Online, readings...)
+		lines := f.lines(f.m.AppendMessages(nil, b, f.clock))
+		if got := lines[len(lines)-1]; !strings.HasSuffix(got, `Z",`+c.want+"}") {
+			t.Errorf("%s × 10^%s: %s, want %s", c.power, c.factor, got, c.want)
+		}
+		if now := f.m.AppendCurrent(nil, b); len(now) != 1 || c.factor == "" && now[0].Cause != "no scale factor" {
+			t.Errorf("AppendCurrent: %+v", now)
+		}
+		b.Release()
+	}
+	if len(f.m.Snapshot("d")) != 1 {
+		t.Error("a hidden point is shown")
+	}
+}
+
 func TestEncodeText(t *testing.T) {
 	for _, c := range []struct {
 		point Point
@@ -321,6 +507,9 @@ func FuzzDecode(f *testing.F) {
 	f.Add(byte(String), byte(DCBA), 3, int64(0), int8(0), int64(0), []byte("ab\xffd"), false)
 	f.Add(byte(Mod10), byte(ABCD), 6, int64(1), int8(-2), int64(0), []byte{0, 1, 0, 2, 0, 3}, false)
 	f.Add(byte(F64), byte(ABCD), 0, int64(1), int8(-1), int64(0), []byte("1e-9"), true)
+	f.Add(byte(SchneiderTime), byte(ABCD), 0, int64(1), int8(0), int64(0), []byte("\x00\x1a\x0b\xd4\x17\x06\xe6\xbb"), false)
+	f.Add(byte(EUI48), byte(BADC), 0, int64(1), int8(0), int64(0), []byte("12345678"), false)
+	f.Add(byte(I24), byte(CDAB), 0, int64(1), int8(0), int64(0), []byte("1234"), false)
 	f.Fuzz(func(t *testing.T, typ, order byte, length int, mant int64, exp int8, offset int64, raw []byte, text bool) {
 		if exp == math.MinInt8 {
 			return // ParseDecimal gives none
@@ -338,7 +527,7 @@ func FuzzDecode(f *testing.F) {
 		if !p.Type.Integer() || text {
 			return
 		}
-		if err != nil || !bytes.Equal(back, raw) {
+		if again, derr := Decode(&p, back); err != nil || derr != nil || !again.Equal(v) || !bytes.Equal(back, raw) && !equivalent(&p) {
 			t.Fatalf("%s: %x = %s → %x, %v", p.Type, raw, v, back, err)
 		}
 	})

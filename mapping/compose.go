@@ -101,7 +101,8 @@ func (m *Mapper) pointMessage(p *pointState, i int) broker.Message {
 	return m.out.message(p.topics[i], p.current.At)
 }
 
-// writePoint writes {"value":230.1,"unit":"V","time":"…","quality":"good"}.
+// writePoint writes {"value":230.1,"unit":"V","time":"…","quality":"good"}, and
+// "counter":"reset" where a counter did not simply go on.
 func (m *Mapper) writePoint(p *pointState) {
 	o := &m.out
 	o.text(`{"value":`)
@@ -114,7 +115,12 @@ func (m *Mapper) writePoint(p *pointState) {
 	o.text(",")
 	o.stamp(p.current.At)
 	if p.current.Cause == "" {
-		o.text(`,"quality":"good"}`)
+		o.text(`,"quality":"good"`)
+		if event := p.current.Counter; event != Continues {
+			o.text(`,"counter":`)
+			o.str(event.String())
+		}
+		o.text("}")
 		return
 	}
 	o.text(`,"quality":"bad","error":`)
@@ -123,14 +129,15 @@ func (m *Mapper) writePoint(p *pointState) {
 }
 
 // objectMessage writes {"time":"…","power":230.1,"pf":null,"errors":{"pf":
-// "timeout"}}: the points of this cycle that are due, and all bad ones.
+// "timeout"}}: the points of this cycle that are due, and all bad ones. "counters"
+// tells of those that did not simply go on.
 func (m *Mapper) objectMessage(d *deviceState, i int, at devices.Stamp) broker.Message {
 	o := &m.out
 	o.text("{")
 	o.stamp(at)
-	bad := 0
+	bad, events := 0, 0
 	for _, p := range d.points {
-		if p.cycle != m.cycle || !p.due && p.current.Cause == "" {
+		if p.cycle != m.cycle || p.Hidden || !p.due && p.current.Cause == "" {
 			continue
 		}
 		o.text(",")
@@ -139,22 +146,29 @@ func (m *Mapper) objectMessage(d *deviceState, i int, at devices.Stamp) broker.M
 		if p.current.Cause != "" {
 			bad++
 		}
+		if p.current.Counter != Continues {
+			events++
+		}
 	}
 	if bad > 0 {
-		m.writeErrors(d)
+		m.writeWords(d, `,"errors":{`, func(c *Current) string { return c.Cause })
+	}
+	if events > 0 {
+		m.writeWords(d, `,"counters":{`, func(c *Current) string { return c.Counter.String() })
 	}
 	o.text("}")
 	return o.message(d.topics[i], at)
 }
 
-func (m *Mapper) writeErrors(d *deviceState) {
+// writeWords writes an object of the points of this cycle that have a word to
+// say.
+func (m *Mapper) writeWords(d *deviceState, before string, word func(*Current) string) {
 	o := &m.out
-	before := `,"errors":{`
 	for _, p := range d.points {
-		if p.cycle == m.cycle && p.current.Cause != "" {
+		if w := word(&p.current); p.cycle == m.cycle && !p.Hidden && w != "" {
 			o.text(before)
 			o.text(p.key)
-			o.str(p.current.Cause)
+			o.str(w)
 			before = ","
 		}
 	}

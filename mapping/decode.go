@@ -5,35 +5,102 @@ import (
 	"encoding/hex"
 	"fmt"
 	"math"
+	"math/bits"
 	"slices"
 	"strconv"
+
+	"edgegateway/devices"
 )
 
 // An Invalid says why bytes that came are no value. It is a quality of the
 // reading, not a fault of the line.
-type Invalid struct{ Reason string }
+type Invalid struct {
+	Reason string // the few words of a payload, the same however often it happens
+	Detail string // what a person may want to know besides: the number; "" for nothing
+}
 
-func (e *Invalid) Error() string { return e.Reason }
+func (e *Invalid) Error() string {
+	if e.Detail == "" {
+		return e.Reason
+	}
+	return e.Reason + ": " + e.Detail
+}
 
 // Cause makes devices.Cause say the reason.
 func (e *Invalid) Cause() string { return e.Reason }
 
 var (
-	errNoValue = &Invalid{"no value"} // the device says so: a sentinel, or nothing in a field
-	errNaN     = &Invalid{"not a number"}
-	errRange   = &Invalid{"out of range"}
-	errBCD     = &Invalid{"not a decimal digit"}
-	errScale   = &Invalid{"scaled value out of range"}
-	errNotBool = &Invalid{"neither true nor false"}
-	errNotHex  = &Invalid{"not hexadecimal"}
+	errNoValue = &Invalid{Reason: "no value"} // the device says so: a sentinel, or nothing in a field
+	errNaN     = &Invalid{Reason: "not a number"}
+	errRange   = &Invalid{Reason: "out of range"}
+	errBCD     = &Invalid{Reason: "not a decimal digit"}
+	errScale   = &Invalid{Reason: "scaled value out of range"}
+	errNotBool = &Invalid{Reason: "neither true nor false"}
+	errNotHex  = &Invalid{Reason: "not hexadecimal"}
+	errASCII   = &Invalid{Reason: "not ASCII"}
+	errDate    = &Invalid{Reason: "not a date"}
+
+	errNoFactor = &Invalid{Reason: "no scale factor"}
+	errFactor   = &Invalid{Reason: "scale factor out of range"}
 )
 
 // Decode reads the value of p from raw, which has the form that
-// devices.Reading.Raw has. The error is a quality: an *Invalid. Only strings
-// and bytes allocate.
+// devices.Reading.Raw has. The error is a quality: an *Invalid. Only texts and
+// bytes allocate. A point with ScaleFrom needs DecodeWith.
 func Decode(p *Point, raw []byte) (Value, error) {
+	if p.ScaleFrom != nil {
+		return Value{}, errNoFactor
+	}
+	return p.decodeAt(raw, p.Scale)
+}
+
+// DecodeWith is Decode for a point that may have its exponent from another.
+// all are readings from the same moment: without one of that point among them
+// there is no value.
+func DecodeWith(p *Point, raw []byte, all []devices.Reading) (Value, error) {
+	if p.ScaleFrom == nil {
+		return Decode(p, raw)
+	}
+	for i := range all {
+		if r := &all[i]; r.Point == p.ScaleFrom.Point && r.Err == nil {
+			exponent, err := Decode(p.ScaleFrom, r.Raw)
+			if err != nil {
+				return Value{}, errNoFactor
+			}
+			return p.decodeBy(raw, exponent)
+		}
+	}
+	return Value{}, errNoFactor
+}
+
+// decodeBy decodes with the exponent that ScaleFrom holds (SunSpec: from -10
+// to 10).
+func (p *Point) decodeBy(raw []byte, exponent Value) (Value, error) {
+	e, ok := exponent.Int64()
+	if !ok {
+		return Value{}, errNoFactor
+	}
+	scale := p.Scale.orOne()
+	if e < -10 || e > 10 || int64(scale.Exp)+e != int64(int8(int64(scale.Exp)+e)) {
+		err := *errFactor
+		err.Detail = fmt.Sprintf("%s holds %d, and exponents are -10 to 10", p.ScaleFrom.Source, e)
+		return Value{}, &err
+	}
+	scale.Exp += int8(e)
+	return p.decodeAt(raw, scale)
+}
+
+func (p *Point) decodeAt(raw []byte, scale Decimal) (Value, error) {
+	v, err := p.decode(raw, scale)
+	if err == nil && p.Range != nil && !p.Range.has(v) {
+		return Value{}, p.Range.outside(v, p.Unit)
+	}
+	return v, err
+}
+
+func (p *Point) decode(raw []byte, scale Decimal) (Value, error) {
 	if p.FromText || p.Type == Text {
-		return decodeText(p, raw)
+		return decodeText(p, raw, scale)
 	}
 	if err := checkLength(p, raw); err != nil {
 		return Value{}, err
@@ -41,13 +108,22 @@ func Decode(p *Point, raw []byte) (Value, error) {
 	switch {
 	case p.Type == Bool:
 		return p.named(number{mant: truth(raw)}), nil
-	case p.Type == String || p.Type == Bytes:
-		return decodeBytes(p, raw), nil
-	case p.Type.float():
-		return decodeFloat(p, raw)
-	default:
-		return decodeInteger(p, raw)
+	case p.Type == Bytes:
+		return BytesValue(p.ordered(raw)[:p.Length]), nil
+	case p.Type == String:
+		return p.decodeString(raw)
+	case p.Type.Float():
+		return decodeFloat(p, raw, scale)
+	case p.Type.Time():
+		return p.decodeTime(raw)
+	case p.Type.Address():
+		return p.decodeAddress(raw)
 	}
+	n, err := rawInteger(p, raw)
+	if err != nil {
+		return Value{}, err
+	}
+	return p.fromRaw(n, scale)
 }
 
 func checkLength(p *Point, raw []byte) error {
@@ -56,9 +132,9 @@ func checkLength(p *Point, raw []byte) error {
 		return nil
 	}
 	if want == 0 {
-		return &Invalid{"cannot decode " + p.Type.String()}
+		return &Invalid{Reason: "cannot decode " + p.Type.String()}
 	}
-	return &Invalid{fmt.Sprintf("%d bytes for %s, which has %d", len(raw), p.Type, want)}
+	return &Invalid{Reason: fmt.Sprintf("%d bytes for %s, which has %d", len(raw), p.Type, want)}
 }
 
 func truth(raw []byte) uint64 {
@@ -93,11 +169,11 @@ func (o Order) place(i, n int) int {
 }
 
 // pattern gathers the bits of up to eight bytes.
-func (o Order) pattern(raw []byte) (bits uint64) {
+func (o Order) pattern(raw []byte) (pattern uint64) {
 	for i := range raw {
-		bits = bits<<8 | uint64(raw[o.place(i, len(raw))])
+		pattern = pattern<<8 | uint64(raw[o.place(i, len(raw))])
 	}
-	return bits
+	return pattern
 }
 
 // appendPattern is the inverse of pattern for n bytes.
@@ -110,18 +186,14 @@ func (o Order) appendPattern(dst []byte, bits uint64, n int) []byte {
 	return append(dst, raw[:n]...)
 }
 
-// decodeBytes reads String and Bytes. Only the order of the two bytes in each
-// register matters to them: text has no low register.
-func decodeBytes(p *Point, raw []byte) Value {
+// ordered returns raw with the bytes of each register in their order: all that
+// matters to what has no low register.
+func (p *Point) ordered(raw []byte) []byte {
 	if p.Order.swapsBytes() {
 		raw = slices.Clone(raw)
 		swapPairs(raw)
 	}
-	raw = raw[:p.Length]
-	if p.Type == Bytes {
-		return BytesValue(raw)
-	}
-	return StringValue(string(bytes.Trim(raw, "\x00 ")))
+	return raw
 }
 
 func swapPairs(b []byte) {
@@ -130,43 +202,51 @@ func swapPairs(b []byte) {
 	}
 }
 
-func decodeInteger(p *Point, raw []byte) (Value, error) {
-	n, err := rawInteger(p, raw)
-	if err != nil {
-		return Value{}, err
-	}
-	return p.fromRaw(n)
-}
-
 // fromRaw turns a raw whole number into what it means.
-func (p *Point) fromRaw(n number) (Value, error) {
+func (p *Point) fromRaw(n number, scale Decimal) (Value, error) {
 	switch {
 	case len(p.Bits) > 0:
 		return Value{kind: KindBits, num: number{mant: p.bitsOf(n)}, names: p.Bits}, nil
 	case len(p.Enum) > 0:
 		return p.named(n), nil
 	}
-	scaled, ok := n.affine(p.Scale, p.Offset)
+	scaled, ok := n.affine(scale, p.Offset)
 	if !ok {
 		return Value{}, errScale
 	}
 	return numberValue(scaled), nil
 }
 
-// bitsOf returns the bits of a raw number, in two's complement if it is
-// negative.
-func (p *Point) bitsOf(n number) uint64 {
-	if n.neg {
-		return -n.mant & p.mask()
+// field returns which bits of the registers, in their order, are a whole
+// number: those of mask, after a shift to the right.
+func (p *Point) field() (mask uint64, shift int) {
+	if p.Mask != 0 {
+		shift = bits.TrailingZeros64(p.Mask)
+		return p.Mask >> shift, shift
 	}
-	return n.mant
+	info := p.Type.info()
+	if info.bits == 0 || info.bits >= 64 {
+		return math.MaxUint64, 0
+	}
+	return 1<<info.bits - 1, info.shift
 }
 
-func (p *Point) mask() uint64 {
-	if w := p.Type.info().bits; w > 0 && w < 64 {
-		return 1<<w - 1
+// Width returns how many bits an integer has.
+func (p *Point) Width() int {
+	mask, _ := p.field()
+	return min(bits.Len64(mask), 8*p.RawLen())
+}
+
+// bitsOf returns the bits of a raw number that p holds.
+func (p *Point) bitsOf(n number) uint64 {
+	mask, _ := p.field()
+	switch {
+	case n.neg && p.Type.info().class == magnitude:
+		return n.mant | (mask>>1 + 1)
+	case n.neg:
+		return -n.mant & mask
 	}
-	return math.MaxUint64
+	return n.mant
 }
 
 // rawInteger reads the whole number in raw. Sentinels are looked for in the
@@ -175,26 +255,31 @@ func rawInteger(p *Point, raw []byte) (number, error) {
 	if p.Type == Mod10 {
 		return p.mod10(raw)
 	}
-	bits := p.Order.pattern(raw)
+	mask, shift := p.field()
+	pattern := p.Order.pattern(raw) >> shift & mask
 	for _, s := range p.Invalid {
-		if uint64(s)&p.mask() == bits {
+		if uint64(s)&mask == pattern {
 			return number{}, errNoValue
 		}
 	}
-	switch {
-	case p.Type == BCD16 || p.Type == BCD32:
-		return bcd(bits)
-	case p.Type.signed():
-		shift := 64 - p.Type.info().bits
-		return Decimal{Mant: int64(bits<<shift) >> shift}.number(), nil
+	switch p.Type.info().class {
+	case digits:
+		return bcd(pattern)
+	case magnitude:
+		n := number{mant: pattern &^ (mask>>1 + 1)}
+		n.neg = n.mant != pattern && n.mant != 0
+		return n, nil
+	case signed:
+		up := bits.LeadingZeros64(mask)
+		return Decimal{Mant: int64(pattern<<up) >> up}.number(), nil
 	}
-	return number{mant: bits}, nil
+	return number{mant: pattern}, nil
 }
 
-func bcd(bits uint64) (number, error) {
+func bcd(pattern uint64) (number, error) {
 	var n number
 	for shift := 28; shift >= 0; shift -= 4 {
-		digit := bits >> shift & 15
+		digit := pattern >> shift & 15
 		if digit > 9 {
 			return number{}, errBCD
 		}
@@ -223,7 +308,7 @@ func (p *Point) mod10(raw []byte) (number, error) {
 	return n, nil
 }
 
-func decodeFloat(p *Point, raw []byte) (Value, error) {
+func decodeFloat(p *Point, raw []byte, scale Decimal) (Value, error) {
 	v := rawFloat(p.Type, p.Order.pattern(raw))
 	if v.IsNull() {
 		return Value{}, errNaN
@@ -232,7 +317,7 @@ func decodeFloat(p *Point, raw []byte) (Value, error) {
 	if slices.ContainsFunc(p.Invalid, func(s int64) bool { return float64(s) == f }) {
 		return Value{}, errNoValue
 	}
-	return p.scaleFloat(v)
+	return p.scaleFloat(v, scale)
 }
 
 // rawFloat returns the float with these bits, null for NaN and infinity.
@@ -248,16 +333,16 @@ func rawFloat(t Type, bits uint64) Value {
 
 // scaleFloat goes through the shortest decimal form, so that the float 2301
 // times 0.1 is 230.1. What has too many digits for that is computed as float.
-func (p *Point) scaleFloat(v Value) (Value, error) {
-	if p.Scale.orOne() == (Decimal{Mant: 1}) && p.Offset.Mant == 0 {
+func (p *Point) scaleFloat(v Value, scale Decimal) (Value, error) {
+	if scale.orOne() == (Decimal{Mant: 1}) && p.Offset.Mant == 0 {
 		return v, nil
 	}
 	if n, ok := v.decimal(); ok {
-		if scaled, ok := n.affine(p.Scale, p.Offset); ok {
+		if scaled, ok := n.affine(scale, p.Offset); ok {
 			return numberValue(scaled), nil
 		}
 	}
-	f := FloatValue(v.float()*p.Scale.orOne().number().float() + p.Offset.number().float())
+	f := FloatValue(v.float()*scale.orOne().number().float() + p.Offset.number().float())
 	if f.IsNull() {
 		return Value{}, errScale
 	}
@@ -323,7 +408,7 @@ func floatToHalf(f float64) uint16 {
 }
 
 // decodeText reads a field of a line.
-func decodeText(p *Point, raw []byte) (Value, error) {
+func decodeText(p *Point, raw []byte, scale Decimal) (Value, error) {
 	text := bytes.TrimSpace(raw)
 	if name, ok := p.EnumText[string(text)]; ok {
 		return StringValue(name), nil
@@ -340,7 +425,7 @@ func decodeText(p *Point, raw []byte) (Value, error) {
 	case p.Type == Bool:
 		return p.boolFromText(text)
 	}
-	return p.numberFromText(text)
+	return p.numberFromText(text, scale)
 }
 
 func decodeHex(text []byte) (Value, error) {
@@ -359,10 +444,10 @@ func (p *Point) boolFromText(text []byte) (Value, error) {
 	return p.named(BoolValue(b).num), nil
 }
 
-func (p *Point) numberFromText(text []byte) (Value, error) {
+func (p *Point) numberFromText(text []byte, scale Decimal) (Value, error) {
 	n, err := parseNumber(text)
 	if err != nil {
-		return Value{}, &Invalid{err.Error()}
+		return Value{}, &Invalid{Reason: err.Error()}
 	}
 	if slices.ContainsFunc(p.Invalid, func(s int64) bool { return Decimal{Mant: s}.number() == n }) {
 		return Value{}, errNoValue
@@ -371,9 +456,12 @@ func (p *Point) numberFromText(text []byte) (Value, error) {
 		if !p.holds(n) {
 			return Value{}, errRange
 		}
-		return p.fromRaw(n)
+		return p.fromRaw(n, scale)
 	}
-	scaled, ok := n.affine(p.Scale, p.Offset)
+	if p.Type.Unix() {
+		return p.fromUnix(n)
+	}
+	scaled, ok := n.affine(scale, p.Offset)
 	if !ok {
 		return Value{}, errScale
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/big"
+	"math/bits"
 	"slices"
 	"strings"
 )
@@ -15,15 +16,23 @@ import (
 // Bits are given as a whole, by a number or a KindBits value.
 func Encode(dst []byte, p *Point, v Value) ([]byte, error) {
 	switch {
+	case p.ScaleFrom != nil:
+		return dst, fmt.Errorf("the scale of %s is in %s and not known here", p.Name, p.ScaleFrom.Source)
 	case p.FromText || p.Type == Text:
 		return encodeText(dst, p, v)
 	case p.RawLen() == 0:
 		return dst, fmt.Errorf("encode %s: no such type", p.Type)
 	case p.Type == Bool:
 		return encodeBool(dst, p, v)
-	case p.Type == String || p.Type == Bytes:
+	case p.Type == String:
+		return p.encodeString(dst, v)
+	case p.Type == Bytes:
 		return encodeBytes(dst, p, v)
-	case p.Type.float():
+	case p.Type.Time():
+		return p.encodeTime(dst, v)
+	case p.Type.Address():
+		return p.encodeAddress(dst, v)
+	case p.Type.Float():
 		return encodeFloat(dst, p, v)
 	}
 	n, err := p.rawNumber(v)
@@ -58,19 +67,25 @@ func (p *Point) rawOf(v Value) (number, bool) {
 }
 
 func encodeBytes(dst []byte, p *Point, v Value) ([]byte, error) {
-	if (v.kind != KindString || p.Type != String) && (v.kind != KindBytes || p.Type != Bytes) {
+	if v.kind != KindBytes {
 		return dst, fmt.Errorf("%s is no %s", v, p.Type)
 	}
 	if len(v.text) > p.Length {
 		return dst, fmt.Errorf("%d bytes are more than %s(%d) holds", len(v.text), p.Type, p.Length)
 	}
+	return p.appendOrdered(dst, []byte(v.text)), nil
+}
+
+// appendOrdered appends bytes in the order that registers hold them, filled up
+// with zeros.
+func (p *Point) appendOrdered(dst, text []byte) []byte {
 	start := len(dst)
-	dst = append(dst, v.text...)
-	dst = append(dst, make([]byte, p.RawLen()-len(v.text))...)
+	dst = append(dst, text...)
+	dst = append(dst, make([]byte, p.RawLen()-len(text))...)
 	if p.Order.swapsBytes() {
 		swapPairs(dst[start:])
 	}
-	return dst, nil
+	return dst
 }
 
 // unscale returns (v − Offset) ÷ Scale exactly.
@@ -88,24 +103,24 @@ func encodeFloat(dst []byte, p *Point, v Value) ([]byte, error) {
 	if err != nil {
 		return dst, err
 	}
-	var bits uint64
+	var pattern uint64
 	var over bool
 	switch p.Type {
 	case F16:
 		f, _ := r.Float64()
 		half := floatToHalf(f)
-		bits, over = uint64(half), half&0x7c00 == 0x7c00
+		pattern, over = uint64(half), half&0x7c00 == 0x7c00
 	case F32:
 		f, _ := r.Float32()
-		bits, over = uint64(math.Float32bits(f)), math.IsInf(float64(f), 0)
+		pattern, over = uint64(math.Float32bits(f)), math.IsInf(float64(f), 0)
 	default:
 		f, _ := r.Float64()
-		bits, over = math.Float64bits(f), math.IsInf(f, 0)
+		pattern, over = math.Float64bits(f), math.IsInf(f, 0)
 	}
 	if over {
 		return dst, fmt.Errorf("%s is more than %s holds", v, p.Type)
 	}
-	return p.Order.appendPattern(dst, bits, p.RawLen()), nil
+	return p.Order.appendPattern(dst, pattern, p.RawLen()), nil
 }
 
 // rawNumber returns the raw whole number nearest to v.
@@ -144,16 +159,26 @@ func nearest(r *big.Rat) (n number, ok bool) {
 
 // limits are the lowest and highest raw number of an integer type.
 func (p *Point) limits() (low, high number) {
-	w := p.Type.info().bits
+	mask, _ := p.field()
+	c := p.Type.info().class
 	switch {
-	case p.Type == BCD16 || p.Type == BCD32:
-		return low, number{mant: uint64(pow10[w/4]) - 1}
 	case p.Type == Mod10:
 		return low, number{mant: uint64(pow10[min(max(4*p.Type.Registers(p.Length), 0), 16)]) - 1}
-	case p.Type.signed():
-		return number{neg: true, mant: 1 << (w - 1)}, number{mant: 1<<(w-1) - 1}
+	case c == digits:
+		return low, number{mant: uint64(pow10[bits.Len64(mask)/4]) - 1}
+	case c == signed:
+		return number{neg: true, mant: mask>>1 + 1}, number{mant: mask >> 1}
+	case c == magnitude:
+		return number{neg: true, mant: mask >> 1}, number{mant: mask >> 1}
 	}
-	return low, number{mant: p.mask()}
+	return low, number{mant: mask}
+}
+
+// Limits returns the least and greatest raw number of an integer, as far as
+// floats tell them apart.
+func (p *Point) Limits() (low, high float64) {
+	l, h := p.limits()
+	return l.float(), h.float()
 }
 
 // holds reports whether n is a whole number within the limits of p's type.
@@ -178,15 +203,17 @@ func (p *Point) rangeError(v Value) error {
 	return fmt.Errorf("%s is out of range: %s holds %s to %s", v, p.Type, numberValue(from), numberValue(to))
 }
 
-// appendInteger appends a raw number that p holds.
+// appendInteger appends a raw number that p holds; bits that are no part of it
+// are 0.
 func (p *Point) appendInteger(dst []byte, n number) []byte {
+	_, shift := p.field()
 	switch p.Type {
 	case BCD16, BCD32:
-		var bits uint64
-		for shift, m := 0, n.mant; m > 0; shift, m = shift+4, m/10 {
-			bits |= m % 10 << shift
+		var pattern uint64
+		for at, m := shift, n.mant; m > 0; at, m = at+4, m/10 {
+			pattern |= m % 10 << at
 		}
-		return p.Order.appendPattern(dst, bits, p.RawLen())
+		return p.Order.appendPattern(dst, pattern, p.RawLen())
 	case Mod10:
 		for range p.RawLen() / 2 {
 			dst = p.Order.appendPattern(dst, n.mant%10000, 2)
@@ -194,7 +221,7 @@ func (p *Point) appendInteger(dst []byte, n number) []byte {
 		}
 		return dst
 	}
-	return p.Order.appendPattern(dst, p.bitsOf(n), p.RawLen())
+	return p.Order.appendPattern(dst, p.bitsOf(n)<<shift, p.RawLen())
 }
 
 // encodeText is the inverse of decodeText. A quotient without an end gets
@@ -210,6 +237,12 @@ func encodeText(dst []byte, p *Point, v Value) ([]byte, error) {
 		return v.AppendText(dst), nil
 	case p.Type.Integer():
 		n, err := p.rawNumber(v)
+		if err != nil {
+			return dst, err
+		}
+		return n.append(dst), nil
+	case p.Type.Unix():
+		n, err := p.toUnix(v)
 		if err != nil {
 			return dst, err
 		}
@@ -259,6 +292,9 @@ func (p *Point) CheckWrite(v Value) error {
 	if err := p.Write.check(v, p.Unit); err != nil {
 		return err
 	}
+	if p.Range != nil && !p.Range.has(v) {
+		return p.Range.outside(v, p.Unit)
+	}
 	return p.checkExact(v)
 }
 
@@ -295,9 +331,9 @@ func (w *Write) check(v Value, unit string) error {
 	return nil
 }
 
-func withUnit(d Decimal, unit string) string {
-	return strings.TrimSpace(d.String() + " " + unit)
-}
+func withUnit(d Decimal, unit string) string { return withUnitText(d.String(), unit) }
+
+func withUnitText(number, unit string) string { return strings.TrimSpace(number + " " + unit) }
 
 // checkExact refuses what an integer register would round.
 func (p *Point) checkExact(v Value) error {

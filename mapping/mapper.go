@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"time"
 
 	"edgegateway/broker"
 	"edgegateway/devices"
@@ -29,7 +30,21 @@ type Mapper struct {
 	byName   map[string]*deviceState
 	out      composer
 	cycle    uint64 // counts batches; what was read in one carries its number
+	news     []News
 }
+
+// News is something about a point that a person should read in the log: its
+// bytes came and are no value, or its counter began anew.
+type News struct {
+	Device *Device
+	Point  *Point
+	Text   string
+	Bad    bool // it has no value
+}
+
+// quiet is how long a point that said something is not heard again, so that a
+// value at the edge of its range does not fill the log.
+const quiet = devices.Stamp(10 * time.Minute)
 
 type deviceState struct {
 	*Device
@@ -42,17 +57,21 @@ type deviceState struct {
 	stated  bool          // state was published
 	latest  devices.Stamp // of the readings so far; 0: none
 	due     bool          // something of this cycle is to be published
+	scaled  bool          // some points have their exponents from others
 }
 
 type pointState struct {
 	*Point
-	topics []string // one per publish table; "" if it does not publish this point
-	key    string   // `"name":`
-	unit   string   // `,"unit":"V"`, "" for none
+	topics []string    // one per publish table; "" if it does not publish this point
+	factor *pointState // of ScaleFrom; nil: none
+	key    string      // `"name":`
+	unit   string      // `,"unit":"V"`, "" for none
 
 	current   Current
-	sent      Value  // last published
-	sentCause string // likewise, "" for a good value
+	tally     Tally         // of a counter
+	told      devices.Stamp // when News last said that it has no value; 0: never
+	sent      Value         // last published
+	sentCause string        // likewise, "" for a good value
 	everSent  bool
 	cycle     uint64 // in which it was read last
 	due       bool   // and that it is to be published
@@ -64,13 +83,18 @@ type Current struct {
 	Value Value         // null when Cause is given
 	Cause string        // why there is no value: "timeout"; "" for a good one
 	At    devices.Stamp // 0: not read yet
+
+	// Detail says more about Cause to a person, where Decode knows more: the
+	// number that is out of range.
+	Detail  string
+	Counter CounterEvent // of a counter: what happened to it
 }
 
 // Good reports whether c has a value.
 func (c *Current) Good() bool { return c.Cause == "" && c.At != 0 }
 
 // reserved are the members of a device object that are no points.
-var reserved = []string{"time", "clock", "id", "replayed", "errors"}
+var reserved = []string{"time", "clock", "id", "replayed", "errors", "counters"}
 
 // New returns a Mapper. Its error joins all that is wrong with names and
 // templates, each with the place.
@@ -121,6 +145,12 @@ func (m *Mapper) add(dev *Device, taken map[string]string) error {
 	for _, p := range dev.Points {
 		errs = append(errs, m.addPoint(d, p, taken))
 	}
+	for _, p := range d.points {
+		if p.ScaleFrom != nil {
+			p.factor = d.byPoint[p.ScaleFrom.Point]
+			d.scaled = true
+		}
+	}
 	d.topics = make([]string, len(m.publish))
 	for i := range m.publish {
 		if t := &m.publish[i]; t.Per == "device" && t.wants(dev) {
@@ -143,7 +173,7 @@ func (m *Mapper) addPoint(d *deviceState, p *Point, taken map[string]string) err
 	d.byPoint[p.Point], d.byName[p.Name] = ps, ps
 	var errs []error
 	for i := range m.publish {
-		if t := &m.publish[i]; t.Per == "point" && t.wants(d.Device) {
+		if t := &m.publish[i]; t.Per == "point" && t.wants(d.Device) && !p.Hidden {
 			errs = append(errs, claim(&ps.topics[i], t, m.gateway, d.Device, p, taken))
 		}
 	}
@@ -151,6 +181,9 @@ func (m *Mapper) addPoint(d *deviceState, p *Point, taken map[string]string) err
 }
 
 func (m *Mapper) checkPoint(d *deviceState, p *Point) error {
+	if p.Hidden {
+		return nil
+	}
 	if err := checkName(place(d.Device, p), p.Name); err != nil {
 		return err
 	}
@@ -192,7 +225,8 @@ func (m *Mapper) AppendMessages(dst []broker.Message, b *devices.Batch, c broker
 	}
 	m.out.reset(c)
 	m.cycle++
-	at := d.take(b, m.cycle)
+	m.news = m.news[:0]
+	at := m.take(d, b)
 	if !d.stated || d.state != b.State {
 		d.state, d.stated = b.State, true
 		dst = append(dst, m.statusMessage(d))
@@ -207,23 +241,46 @@ func (m *Mapper) AppendMessages(dst []broker.Message, b *devices.Batch, c broker
 }
 
 // take keeps the readings of b, marks which points are due, and returns the
-// latest time.
-func (d *deviceState) take(b *devices.Batch, cycle uint64) (latest devices.Stamp) {
+// latest time. Exponents come first, wherever they stand.
+func (m *Mapper) take(d *deviceState, b *devices.Batch) (latest devices.Stamp) {
 	d.due = false
+	if d.scaled {
+		m.takeSome(d, b, func(p *pointState) bool { return p.factor == nil })
+		m.takeSome(d, b, func(p *pointState) bool { return p.factor != nil })
+	} else {
+		m.takeSome(d, b, func(*pointState) bool { return true })
+	}
 	for i := range b.Readings {
-		r := &b.Readings[i]
-		latest = max(latest, r.At)
-		if p := d.byPoint[r.Point]; p != nil {
-			p.take(r, cycle)
-			d.due = d.due || p.due
-		}
+		latest = max(latest, b.Readings[i].At)
 	}
 	d.latest = max(d.latest, latest)
 	return latest
 }
 
+func (m *Mapper) takeSome(d *deviceState, b *devices.Batch, wanted func(*pointState) bool) {
+	for i := range b.Readings {
+		r := &b.Readings[i]
+		p := d.byPoint[r.Point]
+		if p == nil || !wanted(p) {
+			continue
+		}
+		before := p.current.Cause
+		p.take(r, m.cycle)
+		d.due = d.due || p.due
+		if p.newsworthy(before) {
+			m.news = append(m.news, p.tell(d.Device))
+		}
+	}
+}
+
 func (p *pointState) take(r *devices.Reading, cycle uint64) {
-	p.current = current(p.Point, r)
+	p.current = p.read(r)
+	if p.Kind == Counter && p.current.Good() {
+		var err error
+		if p.tally, p.current.Counter, err = p.follow(p.tally, p.current.Value, r.At); err != nil {
+			p.current.fail(err)
+		}
+	}
 	p.cycle = cycle
 	p.due = p.worth()
 	if p.due {
@@ -231,24 +288,82 @@ func (p *pointState) take(r *devices.Reading, cycle uint64) {
 	}
 }
 
-// current decodes a reading.
-func current(p *Point, r *devices.Reading) Current {
-	c := Current{Point: p, At: r.At}
-	err := r.Err
-	if err == nil {
-		c.Value, err = Decode(p, r.Raw)
+// read decodes a reading, with the exponent that was read last.
+func (p *pointState) read(r *devices.Reading) Current {
+	if p.factor == nil || r.Err != nil {
+		return current(p.Point, r, nil)
+	}
+	c := Current{Point: p.Point, At: r.At}
+	err := error(errNoFactor)
+	if p.factor.current.Good() {
+		c.Value, err = p.decodeBy(r.Raw, p.factor.current.Value)
 	}
 	if err != nil {
-		c.Value, c.Cause = Value{}, devices.Cause(err)
+		c.fail(err)
 	}
 	return c
 }
 
+// current decodes a reading. all are those of the same moment.
+func current(p *Point, r *devices.Reading, all []devices.Reading) Current {
+	c := Current{Point: p, At: r.At}
+	err := r.Err
+	if err == nil {
+		c.Value, err = DecodeWith(p, r.Raw, all)
+	}
+	if err != nil {
+		c.fail(err)
+	}
+	return c
+}
+
+// fail makes c one without a value.
+func (c *Current) fail(err error) {
+	c.Value, c.Cause = Value{}, devices.Cause(err)
+	if e, ok := errors.AsType[*Invalid](err); ok {
+		c.Detail = e.Detail
+	}
+}
+
+// newsworthy tells whether the current reading is news after one with the
+// cause before: not what the poller knows, such as a timeout.
+func (p *pointState) newsworthy(before string) bool {
+	c := &p.current
+	switch {
+	case c.Counter != Continues:
+		return true
+	case c.Detail == "" || c.Cause == before:
+		return false
+	}
+	return p.told == 0 || c.At-p.told >= quiet
+}
+
+func (p *pointState) tell(dev *Device) News {
+	n := News{Device: dev, Point: p.Point, Bad: p.current.Cause != ""}
+	switch p.current.Counter {
+	case Wrapped:
+		n.Text = "the counter wrapped and goes on from " + withUnitText(p.current.Value.String(), p.Unit)
+	case Reset:
+		n.Text = "the counter was reset, or is another device's: it goes on from " + withUnitText(p.current.Value.String(), p.Unit)
+	default:
+		n.Text = p.current.Cause + ": " + p.current.Detail
+		p.told = p.current.At
+	}
+	return n
+}
+
+// News returns what the last AppendMessages found worth a line in the log; it
+// is valid until the next. That a point has no value is said once in ten minutes.
+func (m *Mapper) News() []News { return m.news }
+
 // worth tells whether the current value is to be published: the first, each
-// change of quality, and what has moved by the deadband since the last.
+// change of quality, each event of a counter, and what has moved by the
+// deadband since the last.
 func (p *pointState) worth() bool {
 	switch {
-	case !p.everSent || p.current.Cause != p.sentCause:
+	case p.Hidden:
+		return false
+	case !p.everSent || p.current.Cause != p.sentCause || p.current.Counter != Continues:
 		return true
 	case p.current.Cause != "":
 		return false
@@ -272,16 +387,19 @@ func (d Deadband) passes(last, now Value) bool {
 	return change > 0 && change*slack >= max(d.Abs, math.Abs(a)*d.Percent/100)
 }
 
-// Snapshot returns the last known of each point of a device, in the order of
-// the configuration; nil if there is no such device. id is its ID.
+// Snapshot returns the last known of each point of a device that is not
+// hidden, in the order of the configuration; nil if there is no such device. id
+// is its ID.
 func (m *Mapper) Snapshot(id string) []Current {
 	d := m.byID(id)
 	if d == nil {
 		return nil
 	}
-	all := make([]Current, len(d.points))
-	for i, p := range d.points {
-		all[i] = p.current
+	all := make([]Current, 0, len(d.points))
+	for _, p := range d.points {
+		if !p.Hidden {
+			all = append(all, p.current)
+		}
 	}
 	return all
 }
@@ -311,8 +429,8 @@ func (m *Mapper) AppendCurrent(dst []Current, b *devices.Batch) []Current {
 		return dst
 	}
 	for i := range b.Readings {
-		if p := d.byPoint[b.Readings[i].Point]; p != nil {
-			dst = append(dst, current(p.Point, &b.Readings[i]))
+		if p := d.byPoint[b.Readings[i].Point]; p != nil && !p.Hidden {
+			dst = append(dst, current(p.Point, &b.Readings[i], b.Readings))
 		}
 	}
 	return dst

@@ -31,7 +31,7 @@ func ParseValue(p *Point, text []byte) (Value, error) {
 		return Value{}, errors.New("null cannot be written")
 	case text[0] == '{' && len(p.Bits) > 0:
 		return p.parseBits(text)
-	case len(p.Enum) > 0 || len(p.EnumText) > 0 || p.Type == String || p.Type == Text || p.Type == Bytes:
+	case len(p.Enum) > 0 || len(p.EnumText) > 0 || p.Type == Bytes || p.texts():
 		if n, err := parseNumber(text); err == nil && len(p.Enum) > 0 {
 			return p.named(n), nil
 		}
@@ -40,6 +40,11 @@ func ParseValue(p *Point, text []byte) (Value, error) {
 		return p.parseBool(text)
 	}
 	return p.parseQuantity(text)
+}
+
+// texts reports whether p's values are texts.
+func (p *Point) texts() bool {
+	return p.Type == String || p.Type == Text || p.Type.Time() || p.Type.Address()
 }
 
 // parseString reads what is text: names, strings and bytes.
@@ -53,7 +58,7 @@ func (p *Point) parseString(s string) (Value, error) {
 			return Value{}, fmt.Errorf("%q is not hexadecimal", s)
 		}
 		return BytesValue(b), nil
-	case p.Type == String || p.Type == Text || len(p.EnumText) > 0:
+	case p.texts() || len(p.EnumText) > 0:
 		return StringValue(s), nil
 	case p.Type == Bool:
 		return p.parseBool([]byte(s))
@@ -89,7 +94,7 @@ func (p *Point) parseQuantity(text []byte) (Value, error) {
 		}
 		return numberValue(n), nil
 	}
-	if p.Type.float() && !errors.Is(err, errNotNumber) { // 1e200, or more digits than a float has
+	if p.Type.Float() && !errors.Is(err, errNotNumber) { // 1e200, or more digits than a float has
 		if f, ferr := strconv.ParseFloat(string(text), 64); ferr == nil && !math.IsInf(f, 0) {
 			return FloatValue(f), nil
 		}

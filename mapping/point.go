@@ -8,8 +8,9 @@
 // Numbers are exact from the register to the payload. Integers keep all 64
 // bits, scaled ones become an integer with a power of ten, and floats are
 // scaled by way of their shortest decimal form, so that 2301 × 0.1 is 230.1
-// and never 230.10000000000002. What does not fit, and NaN, is a quality and
-// never a number.
+// and never 230.10000000000002. What does not fit, NaN, and what the point's
+// range excludes is a quality and never a number; so is what a counter shows
+// against all that it showed before, until it is confirmed (counter.go).
 //
 // Encode is the inverse of Decode for every type, so that the simulator and
 // writes need no table of their own; tests hold the two together.
@@ -26,6 +27,8 @@
 package mapping
 
 import (
+	"time"
+
 	"edgegateway/devices"
 )
 
@@ -45,10 +48,32 @@ const (
 	F64
 	BCD16 // four decimal digits in one register; a nibble above 9 is an error
 	BCD32
-	String // Length bytes of text, two in each register, high byte first, NUL and space trimmed
+	String // Length bytes of text, two in each register, high byte first, NUL and space trimmed; see Chars
 	Bytes  // Length bytes, hexadecimal in JSON
 	Text   // the text of a field of a line, as it came
 	Mod10  // two to four registers of four decimal digits each, the first least significant (Schneider)
+	U8H    // the high byte of a register
+	U8L    // the low byte
+	I8H
+	I8L
+	U24 // the low three bytes of two registers
+	I24
+	U48 // three registers
+	I48
+	SM16 // sign and magnitude: the highest bit says that the rest is negative
+	SM32
+
+	// What follows is text in JSON: times as RFC 3339 has them, in UTC.
+
+	Unix32        // seconds since 1970 in two registers
+	Unix64        // in four
+	Unix64ms      // milliseconds
+	YMDHMS        // year, month, day, hour, minute and second in a register each
+	SchneiderTime // the DATETIME of Schneider's meters, four registers (the date of IEC 60870-5-4)
+	IPv4          // two registers
+	IPv6          // eight
+	MAC           // three: an EUI-48
+	EUI48         // the same in the last three of four registers (SunSpec)
 )
 
 // An Order says in which order the bytes of a value travel; A is the most
@@ -62,6 +87,25 @@ const (
 	CDAB              // low register first; GHEFCDAB
 	BADC              // bytes swapped in each register; BADCFEHG
 	DCBA              // little endian; HGFEDCBA
+)
+
+// A Layout says which bytes of its registers hold a String.
+type Layout uint8
+
+const (
+	Packed   Layout = iota // both, the high one first
+	HighByte               // one character in each register, in its high byte
+	LowByte
+)
+
+// An Encoding says which characters the bytes of a String are.
+type Encoding uint8
+
+const (
+	UTF8   Encoding = iota
+	ASCII           // bytes from 0x80 on are an error
+	Latin1          // ISO 8859-1
+	UTF16           // a register is a unit; surrogate pairs take two
 )
 
 // A Decimal is an exact number: Mant × 10^Exp.
@@ -83,12 +127,21 @@ const (
 type Point struct {
 	*devices.Point
 	Type     Type
-	Length   int     // bytes, of String, Bytes and Mod10; of Bool 2 where it lies in a register, else it is one bit
-	FromText bool    // raw is the text of a field of a line and Type says how to read it: "012.5" as f64 is 12.5
-	Order    Order   // of registers and bytes
-	Scale    Decimal // value = raw × Scale + Offset; the zero Decimal means 1
+	Length   int      // bytes, of String, Bytes and Mod10; of Bool 2 where it lies in a register, else it is one bit
+	Layout   Layout   // of String; unless Packed, Length counts registers
+	Encoding Encoding // of String; with UTF16 Length counts registers, too
+	Mask     uint64   // the bits of an integer that are the value, one run of them; 0: all
+	FromText bool     // raw is the text of a field of a line and Type says how to read it: "012.5" as f64 is 12.5
+	Order    Order    // of registers and bytes
+	Scale    Decimal  // value = raw × Scale + Offset; the zero Decimal means 1
 	Offset   Decimal
 	Unit     string // engineering unit, "" for none
+	// ScaleFrom is the point of the same device that holds an exponent: the
+	// value is × 10 to the power of it, besides Scale. See DecodeWith.
+	ScaleFrom *Point
+	// Zone is where the clock of a device runs that tells local time; nil: it
+	// tells UTC.
+	Zone *time.Location
 
 	// Enum gives raw numbers names, and the value is its name; a number that
 	// has none stays a number. EnumText does the same for FromText fields:
@@ -103,10 +156,18 @@ type Point struct {
 	// that both 0x8000 and -32768 name the i16, and -1 all ones of any width;
 	// floats are compared as numbers, and NaN never is a value.
 	Invalid []int64
-	Kind    PointKind
+	// ZeroIsNone says that texts and addresses of zero bytes are no value
+	// (SunSpec).
+	ZeroIsNone bool
+	// Range is what the value can be, after scaling; what is outside is no
+	// value. nil: anything.
+	Range    *Range
+	Kind     PointKind
+	Counting // of a Counter
 
 	Deadband Deadband
 	Group    string
+	Hidden   bool   // it is not published: only others need it
 	Write    *Write // nil: read only
 }
 

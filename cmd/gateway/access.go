@@ -215,6 +215,9 @@ func printRead(results []pointResult, asJSON, header bool) error {
 		value := strings.TrimSpace(string(r.Value) + " " + r.Unit)
 		if r.Error != "" {
 			value = "– " + r.Error
+			if r.Raw != "" { // why these bytes are no value
+				value = "– " + r.Detail
+			}
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t\n", r.Device, r.Point, r.Source, r.Raw, value)
 	}

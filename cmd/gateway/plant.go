@@ -217,23 +217,29 @@ func (p *plant) read(ctx context.Context, req readRequest) ([]pointResult, error
 	clock := p.clock()
 	for _, point := range points {
 		i := slices.IndexFunc(b.Readings, func(r devices.Reading) bool { return r.Point == point.Point })
-		if i < 0 {
+		if i < 0 || point.Hidden {
 			continue // not asked after the device had fallen silent
 		}
-		results = append(results, pointResultOf(dev, point, &b.Readings[i], clock))
+		results = append(results, pointResultOf(dev, point, &b.Readings[i], b.Readings, clock))
 	}
 	return results, nil
 }
 
+// seams returns what to read for points: also those that hold their exponents.
 func seams(points []*mapping.Point) []*devices.Point {
-	list := make([]*devices.Point, len(points))
-	for i, point := range points {
-		list[i] = point.Point
+	list := make([]*devices.Point, 0, len(points))
+	for _, point := range points {
+		for _, p := range []*mapping.Point{point, point.ScaleFrom} {
+			if p != nil && !slices.Contains(list, p.Point) {
+				list = append(list, p.Point)
+			}
+		}
 	}
 	return list
 }
 
-func pointResultOf(dev *mapping.Device, point *mapping.Point, r *devices.Reading, clock broker.Clock) pointResult {
+// pointResultOf decodes r, one of all readings of the same moment.
+func pointResultOf(dev *mapping.Device, point *mapping.Point, r *devices.Reading, all []devices.Reading, clock broker.Clock) pointResult {
 	result := pointResult{
 		Device: dev.ID, Point: point.Name, Source: point.Source.String(), Unit: point.Unit,
 		Value: json.RawMessage("null"), Time: clock.Wall(int64(r.At)),
@@ -242,7 +248,7 @@ func pointResultOf(dev *mapping.Device, point *mapping.Point, r *devices.Reading
 	if err == nil {
 		result.Raw = registers(r.Raw)
 		var v mapping.Value
-		if v, err = mapping.Decode(point, r.Raw); err == nil {
+		if v, err = mapping.DecodeWith(point, r.Raw, all); err == nil {
 			result.Value = v.AppendJSON(nil)
 			result.Hint = orderHint(dev, point, r.Raw)
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"log/slog"
 	"sync/atomic"
 
 	"edgegateway/broker"
@@ -17,17 +18,19 @@ type pump struct {
 	mapper   *mapping.Mapper
 	publish  func(*broker.Message)
 	clock    func() broker.Clock
+	log      *slog.Logger
 	messages []broker.Message // reused for each batch
 	readings atomic.Uint64    // good and bad ones alike
 }
 
-func newPump(m *mapping.Mapper, publish func(*broker.Message), clock func() broker.Clock) *pump {
+func newPump(m *mapping.Mapper, publish func(*broker.Message), clock func() broker.Clock, log *slog.Logger) *pump {
 	return &pump{
 		in:      make(chan *devices.Batch, 8),
 		calls:   make(chan func(*mapping.Mapper)),
 		mapper:  m,
 		publish: publish,
 		clock:   clock,
+		log:     log,
 	}
 }
 
@@ -56,7 +59,19 @@ func (p *pump) take(b *devices.Batch) {
 	p.readings.Add(uint64(len(b.Readings)))
 	p.messages = p.mapper.AppendMessages(p.messages[:0], b, p.clock())
 	p.send()
+	p.tell()
 	b.Release()
+}
+
+// tell logs what the mapper found.
+func (p *pump) tell() {
+	for _, n := range p.mapper.News() {
+		level := slog.LevelInfo
+		if n.Bad {
+			level = slog.LevelWarn
+		}
+		p.log.Log(context.Background(), level, n.Text, "bus", n.Device.Bus, "device", n.Device.ID, "point", n.Point.Name)
+	}
 }
 
 func (p *pump) send() {

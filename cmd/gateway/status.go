@@ -61,11 +61,12 @@ type DeviceStatus struct {
 
 // A PointStatus is the last known of a point.
 type PointStatus struct {
-	Name  string          `json:"name"`
-	Value json.RawMessage `json:"value"`
-	Unit  string          `json:"unit,omitempty"`
-	Error string          `json:"error,omitempty"`
-	Age   *float64        `json:"age"` // seconds; null: not read yet
+	Name   string          `json:"name"`
+	Value  json.RawMessage `json:"value"`
+	Unit   string          `json:"unit,omitempty"`
+	Error  string          `json:"error,omitempty"`
+	Detail string          `json:"detail,omitempty"` // what a person may want to know besides the error: the number that is out of range
+	Age    *float64        `json:"age"`              // seconds; null: not read yet
 }
 
 func (g *gateway) status() *Status {
@@ -104,7 +105,7 @@ func (b *bus) deviceStatus(now devices.Stamp, stats devices.BusStats) []DeviceSt
 			}
 			for _, c := range m.Snapshot(dev.ID) {
 				d.Points = append(d.Points, PointStatus{
-					Name: c.Point.Name, Value: c.Value.AppendJSON(nil), Unit: c.Point.Unit, Error: c.Cause, Age: ago(now, c.At),
+					Name: c.Point.Name, Value: c.Value.AppendJSON(nil), Unit: c.Point.Unit, Error: c.Cause, Detail: c.Detail, Age: ago(now, c.At),
 				})
 			}
 			list = append(list, d)

@@ -24,6 +24,9 @@ func newDevice(seed uint64, d *mapping.Device) *device {
 		}
 		dev.points = append(dev.points, newPoint(seed, d.ID, p))
 	}
+	for _, p := range dev.points {
+		p.factor = slices.ContainsFunc(d.Points, func(q *mapping.Point) bool { return q.ScaleFrom != nil && q.ScaleFrom.Point == p.Point.Point })
+	}
 	dev.process = newProcess(seed, count)
 	if drive := dev.drive(); drive != nil {
 		dev.process.on = func() bool { return drive.number != 0 }
@@ -97,9 +100,14 @@ func (d *device) start(t float64, moves bool) {
 	}
 }
 
-// variable reports whether a value of p's type moves at all.
+// variable reports whether p moves at all.
 func (p *point) variable() bool {
-	return !slices.Contains([]mapping.Type{mapping.String, mapping.Bytes, mapping.Text}, p.Type)
+	return !p.factor && (p.Type == mapping.Bool || p.Type.Integer() || p.Type.Float())
+}
+
+// unique reports whether p can hold a marker.
+func (p *point) unique() bool {
+	return p.variable() || !p.factor && !p.Type.Time() && !p.Type.Address()
 }
 
 const (

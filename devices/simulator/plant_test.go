@@ -2,6 +2,7 @@ package simulator
 
 import (
 	"encoding/hex"
+	"fmt"
 	"math"
 	"slices"
 	"testing"
@@ -100,7 +101,7 @@ func meter(unit byte) *build {
 // everyType has a point of each mapping type that lies in registers.
 func everyType(t testing.TB, unit byte) *build {
 	b := &build{id: "types", unit: unit}
-	for typ := mapping.Bool; typ <= mapping.Mod10; typ++ {
+	for typ := mapping.Bool; typ <= mapping.EUI48; typ++ {
 		if typ == mapping.Text {
 			continue
 		}
@@ -116,6 +117,13 @@ func everyType(t testing.TB, unit byte) *build {
 		}
 	}
 	b.add(modbus.Holding, "scaled", mapping.Point{Type: mapping.U16, Scale: decimal(t, "0.1"), Offset: decimal(t, "-40"), Unit: "°C", Invalid: []int64{0xffff, 0x8000}})
+	for layout := mapping.Packed; layout <= mapping.LowByte; layout++ {
+		b.add(modbus.Holding, fmt.Sprint("text", layout), mapping.Point{Type: mapping.String, Length: 8, Layout: layout, Encoding: mapping.Latin1})
+	}
+	b.add(modbus.Holding, "wide", mapping.Point{Type: mapping.String, Length: 8, Encoding: mapping.UTF16})
+	b.add(modbus.Holding, "part", mapping.Point{Type: mapping.I16, Mask: 0x0ff0})
+	factor := b.add(modbus.Holding, "factor", mapping.Point{Type: mapping.I16, Invalid: []int64{-0x8000}, Hidden: true})
+	b.add(modbus.Holding, "factored", mapping.Point{Type: mapping.I16, ScaleFrom: factor, Unit: "A"})
 	b.add(modbus.Coil, "coil", mapping.Point{})
 	b.add(modbus.Discrete, "discrete", mapping.Point{})
 	return b
@@ -252,11 +260,13 @@ func TestEveryTypeHoldsWhatItSays(t *testing.T) {
 		c := newClock()
 		dev := everyType(t, 1).device("plc")
 		s := newPlant(t, c, Config{Check: check}, dev)
+		factor := dev.Device.Points[slices.IndexFunc(dev.Points, func(p *mapping.Point) bool { return p.Name == "factor" })]
 		for range 200 {
 			c.advance(time.Second)
 			for _, p := range dev.Points {
 				raw, _ := s.Held("types", p.Name)
-				v, err := mapping.Decode(p, raw)
+				exponent, _ := s.Held("types", "factor")
+				v, err := mapping.DecodeWith(p, raw, []devices.Reading{{Point: factor, Raw: exponent}})
 				if err != nil || v.IsNull() {
 					t.Fatalf("check %v: %s holds %x: %v, %v", check, p.Name, raw, v, err)
 				}

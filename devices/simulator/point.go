@@ -7,6 +7,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 
 	"edgegateway/devices/modbus"
 	"edgegateway/devices/serial"
@@ -19,6 +20,7 @@ type point struct {
 	*mapping.Point
 	device   string         // id
 	raw      *mapping.Point // the same without scale, names and limits: what travels
+	factor   bool           // others have their exponents from it
 	sentence bool           // it is a field of a sentence, or bytes of a frame
 	span     bool           // it is the latter
 
@@ -37,10 +39,22 @@ type point struct {
 	seed     uint64
 }
 
+// simExponent is what all scale factors of the plant hold.
+const simExponent = -2
+
 func newPoint(seed uint64, device string, p *mapping.Point) *point {
 	raw := *p
 	raw.Scale, raw.Offset = mapping.Decimal{}, mapping.Decimal{}
-	raw.Enum, raw.EnumText, raw.Bits, raw.Invalid, raw.Write = nil, nil, nil, nil, nil
+	if p.ScaleFrom != nil { // which holds always the same
+		fixed := *p
+		fixed.ScaleFrom, raw.ScaleFrom = nil, nil
+		if fixed.Scale.Mant == 0 {
+			fixed.Scale = mapping.Decimal{Mant: 1}
+		}
+		fixed.Scale.Exp += simExponent
+		p = &fixed
+	}
+	raw.Enum, raw.EnumText, raw.Bits, raw.Invalid, raw.Write, raw.Range = nil, nil, nil, nil, nil, nil
 	_, field := p.Source.(serial.Field)
 	_, span := p.Source.(serial.Span)
 	return &point{
@@ -50,12 +64,12 @@ func newPoint(seed uint64, device string, p *mapping.Point) *point {
 }
 
 // encode returns the raw bytes nearest to x, which is in p's unit, and never
-// one that means "no value".
+// one that means "no value" or is out of its range.
 func (p *point) encode(x float64) ([]byte, error) {
-	x = (x - p.off) / p.mul
+	x = (p.within(x) - p.off) / p.mul
 	low, high := limits(p.raw)
-	if p.Kind == mapping.Counter && x > high {
-		x = math.Mod(x, high+1)
+	if top := p.wrapsAt(high); x >= top {
+		x = math.Mod(x, top)
 	}
 	x = math.Max(low, math.Min(high, x))
 	switch p.Type {
@@ -67,6 +81,28 @@ func (p *point) encode(x float64) ([]byte, error) {
 		return p.pack(mapping.FloatValue(x))
 	}
 	return p.pack(intValue(p.meaningful(math.Round(x), low, high)))
+}
+
+// wrapsAt is the raw number at which a counter begins anew.
+func (p *point) wrapsAt(high float64) float64 {
+	switch {
+	case p.Kind != mapping.Counter:
+		return math.Inf(1)
+	case p.Wrap != nil:
+		return math.Abs(toFloat(*p.Wrap) / p.mul)
+	}
+	return high + 1
+}
+
+// within returns what is nearest to x in p's range.
+func (p *point) within(x float64) float64 {
+	if r := p.Range; r != nil && r.Min != nil {
+		x = math.Max(x, toFloat(*r.Min))
+	}
+	if r := p.Range; r != nil && r.Max != nil {
+		x = math.Min(x, toFloat(*r.Max))
+	}
+	return x
 }
 
 // meaningful returns n, or the nearest number below it, else above it, that is
@@ -94,23 +130,36 @@ func (p *point) pack(v mapping.Value) ([]byte, error) {
 
 // meansNothing reports whether the map lists n as a sentinel.
 func (p *point) meansNothing(n float64) bool {
-	width := 16 * max(1, p.count)
+	unused := 64 - p.Width()
 	for _, s := range p.Invalid {
-		if uint64(s)<<(64-width) == uint64(int64(n))<<(64-width) {
+		if uint64(s)<<unused == uint64(int64(n))<<unused {
 			return true
 		}
 	}
 	return false
 }
 
-// constantRaw is what a point holds that is no number: text or bytes.
+// constantRaw is what a point holds that does not move: text, bytes and
+// addresses of its own, the time at which the plant was built, an exponent.
 func (p *point) constantRaw() ([]byte, error) {
-	if p.Type == mapping.Bytes {
-		b := make([]byte, p.Length)
-		for i := range b {
-			b[i] = byte(mix(p.seed + uint64(i)))
+	b := bigEndian(mix(p.seed), 6)
+	switch {
+	case p.factor:
+		return p.pack(mapping.IntValue(simExponent))
+	case p.Type == mapping.Bytes:
+		b = b[:0]
+		for i := range p.Length {
+			b = append(b, byte(mix(p.seed+uint64(i))))
 		}
 		return p.pack(mapping.BytesValue(b))
+	case p.Type.Time():
+		return p.pack(mapping.StringValue("2026-11-20T23:06:00Z"))
+	case p.Type == mapping.IPv4:
+		return p.pack(mapping.StringValue(fmt.Sprintf("10.%d.%d.%d", b[0], b[1], b[2])))
+	case p.Type == mapping.IPv6:
+		return p.pack(mapping.StringValue(fmt.Sprintf("fd00::%x:%x", b[:2], b[2:4])))
+	case p.Type.Address():
+		return p.pack(mapping.StringValue(strings.ReplaceAll(fmt.Sprintf("% x", b), " ", ":")))
 	}
 	return p.pack(mapping.StringValue(p.device[:min(len(p.device), p.Length)]))
 }
@@ -172,28 +221,14 @@ func limits(p *mapping.Point) (low, high float64) {
 	switch p.Type {
 	case mapping.Bool:
 		return 0, 1
-	case mapping.U16:
-		return 0, math.MaxUint16
-	case mapping.I16:
-		return math.MinInt16, math.MaxInt16
-	case mapping.U32:
-		return 0, math.MaxUint32
-	case mapping.I32:
-		return math.MinInt32, math.MaxInt32
-	case mapping.U64:
-		return 0, 1 << 53
-	case mapping.I64:
-		return -1 << 53, 1 << 53
 	case mapping.F16:
 		return -65504, 65504
 	case mapping.F32:
 		return -math.MaxFloat32, math.MaxFloat32
-	case mapping.BCD16:
-		return 0, 9999
-	case mapping.BCD32:
-		return 0, 99999999
-	case mapping.Mod10:
-		return 0, math.Min(math.Pow10(2*p.Length)-1, 1<<53)
+	}
+	if p.Type.Integer() {
+		low, high = p.Limits()
+		return math.Max(low, -1<<53), math.Min(high, 1<<53)
 	}
 	return -math.MaxFloat64, math.MaxFloat64
 }

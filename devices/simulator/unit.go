@@ -110,7 +110,7 @@ func (u *unit) first(p *point) ([]byte, error) {
 	switch {
 	case p.Write != nil && p.variable():
 		return p.encode(p.initial())
-	case u.check:
+	case u.check && p.unique():
 		return p.marked()
 	case !p.variable():
 		return p.constantRaw()
@@ -179,7 +179,7 @@ func (u *unit) mark(t modbus.Table, addr, count int) {
 		if p.table != t || p.addr < addr || p.addr+p.count > addr+count {
 			continue
 		}
-		if p.owner && p.Write == nil {
+		if p.owner && p.Write == nil && p.unique() {
 			p.advance()
 			u.setMarked(p)
 		}

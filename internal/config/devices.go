@@ -178,6 +178,7 @@ type deviceBuilder struct {
 	key     string
 	groups  map[string]*rawGroup
 	dev     *mapping.Device
+	factors []factorUse
 }
 
 // buildDevice makes a device of an effective table, and files it.
@@ -275,6 +276,7 @@ func (d *deviceBuilder) readPoints(n *node) {
 			d.readPoint(e.key, s.key, e.value)
 		}
 	}
+	d.linkFactors()
 	if len(d.dev.Points) == 0 && d.raw.Points.at == nil && d.raw.Line.at == nil {
 		d.warnKey(n, "device %q has no points: give it a profile, or [device.%s.points]", d.key, d.key)
 	}

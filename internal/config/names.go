@@ -29,7 +29,7 @@ func checkName(name string) string {
 
 // reservedPoints are the keys that the JSON of a device has besides its
 // points.
-var reservedPoints = []string{"time", "errors", "id", "clock", "replayed"}
+var reservedPoints = []string{"time", "errors", "id", "clock", "replayed", "counters"}
 
 func checkPointName(name string) string {
 	if slices.Contains(reservedPoints, name) {
@@ -61,39 +61,4 @@ func fill(s string, vars map[string]string) (filled, wrong string) {
 		b.WriteString(v)
 		s = after
 	}
-}
-
-// unitSpelling is how units are written; what differs only in case or is
-// another name is warned about. Units that are not here are fine.
-var unitSpelling = func() map[string]string {
-	right := strings.Fields(`W kW MW GW mW Wh kWh MWh GWh V mV kV A mA kA Hz kHz MHz VA kVA MVA
-		var kvar Mvar varh kvarh Mvarh VAh kVAh Ah °C °F K Pa hPa kPa MPa bar mbar % ppm
-		m³ m³/h l l/min l/h m/s km/h kn rpm Ω kΩ lx dB s min h ms kg g t mm cm m km Nm`)
-	m := make(map[string]string)
-	for _, u := range right {
-		if l := strings.ToLower(u); m[l] == "" {
-			m[l] = u
-		}
-	}
-	for _, u := range right {
-		m[u] = u
-	}
-	for wrong, u := range map[string]string{
-		"c": "°C", "degc": "°C", "deg c": "°C", "celsius": "°C", "ºc": "°C", "f": "°F", "degf": "°F", "ohm": "Ω",
-		"m3": "m³", "m3/h": "m³/h", "percent": "%", "knots": "kn", "amp": "A", "volt": "V", "watt": "W", "kvah": "kVAh",
-	} {
-		m[wrong] = u
-	}
-	return m
-}()
-
-// respell returns how unit is usually written, "" if it is fine or unknown.
-func respell(unit string) string {
-	if u, ok := unitSpelling[unit]; ok {
-		if u == unit {
-			return ""
-		}
-		return u
-	}
-	return unitSpelling[strings.ToLower(unit)]
 }

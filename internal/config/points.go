@@ -40,10 +40,13 @@ func (p *pointBuilder) build() *mapping.Point {
 	if !located || !typed {
 		return nil
 	}
+	p.readText()
 	source := p.source()
 	p.point.Point = &devices.Point{Name: p.name, Source: source, Every: p.every()}
 	p.readOrder()
+	p.readZone()
 	p.readScale()
+	p.readScaleFactor()
 	p.readUnit()
 	p.readEnum()
 	p.readBits()
@@ -51,6 +54,8 @@ func (p *pointBuilder) build() *mapping.Point {
 	p.readKind()
 	p.readDeadband()
 	p.readWrite()
+	p.readMask()
+	p.readRange()
 	return &p.point
 }
 
@@ -289,7 +294,7 @@ func (p *pointBuilder) readType(located bool) bool {
 	}
 	if length == oneByte && t.Integer() {
 		if length = 0; !p.binary() {
-			p.errorAt(written.at, "type %s is for bytes of frames; others have u16 or i16", written.V)
+			p.errorAt(written.at, `type %[1]s is for bytes of frames; in a register it is "%[1]sl", its low byte, or "%[1]sh", its high byte`, strings.ToLower(written.V))
 			return false
 		}
 		p.span.Len = 1
@@ -298,6 +303,10 @@ func (p *pointBuilder) readType(located bool) bool {
 	p.point.FromText = p.sentence != ""
 	if t == mapping.Bool && !p.point.FromText && !p.framed {
 		p.point.Length = 2
+	}
+	if (t.Part() || t.Address()) && p.sentence != "" || t.Part() && p.framed || p.sentence != "" && t.Time() && !t.Unix() {
+		p.errorAt(written.at, "type %s is for registers", written.V)
+		return false
 	}
 	if t == mapping.Text && !p.point.FromText {
 		p.errorAt(written.at, "type text is for fields of sentences; registers hold string(n)")
@@ -310,7 +319,8 @@ func (p *pointBuilder) readType(located bool) bool {
 // byte and are read as u16 and i16.
 const oneByte = 1
 
-var typeWords = strings.Fields("bool u8 i8 u16 i16 u32 i32 u64 i64 f16 f32 f64 bcd16 bcd32 string bytes mod10 text")
+var typeWords = strings.Fields("bool u8 i8 u16 i16 u32 i32 u64 i64 f16 f32 f64 bcd16 bcd32 string bytes mod10 text " +
+	"u8h u8l i8h i8l u24 i24 u48 i48 sm16 sm32 unix32 unix64 unix64ms ymdhms schneider_time ipv4 ipv6 mac eui48")
 
 // parseType reads a type that was set, and reports what is wrong with it.
 func (b *binder) parseType(t text) (typ mapping.Type, length int, ok bool) {
@@ -346,7 +356,9 @@ var typeAliases = map[string]string{
 	"uint16": "u16", "word": "u16", "ushort": "u16", "int16": "i16", "short": "i16", "s16": "i16",
 	"uint32": "u32", "dword": "u32", "int32": "i32", "s32": "i32", "int": "i32", "uint64": "u64", "int64": "i64", "s64": "i64",
 	"float": "f32", "float32": "f32", "real": "f32", "single": "f32", "double": "f64", "float64": "f64", "lreal": "f64", "float16": "f16",
-	"boolean": "bool", "bit": "bool",
+	"boolean": "bool", "bit": "bool", "uint24": "u24", "int24": "i24", "uint48": "u48", "int48": "i48", "uint8l": "u8l", "uint8h": "u8h", "int8l": "i8l", "int8h": "i8h",
+	"acc16": "u16", "acc32": "u32", "acc64": "u64", "enum16": "u16", "enum32": "u32", "bitfield16": "u16", "bitfield32": "u32", "sunssf": "i16",
+	"ipaddr": "ipv4", "ipv6addr": "ipv6", "datetime": "schneider_time", "timestamp": "unix32", "unix": "unix32",
 }
 
 func nearestType(word string) string {
@@ -370,7 +382,7 @@ func (p *pointBuilder) source() devices.Source {
 	}
 	count := 1
 	if !p.bit() {
-		count = p.point.Type.Registers(p.point.Length)
+		count = p.point.RawLen() / 2
 	}
 	p.register.Count = uint16(count)
 	if last := int(p.register.Address) + count - 1; last > math.MaxUint16 {
@@ -406,7 +418,7 @@ func (p *pointBuilder) readOrder() {
 // numeric reports whether the point is a number, which scales and limits need.
 func (p *pointBuilder) numeric() bool {
 	t := p.point.Type
-	return t.Integer() || t == mapping.F16 || t == mapping.F32 || t == mapping.F64
+	return t.Integer() || t.Float()
 }
 
 // decimal reads a number exactly as it is written.
@@ -457,8 +469,11 @@ func (p *pointBuilder) readUnit() {
 		return
 	}
 	p.point.Unit = u.V
-	if right := respell(u.V); right != "" {
+	switch right, known := respell(u.V); {
+	case right != "":
 		p.warnAt(u.at, "the unit %q is usually written %q", u.V, right)
+	case !known && u.V != "":
+		p.warnAt(u.at, "the unit %q is not among those in docs/units.md, so that other programs may not know it%s", u.V, didYouMean(nearestUnit(u.V)))
 	}
 }
 
@@ -507,7 +522,7 @@ func (p *pointBuilder) readBits() {
 		p.errorKey(bits.at, "bits are those of a whole number; point %q is %s", p.name, p.point.Type)
 		return
 	}
-	width := 8 * p.point.RawLen()
+	width := p.point.Width()
 	p.point.Bits = make(map[int]string)
 	for _, w := range bits.V {
 		k, err := strconv.Atoi(w.key)
@@ -519,42 +534,6 @@ func (p *pointBuilder) readBits() {
 			p.errorAt(w.value.at, "two bits are called %q", w.value.V)
 		}
 		p.point.Bits[k] = w.value.V
-	}
-}
-
-func (p *pointBuilder) readInvalid() {
-	n := p.raw.Invalid.at
-	if n == nil {
-		return
-	}
-	list := n.items
-	if list == nil {
-		list = []*node{n}
-	}
-	for _, i := range list {
-		v, ok := i.value.(int64)
-		if !ok {
-			p.errorAt(i, "invalid is %s; it lists raw values as whole numbers: [0x8000] (NaN is never a value)", i.kind())
-			continue
-		}
-		p.point.Invalid = append(p.point.Invalid, v)
-	}
-	if !p.numeric() {
-		p.errorKey(n, "invalid lists raw numbers; point %q is %s", p.name, p.point.Type)
-	}
-}
-
-func (p *pointBuilder) readKind() {
-	k := p.raw.Kind
-	switch k.V {
-	case "", "measurement":
-	case "counter":
-		p.point.Kind = mapping.Counter
-		if !p.numeric() {
-			p.errorAt(k.at, "a counter is a number; point %q is %s", p.name, p.point.Type)
-		}
-	default:
-		p.errorAt(k.at, `%q is no kind; there is "measurement" and "counter"`, k.V)
 	}
 }
 

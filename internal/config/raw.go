@@ -241,6 +241,15 @@ type rawPoint struct {
 	Deadband anything `toml:"deadband"`
 	Group    text     `toml:"group"`
 	Kind     text     `toml:"kind"`
+	Range    anything `toml:"range"`
+	Wrap     anything `toml:"wrap"`
+	MaxRate  anything `toml:"max_rate"`
+
+	Mask        integer  `toml:"mask"`
+	ScaleFactor anything `toml:"scale_factor"`
+	Chars       text     `toml:"chars"`
+	Encoding    text     `toml:"encoding"`
+	Zone        text     `toml:"zone"`
 }
 
 // pointTable is rawPoint without its own bind.

@@ -2,6 +2,7 @@ package config
 
 import (
 	"encoding/json"
+	"os"
 	"reflect"
 	"strings"
 	"testing"
@@ -81,9 +82,10 @@ func TestFill(t *testing.T) {
 
 func TestRespell(t *testing.T) {
 	for unit, want := range map[string]string{
-		"kWh": "", "kwh": "kWh", "KWH": "kWh", "mW": "", "MW": "", "hz": "Hz", "C": "°C", "degC": "°C", "widgets": "", "": "", "var": "", "VAR": "var",
+		"kWh": "", "kwh": "kWh", "KWH": "kWh", "mW": "", "MW": "", "hz": "Hz", "C": "°C", "degC": "°C", "widgets": "", "": "", "var": "", "VAR": "var", "Cel": "°C", "kW.h": "kWh", "kW h": "kWh",
+		"m3": "m³", "ug/m3": "µg/m³", "\u2126": "Ω", "k\u2126": "kΩ", "L/min": "", "lpm": "l/min", "/min": "1/min", "[psi]": "psi", "S": "", "s": "", "PA": "Pa",
 	} {
-		if got := respell(unit); got != want {
+		if got, _ := respell(unit); got != want {
 			t.Errorf("%q becomes %q, want %q", unit, got, want)
 		}
 	}
@@ -158,4 +160,36 @@ func FuzzConfiguration(f *testing.F) {
 			t.Fatal("a configuration without a hash")
 		}
 	})
+}
+
+// What docs/units.md lists is what is known, neither more nor less.
+func TestUnitsAreDocumented(t *testing.T) {
+	text, err := os.ReadFile("../../docs/units.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, list, _ := strings.Cut(string(text), "\n- ")
+	listed := map[string]bool{}
+	for i, u := range strings.Split(list, "`") {
+		if i%2 == 1 {
+			listed[u] = true
+		}
+	}
+	for _, u := range knownUnits {
+		if !listed[u] {
+			t.Errorf("docs/units.md does not list %s", u)
+		}
+		if right, known := respell(u); right != "" || !known {
+			t.Errorf("%s is to be written %q", u, right)
+		}
+		delete(listed, u)
+	}
+	for u := range listed {
+		t.Errorf("docs/units.md lists %s, which is not known", u)
+	}
+	for alias, u := range unitAliases {
+		if _, known := respell(u); !known || alias != strings.ToLower(alias) {
+			t.Errorf("alias %q of %q", alias, u)
+		}
+	}
 }
