@@ -43,7 +43,7 @@ func (p *Poller) plan() error {
 	var errs []error
 	for _, h := range p.health {
 		carried := make(map[*Point]bool)
-		groups := byInterval(h.Points)
+		groups := byInterval(slices.DeleteFunc(slices.Clone(h.Points), func(pt *Point) bool { return pt.Every == Never }))
 		for i, points := range groups {
 			points = left(points, carried)
 			if len(points) == 0 {

@@ -104,6 +104,7 @@ func (p *Poller) Run(ctx context.Context) error {
 // poll alternates between waiting queries and scheduled ones, so that neither
 // can starve the other.
 func (p *Poller) poll(ctx context.Context) {
+	p.tellUnasked()
 	p.sched = newSchedule(p.now(), p.jobs(), len(p.health))
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -129,6 +130,16 @@ func (p *Poller) poll(ctx context.Context) {
 	}
 	for _, h := range p.health {
 		p.closeCycles(h)
+	}
+}
+
+// tellUnasked tells of the devices that are only written that they can be.
+func (p *Poller) tellUnasked() {
+	for _, h := range p.health {
+		if h.WrittenOnly() {
+			p.setState(h, Online)
+			p.put(h, NewBatch(h.Device))
+		}
 	}
 }
 
@@ -217,7 +228,7 @@ func (p *Poller) portMissing(err error) {
 
 // mute sets a device offline for want of its port, which has been logged.
 func (p *Poller) mute(h *health, err error) {
-	if h.state == Offline {
+	if h.state == Offline || h.WrittenOnly() {
 		return
 	}
 	h.muted = true

@@ -32,6 +32,9 @@ var (
 // devices.Reading.Raw has. The error is a quality: an *Invalid. Only strings
 // and bytes allocate.
 func Decode(p *Point, raw []byte) (Value, error) {
+	if p.List {
+		return decodeList(p, raw)
+	}
 	if p.FromText || p.Type == Text {
 		return decodeText(p, raw)
 	}

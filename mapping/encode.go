@@ -15,6 +15,8 @@ import (
 // Bits are given as a whole, by a number or a KindBits value.
 func Encode(dst []byte, p *Point, v Value) ([]byte, error) {
 	switch {
+	case p.List:
+		return dst, errListWrite
 	case p.FromText || p.Type == Text:
 		return encodeText(dst, p, v)
 	case p.RawLen() == 0:

@@ -85,6 +85,7 @@ type Point struct {
 	Type     Type
 	Length   int     // bytes, of String, Bytes and Mod10; of Bool 2 where it lies in a register, else it is one bit
 	FromText bool    // raw is the text of a field of a line and Type says how to read it: "012.5" as f64 is 12.5
+	List     bool    // raw is any number of values, one after the other, and the value is the list of them
 	Order    Order   // of registers and bytes
 	Scale    Decimal // value = raw × Scale + Offset; the zero Decimal means 1
 	Offset   Decimal

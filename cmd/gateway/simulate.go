@@ -134,7 +134,7 @@ func simulatorBus(b *config.Bus) simulator.Bus {
 		s.Kind = simulator.RTU
 		s.Baud, s.Format = b.Modbus.Serial.Baud, b.Modbus.Serial.Format
 	default:
-		s.Kind = simulator.TCP
+		s.Kind, s.Behind = simulator.TCP, b.Modbus.Behind != nil
 		if ip := net.ParseIP(u.Hostname()); ip != nil && ip.IsLoopback() || u.Hostname() == "localhost" {
 			s.Listen = u.Host
 		}

@@ -116,21 +116,34 @@ func testForeignServer(t *testing.T, cfg Config) {
 // testForeignSpecials sets bits, writes and reads at once, and asks who is
 // there.
 func testForeignSpecials(t *testing.T, l *Line) {
-	dev := meter(Unit{ID: 1}, Register{Holding, 50, 1}, Register{Holding, 51, 2}, Register{Holding, 50, 3})
+	reg := Register{Holding, 50, 1}
+	dev := meterOf(Unit{ID: 1}, Written{Register{Holding, 51, 2}, fnReadWrite}, Bit{Register: reg, N: 12},
+		Bit{Register: reg, N: 0, Function: fnWriteHoldings}, Written{reg, fnWriteHoldings}, Register{Holding, 50, 3})
 	b := devices.NewBatch(dev)
-	set, err1 := l.ReadWrite(dev, dev.Points[1], []byte{1, 2, 3, 4}, dev.Points[0])
-	mask, err2 := l.MaskWrite(dev, dev.Points[0], 0x00FF, 0x1200)
-	again, err3 := l.ReadWrite(dev, dev.Points[1], []byte{5, 6, 7, 8}, dev.Points[2])
-	who, err4 := l.Identify(dev)
-	if err := errors.Join(err1, err2, err3, err4); err != nil {
+	for i, raw := range []string{"\x01\x02\x03\x04", "\x01", "\x01", "\x00\x06", "\x01"} {
+		at := min(i, 3)
+		if i == 4 {
+			at = 1 // again
+		}
+		q, err := l.Write(dev, dev.Points[at], []byte(raw), true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := q.Do(t.Context(), b); err != nil || string(b.Readings[i].Raw) != raw {
+			t.Fatalf("%v: %v, %v", q, err, b.Readings)
+		}
+	}
+	after, err1 := l.Plan(dev, dev.Points[4:])
+	who, err2 := l.Identify(dev)
+	if err := errors.Join(err1, err2); err != nil {
 		t.Fatal(err)
 	}
-	for _, q := range []devices.Query{set, mask, again, who} {
+	for _, q := range append(after, who) {
 		if err := q.Do(t.Context(), b); err != nil {
 			t.Fatalf("%v: %v", q, err)
 		}
 	}
-	if got := string(b.Readings[1].Raw); got != string([]byte{0x12, byte(valueAt(1, Holding, 50)), 5, 6, 7, 8}) {
+	if got := string(b.Readings[5].Raw); got != "\x10\x06\x01\x02\x03\x04" {
 		t.Errorf("% x", got)
 	}
 	if got := who.Objects; got[VendorName] != "Maker" || got[ProductCode] != "M-1" || got[Revision] != "2.0" || got[ProductName] != "Meter" {
