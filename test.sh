@@ -18,7 +18,7 @@ step() { printf '\n== %s\n' "$*"; }
 
 # --- what the tests need ------------------------------------------------------
 need_commands=(gcc mosquitto mosquitto_pub mosquitto_sub mbpoll)
-need_packages=(gcc libc6-dev mosquitto mosquitto-clients mbpoll python3 python3-pymodbus python3-serial-asyncio python3-six)
+need_packages=(gcc libc6-dev libmodbus-dev mosquitto mosquitto-clients mbpoll python3 python3-pymodbus python3-serial-asyncio python3-six)
 pymodbus='import pymodbus, serial_asyncio, six'
 
 export PATH="$PATH:/usr/sbin:/sbin" # where Debian puts mosquitto
@@ -27,6 +27,7 @@ missing() {
 	local c
 	for c in "${need_commands[@]}"; do command -v "$c" >/dev/null || echo "$c"; done
 	/usr/bin/python3 -c "$pymodbus" 2>/dev/null || echo python3-pymodbus
+	[ -e /usr/include/modbus/modbus.h ] || echo libmodbus-dev
 }
 
 if [ -n "$(missing)" ]; then

@@ -83,7 +83,7 @@ func (p *Poller) serve(ctx context.Context, a *ask) {
 // scan asks for devices that are not of this bus.
 func (p *Poller) settleAsk(a *ask, from Stamp, err error) {
 	h := p.byDev[a.batch.Device]
-	if h != nil && (err == nil || !p.sched.units[h.index].silent) {
+	if h != nil && !h.WrittenOnly() && (err == nil || !p.sched.units[h.index].silent) {
 		p.settle(h, a.batch, err, from)
 	}
 }

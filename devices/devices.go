@@ -55,6 +55,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 )
@@ -68,7 +69,16 @@ type Source interface{ String() string }
 type Point struct {
 	Name   string        // within its device, as in the configuration
 	Source Source        // where it is found
-	Every  time.Duration // wanted interval; 0 on a bus that speaks by itself: each time it is heard
+	Every  time.Duration // wanted interval; 0 on a bus that speaks by itself: each time it is heard; Never
+}
+
+// Never is the interval of a point that is written and not read.
+const Never time.Duration = -1
+
+// WrittenOnly reports whether no point of d is ever read: d is everybody on a
+// line, who all listen and do not answer. It counts as online.
+func (d *Device) WrittenOnly() bool {
+	return len(d.Points) > 0 && !slices.ContainsFunc(d.Points, func(p *Point) bool { return p.Every != Never })
 }
 
 // A Device is one unit on a bus with its points. It is immutable.

@@ -216,7 +216,7 @@ func Groups(line Line, dev *Device) ([]Group, error) {
 	var groups []Group
 	var errs []error
 	carried := make(map[*Point]bool)
-	for _, points := range byInterval(dev.Points) {
+	for _, points := range byInterval(slices.DeleteFunc(slices.Clone(dev.Points), func(pt *Point) bool { return pt.Every == Never })) {
 		points = left(points, carried)
 		if len(points) == 0 {
 			continue

@@ -120,6 +120,7 @@ func (p *Poller) Run(ctx context.Context) error {
 // poll alternates between waiting queries and scheduled ones, so that neither
 // can starve the other. A waiting one has the bus to itself.
 func (p *Poller) poll(ctx context.Context) {
+	p.tellUnasked()
 	p.sched = newSchedule(p.now(), p.jobs(), len(p.health))
 	for _, h := range p.health {
 		p.estimate(h)
@@ -187,6 +188,16 @@ func (p *Poller) align(now Stamp) time.Duration {
 		p.sched.align(wall, now)
 	}
 	return realign
+}
+
+// tellUnasked tells of the devices that are only written that they can be.
+func (p *Poller) tellUnasked() {
+	for _, h := range p.health {
+		if h.WrittenOnly() {
+			p.setState(h, Online)
+			p.put(h, NewBatch(h.Device))
+		}
+	}
 }
 
 func (p *Poller) jobs() []job {
@@ -362,7 +373,7 @@ func (p *Poller) portMissing(err error) {
 
 // mute sets a device offline for want of its port, which has been logged.
 func (p *Poller) mute(h *health, err error) {
-	if h.state == Offline {
+	if h.state == Offline || h.WrittenOnly() {
 		return
 	}
 	h.muted = true

@@ -51,6 +51,9 @@ func Decode(p *Point, raw []byte) (Value, error) {
 	if p.ScaleFrom != nil {
 		return Value{}, errNoFactor
 	}
+	if p.List {
+		return decodeList(p, raw)
+	}
 	return p.decodeAt(raw, p.Scale)
 }
 

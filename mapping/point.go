@@ -132,6 +132,7 @@ type Point struct {
 	Encoding Encoding // of String; with UTF16 Length counts registers, too
 	Mask     uint64   // the bits of an integer that are the value, one run of them; 0: all
 	FromText bool     // raw is the text of a field of a line and Type says how to read it: "012.5" as f64 is 12.5
+	List     bool     // raw is any number of values, one after the other, and the value is the list of them
 	Order    Order    // of registers and bytes
 	Scale    Decimal  // value = raw × Scale + Offset; the zero Decimal means 1
 	Offset   Decimal

@@ -197,10 +197,10 @@ func (o Order) swapsBytes() bool     { return o == BADC || o == DCBA }
 func (o Order) swapsRegisters() bool { return o == CDAB || o == DCBA }
 
 // RawLen returns how many bytes of a reading p needs, and 0 when any number
-// will do: a field of a line.
+// will do: a field of a line, a list.
 func (p *Point) RawLen() int {
 	switch {
-	case p.FromText || p.Type == Text:
+	case p.FromText || p.Type == Text || p.List:
 		return 0
 	case p.Type == Bool && p.Length < 2:
 		return 1

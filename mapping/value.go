@@ -20,6 +20,7 @@ const (
 	KindBits // raw bits of which some have names (Point.Bits)
 	KindString
 	KindBytes
+	KindList // several values (Point.List)
 )
 
 // A Value is what a point holds, in the point's unit. It is a small value
@@ -27,7 +28,7 @@ const (
 type Value struct {
 	kind  Kind
 	num   number // of KindNumber, KindName and KindBits; float bits in mant; 0 or 1 of KindBool
-	text  string // of KindString, KindBytes and KindName
+	text  string // of KindString, KindBytes and KindName; JSON of KindList
 	names map[int]string
 }
 
@@ -173,7 +174,7 @@ func (v Value) Equal(w Value) bool {
 func (v Value) quantity() bool { return v.kind >= KindNumber && v.kind <= KindFloat64 }
 
 // AppendText appends v as people write it, without quotes: 230.1, true, auto,
-// 0a1b. Bits are the JSON object, null is nothing.
+// 0a1b. Bits are the JSON object, lists the array, null is nothing.
 func (v Value) AppendText(dst []byte) []byte {
 	switch v.kind {
 	case KindNull:
@@ -211,6 +212,8 @@ func (v Value) AppendJSON(dst []byte) []byte {
 		return append(v.appendHex(dst), '"')
 	case KindBits:
 		return v.appendBits(dst)
+	case KindList:
+		return append(dst, v.text...)
 	}
 	return append(dst, "null"...)
 }

@@ -32,6 +32,7 @@ func newRead(opts *options) *cobra.Command {
   gateway read rs485/7 30053 f32       the same by the manual's number
   gateway read rs485/7 holding:100-120 --all-types
                                        what each register and each pair can mean
+  gateway read rs485/7 fifo:200        a queue of registers (function 24)
   gateway read rs485/7 identity        what the unit says of itself (function 43/14)`,
 		Args: cobra.RangeArgs(1, 3),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -39,16 +39,20 @@ func diagnose(s symptoms) diagnosis {
 	if s.figures.PortDown {
 		return diagnosis{} // the port's own error says it
 	}
-	var answering, silent int
+	var answering, silent, all int
 	for _, d := range s.figures.Devices {
 		switch d.State {
 		case devices.Online, devices.Stale:
+			if d.LastAnswer == 0 {
+				all++ // it is written only
+				continue
+			}
 			answering++
 		case devices.Offline:
 			silent++
 		}
 	}
-	if silent == 0 || answering == 0 && silent < len(s.figures.Devices) { // or not all have been asked yet
+	if silent == 0 || answering == 0 && silent < len(s.figures.Devices)-all { // or not all have been asked yet
 		return diagnosis{}
 	}
 	if answering == 0 {

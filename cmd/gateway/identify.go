@@ -117,7 +117,7 @@ func rank(p *mapping.Point) int {
 }
 
 func registerOf(p *mapping.Point) modbus.Register {
-	r := p.Source.(modbus.Register)
+	r, _ := modbus.RegisterOf(p.Source)
 	r.Count = max(1, r.Count)
 	return r
 }

@@ -144,6 +144,9 @@ func (p *plant) put(ctx context.Context, dev *mapping.Device, set mapping.Set) m
 	defer p.pass(b)
 	err = bus.do(ctx, bus.writeQuery(dev.Device, set.Point, set.Raw), b)
 	result.State, result.Reason = judge(err, b, set)
+	if dev.WrittenOnly() && result.State == mapping.Written {
+		result.Reason = "sent to all devices on the line, none of which answers"
+	}
 	if len(b.Readings) > 0 && b.Readings[0].Err == nil {
 		if v, err := mapping.Decode(set.Point, b.Readings[0].Raw); err == nil {
 			result.New = v
@@ -351,13 +354,17 @@ func (p *plant) rawTarget(req readRequest) (*mapping.Device, []*mapping.Point, e
 	if err != nil {
 		return nil, nil, err
 	}
-	registers, typ, length, err := parseSource(req.Source, req.Type)
-	if err != nil {
-		return nil, nil, err
-	}
 	order, err := mapping.ParseOrder(cmp.Or(req.Order, "ABCD"))
 	if err != nil {
 		return nil, nil, usageError("--order: %w", err)
+	}
+	if address, ok := strings.CutPrefix(req.Source, "fifo:"); ok {
+		err := addQueue(dev, address, req.Type, order)
+		return dev, dev.Points, err
+	}
+	registers, typ, length, err := parseSource(req.Source, req.Type)
+	if err != nil {
+		return nil, nil, err
 	}
 	for _, r := range registers {
 		point := &devices.Point{Name: r.String(), Source: r}
@@ -365,6 +372,23 @@ func (p *plant) rawTarget(req readRequest) (*mapping.Device, []*mapping.Point, e
 		dev.Points = append(dev.Points, &mapping.Point{Point: point, Type: typ, Length: length, Order: order})
 	}
 	return dev, dev.Points, nil
+}
+
+// addQueue gives dev one point, the queue at address.
+func addQueue(dev *mapping.Device, address, typ string, order mapping.Order) error {
+	n, err := strconv.ParseUint(address, 0, 16)
+	if err != nil {
+		return usageError("fifo:%s: the address is a number from 0 to 65535", address)
+	}
+	t, length, err := mapping.ParseType(cmp.Or(typ, "u16"))
+	if err != nil {
+		return usageError("%w", err)
+	}
+	queue := modbus.Queue{Address: uint16(n)}
+	point := &devices.Point{Name: queue.String(), Source: queue}
+	dev.Device.Points = append(dev.Device.Points, point)
+	dev.Points = append(dev.Points, &mapping.Point{Point: point, Type: t, Length: length, Order: order, List: true})
+	return nil
 }
 
 // parseSource reads `input:52`, `holding:100-120` or a reference number like

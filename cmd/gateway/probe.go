@@ -172,7 +172,7 @@ func (p *probe) aim(ctx context.Context, opts *options, target, near string) err
 func placesOf(name string, devs []*mapping.Device) (list []modbus.Register) {
 	for _, dev := range devs {
 		for _, point := range dev.Points {
-			r, ok := point.Source.(modbus.Register)
+			r, ok := modbus.RegisterOf(point.Source)
 			if !ok || point.Name != name || r.Table.Bits() {
 				continue
 			}

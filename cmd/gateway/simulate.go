@@ -164,6 +164,7 @@ func simulatorBus(b *config.Bus) simulator.Bus {
 	case scheme == "" && b.Modbus.Framing == modbus.FramingASCII:
 		s.Kind = simulator.ASCII
 	}
+	s.Behind = b.Modbus.Behind != nil
 	s.Baud, s.Format = line.Baud, line.Format
 	if u, err := url.Parse(b.Address); err == nil && isURL {
 		if ip := net.ParseIP(u.Hostname()); ip != nil && ip.IsLoopback() || u.Hostname() == "localhost" {

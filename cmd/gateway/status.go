@@ -52,8 +52,9 @@ type DeviceStatus struct {
 	Name       string        `json:"name"`
 	Bus        string        `json:"bus"`
 	State      string        `json:"state"`
-	For        float64       `json:"for"`         // seconds in this state
-	LastAnswer *float64      `json:"last_answer"` // seconds ago; null: never
+	For        float64       `json:"for"`                 // seconds in this state
+	LastAnswer *float64      `json:"last_answer"`         // seconds ago; null: never
+	Broadcast  bool          `json:"broadcast,omitempty"` // it is all of its line, and never answers
 	LastError  string        `json:"last_error,omitempty"`
 	Hint       string        `json:"hint,omitempty"` // what that means, as others on the bus are well
 	Points     []PointStatus `json:"points"`
@@ -102,6 +103,7 @@ func (b *bus) deviceStatus(now devices.Stamp, stats devices.BusStats) []DeviceSt
 			d := DeviceStatus{
 				ID: dev.ID, Name: dev.Name, Bus: dev.Bus, State: figures.State.String(),
 				For: now.Sub(figures.Since).Seconds(), LastAnswer: ago(now, figures.LastAnswer), LastError: figures.LastError, Hint: b.doctor.hint(dev.ID),
+				Broadcast: dev.WrittenOnly(),
 			}
 			for _, c := range m.Snapshot(dev.ID) {
 				d.Points = append(d.Points, PointStatus{
@@ -202,6 +204,9 @@ func (b *BusStatus) trouble() string {
 }
 
 func (d *DeviceStatus) answered() string {
+	if d.Broadcast {
+		return "written only"
+	}
 	if d.LastAnswer == nil {
 		return "never"
 	}

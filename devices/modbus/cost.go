@@ -22,6 +22,9 @@ type Request struct {
 // Requests returns what a query of Line.Plan will send, nil for any other
 // query.
 func Requests(q devices.Query) []Request {
+	if queue, ok := q.(*queueQuery); ok {
+		return []Request{queue.request()}
+	}
 	read, ok := q.(*readQuery)
 	if !ok {
 		return nil

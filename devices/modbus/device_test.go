@@ -3,8 +3,10 @@ package modbus
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -239,6 +241,24 @@ func meter(u Unit, regs ...Register) *devices.Device {
 	return dev
 }
 
+// held is what the first unit holds in one register.
+func (p *plant) held(reg Register) uint16 {
+	raw, err := p.Read(nil, 1, reg.Table, reg.Address, 1)
+	if err != nil {
+		return 0
+	}
+	return binary.BigEndian.Uint16(raw)
+}
+
+// meterOf is meter for sources of any kind.
+func meterOf(u Unit, sources ...devices.Source) *devices.Device {
+	dev := &devices.Device{ID: "meter", Unit: u}
+	for _, s := range sources {
+		dev.Points = append(dev.Points, &devices.Point{Name: s.String(), Source: s})
+	}
+	return dev
+}
+
 // read plans and runs all points of dev once.
 func read(t *testing.T, l *Line, dev *devices.Device) (*devices.Batch, error) {
 	t.Helper()
@@ -289,14 +309,20 @@ func judge(t *testing.T, b *devices.Batch, err error, want string) error {
 func verify(b *devices.Batch) error {
 	unit := b.Device.Unit.(Unit).ID
 	for _, r := range b.Readings {
-		reg := r.Point.Source.(Register)
+		reg, registers := RegisterOf(r.Point.Source)
 		if (r.Raw == nil) == (r.Err == nil) || r.At == 0 {
 			return fmt.Errorf("%v: raw % x, error %v at %d", reg, r.Raw, r.Err, r.At)
 		}
 		if r.Err != nil {
 			continue
 		}
-		want, _ := new(plant).Read(nil, unit, reg.Table, reg.Address, uint16(reg.count()))
+		var want []byte
+		if queue, ok := r.Point.Source.(Queue); ok {
+			want = slices.Repeat([]byte{byte(queue.Address >> 8), byte(queue.Address)}, int(queue.Address)) // as a rich plant's
+		} else if registers {
+			want, _ = new(plant).Read(nil, unit, reg.Table, reg.Address, uint16(reg.count()))
+			want = rawOf(r.Point, want)
+		}
 		if string(want) != string(r.Raw) {
 			return fmt.Errorf("%v: % x, want % x", reg, r.Raw, want)
 		}

@@ -43,6 +43,14 @@
 //     are asked again at growing intervals within the timeout (but a write
 //     that the device accepted never is), 10 and 11 are the silence of a unit
 //     behind a gateway.
+//   - What a point's register needs besides its address to be read or written is
+//     its Source: Written names the function, Bit is one bit of a register,
+//     Queue is read with function 24. A Bit is read like its register, so that
+//     all bits of one share its request. It is set in the device, by function
+//     22; one that refuses that is found out once (Facts), and its register is
+//     read and written back in one query, with nothing of this line in between.
+//   - Unit 0 of a serial line, also of one behind a gateway, is a broadcast: it
+//     is only written, and waits for nobody.
 //   - Which requests read a device's points is planned by the time they take
 //     (planner): with many speeds, latencies and limits no rule of thumb is
 //     always right. What a device refuses is found by halving the request, and

@@ -105,19 +105,20 @@ var errands = []errand{
 	{"write a coil", fnWriteCoil, true, []int{0, 1, 2, 3, 4}, written(Register{Coil, 300, 1}, 1)},
 	{"write registers", fnWriteHoldings, true, []int{0, 1, 2, 3, 4}, written(Register{Holding, 300, 2}, 4)},
 	{"mask", fnMaskWrite, true, []int{0, 1, 2, 3, 4, 5, 6}, func(l *Line) (*devices.Device, devices.Query, error) {
-		dev := meter(Unit{ID: 1}, Register{Holding, 300, 1})
-		q, err := l.MaskWrite(dev, dev.Points[0], 1, 2)
+		dev := meterOf(Unit{ID: 1}, Bit{Register: Register{Holding, 300, 1}, N: 3, Function: fnMaskWrite})
+		q, err := l.Write(dev, dev.Points[0], []byte{1}, false)
 		return dev, q, err
 	}},
 	{"write and read", fnReadWrite, true, []int{0, 1}, func(l *Line) (*devices.Device, devices.Query, error) {
-		dev := meter(Unit{ID: 1}, Register{Holding, 300, 1}, Register{Holding, 7, 2})
-		q, err := l.ReadWrite(dev, dev.Points[0], []byte{1, 2}, dev.Points[1])
+		dev := meterOf(Unit{ID: 1}, Written{Register{Holding, 300, 2}, fnReadWrite})
+		raw, _ := new(plant).Read(nil, 1, Holding, 300, 2)
+		q, err := l.Write(dev, dev.Points[0], raw, true)
 		return dev, q, err
 	}},
 	{"queue", fnReadFIFO, false, []int{0, 1, 2, 3, 4}, func(l *Line) (*devices.Device, devices.Query, error) {
-		dev := meter(Unit{ID: 1})
-		q, err := l.ReadFIFO(dev, 3)
-		return dev, q, err
+		dev := meterOf(Unit{ID: 1}, Queue{3})
+		qs, err := l.Plan(dev, dev.Points)
+		return dev, qs[0], err
 	}},
 	{"identity", fnEncapsulated, false, []int{0, 1, 2, 6}, func(l *Line) (*devices.Device, devices.Query, error) {
 		dev := meter(Unit{ID: 1})

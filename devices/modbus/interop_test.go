@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -24,7 +25,24 @@ import (
 func pymodbus(t *testing.T, args ...string) string {
 	t.Helper()
 	// Debian's own interpreter, for which python3-pymodbus is installed.
-	cmd := exec.CommandContext(t.Context(), "/usr/bin/python3", append([]string{"testdata/server.py"}, args...)...)
+	return foreign(t, "Debian's python3-pymodbus, python3-serial-asyncio and python3-six", "/usr/bin/python3", append([]string{"testdata/server.py"}, args...)...)
+}
+
+// libmodbus is pymodbus for a server in C.
+func libmodbus(t *testing.T, args ...string) string {
+	t.Helper()
+	server := filepath.Join(t.TempDir(), "libmodbus")
+	cc := exec.CommandContext(t.Context(), "gcc", "-o", server, "testdata/libmodbus.c", "-I/usr/include/modbus", "-lmodbus")
+	if out, err := cc.CombinedOutput(); err != nil {
+		t.Fatalf("this test needs gcc and Debian's libmodbus-dev: %v\n%s", err, out)
+	}
+	return foreign(t, "Debian's libmodbus5", server, args...)
+}
+
+// foreign starts a program and returns its first line of output.
+func foreign(t *testing.T, needs, name string, args ...string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), name, args...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.StdoutPipe()
@@ -32,13 +50,13 @@ func pymodbus(t *testing.T, args ...string) string {
 		t.Fatal(err)
 	}
 	if err := cmd.Start(); err != nil {
-		t.Fatalf("this test needs python3: %v", err)
+		t.Fatalf("this test needs %s: %v", needs, err)
 	}
 	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
 	line, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil {
 		cmd.Wait()
-		t.Fatalf("this test needs Debian's python3-pymodbus, python3-serial-asyncio and python3-six: %s", stderr.String())
+		t.Fatalf("this test needs %s: %s", needs, stderr.String())
 	}
 	return strings.TrimSpace(line)
 }
@@ -83,19 +101,65 @@ func TestPymodbus(t *testing.T) {
 	})
 }
 
-func testForeignServer(t *testing.T, cfg Config) {
+// TestLibmodbus is TestPymodbus with another server.
+func TestLibmodbus(t *testing.T) {
+	t.Run("TCP", func(t *testing.T) {
+		l := foreignLine(t, Config{URL: "tcp://127.0.0.1:" + libmodbus(t, "tcp")})
+		testForeignReads(t, l, 1, 2)
+		testForeignWrites(t, l)
+	})
+	t.Run("RTU", func(t *testing.T) {
+		const baud = 38400
+		pair, cfg := onPTY(t, baud)
+		libmodbus(t, "rtu", pair.B, strconv.Itoa(baud), "1")
+		l := foreignLine(t, Config{Serial: cfg, Timeout: 5 * time.Second})
+		testForeignReads(t, l, 1)
+		testForeignWrites(t, l)
+	})
+}
+
+func foreignLine(t *testing.T, cfg Config) *Line {
+	t.Helper()
 	l, err := NewLine(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	for unit := byte(1); unit <= 2; unit++ {
+	t.Cleanup(func() { l.Close() })
+	return l
+}
+
+func testForeignServer(t *testing.T, cfg Config) {
+	l := foreignLine(t, cfg)
+	testForeignReads(t, l, 1, 2)
+	testForeignWrites(t, l)
+	who, err := l.Identify(meter(Unit{ID: 1}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := who.Do(t.Context(), devices.NewBatch(meter(Unit{ID: 1}))); err != nil {
+		t.Fatal(err)
+	}
+	if got := who.Objects; got[VendorName] != "Maker" || got[ProductCode] != "M-1" || got[Revision] != "2.0" || got[ProductName] != "Meter" {
+		t.Errorf("%q", got)
+	}
+}
+
+func testForeignReads(t *testing.T, l *Line, units ...byte) {
+	for _, unit := range units {
 		dev := meter(Unit{ID: unit}, Register{Coil, 3, 30}, Register{Discrete, 0, 9}, Register{Input, 1, 125}, Register{Holding, 100, 2}, Register{Holding, 102, 1})
 		b, err := read(t, l, dev)
 		if err != nil || verify(b) != nil {
 			t.Errorf("unit %d: %v, %v", unit, err, verify(b))
 		}
 	}
+	b, err := read(t, l, meter(Unit{ID: 1}, Register{Holding, 290, 5}, Register{Holding, 295, 10}))
+	if err != nil || verify(b) != nil || b.Readings[0].Err != nil || devices.Cause(b.Readings[1].Err) != "illegal data address" {
+		t.Errorf("beyond the last register: %v, %v, %v", err, b.Readings[0].Err, b.Readings[1].Err)
+	}
+}
+
+// testForeignWrites writes with each function, and sets bits.
+func testForeignWrites(t *testing.T, l *Line) {
 	dev := meter(Unit{ID: 1}, Register{Holding, 10, 1}, Register{Holding, 20, 3}, Register{Coil, 30, 1}, Register{Coil, 40, 11})
 	for i, raw := range []string{"\x12\x34", "\x00\x01\xFF\xFE\x80\x00", "\x01", "\x01\x00\x01\x01\x01\x00\x00\x00\x01\x00\x01"} {
 		q, err := l.Write(dev, dev.Points[i], []byte(raw), true)
@@ -106,35 +170,32 @@ func testForeignServer(t *testing.T, cfg Config) {
 			t.Errorf("%v: %v, read back % x", q, err, b.Readings[0].Raw)
 		}
 	}
-	testForeignSpecials(t, l)
-	b, err := read(t, l, meter(Unit{ID: 1}, Register{Holding, 290, 5}, Register{Holding, 295, 10}))
-	if err != nil || verify(b) != nil || b.Readings[0].Err != nil || devices.Cause(b.Readings[1].Err) != "illegal data address" {
-		t.Errorf("beyond the last register: %v, %v, %v", err, b.Readings[0].Err, b.Readings[1].Err)
-	}
-}
-
-// testForeignSpecials sets bits, writes and reads at once, and asks who is
-// there.
-func testForeignSpecials(t *testing.T, l *Line) {
-	dev := meter(Unit{ID: 1}, Register{Holding, 50, 1}, Register{Holding, 51, 2}, Register{Holding, 50, 3})
+	reg := Register{Holding, 50, 1}
+	dev = meterOf(Unit{ID: 1}, Written{Register{Holding, 51, 2}, fnReadWrite}, Bit{Register: reg, N: 12},
+		Bit{Register: reg, N: 0, Function: fnWriteHoldings}, Written{reg, fnWriteHoldings}, Register{Holding, 50, 3})
 	b := devices.NewBatch(dev)
-	set, err1 := l.ReadWrite(dev, dev.Points[1], []byte{1, 2, 3, 4}, dev.Points[0])
-	mask, err2 := l.MaskWrite(dev, dev.Points[0], 0x00FF, 0x1200)
-	again, err3 := l.ReadWrite(dev, dev.Points[1], []byte{5, 6, 7, 8}, dev.Points[2])
-	who, err4 := l.Identify(dev)
-	if err := errors.Join(err1, err2, err3, err4); err != nil {
-		t.Fatal(err)
-	}
-	for _, q := range []devices.Query{set, mask, again, who} {
-		if err := q.Do(t.Context(), b); err != nil {
-			t.Fatalf("%v: %v", q, err)
+	for i, raw := range []string{"\x01\x02\x03\x04", "\x01", "\x01", "\x00\x06", "\x01"} {
+		at := min(i, 3)
+		if i == 4 {
+			at = 1 // again
+		}
+		q, err := l.Write(dev, dev.Points[at], []byte(raw), true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := q.Do(t.Context(), b); err != nil || string(b.Readings[i].Raw) != raw {
+			t.Fatalf("%v: %v, %v", q, err, b.Readings)
 		}
 	}
-	if got := string(b.Readings[1].Raw); got != string([]byte{0x12, byte(valueAt(1, Holding, 50)), 5, 6, 7, 8}) {
-		t.Errorf("% x", got)
+	after, err := l.Plan(dev, dev.Points[4:])
+	if err != nil {
+		t.Fatal(err)
 	}
-	if got := who.Objects; got[VendorName] != "Maker" || got[ProductCode] != "M-1" || got[Revision] != "2.0" || got[ProductName] != "Meter" {
-		t.Errorf("%q", got)
+	if err := after[0].Do(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	if got := string(b.Readings[5].Raw); got != "\x10\x06\x01\x02\x03\x04" {
+		t.Errorf("% x", got)
 	}
 }
 

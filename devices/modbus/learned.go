@@ -21,10 +21,13 @@ type Facts struct {
 	// it may read either: the request would be too long for the device, or
 	// go over an edge of its memory.
 	Apart []Range `json:"apart,omitempty"`
+	// NoMask is that it does not know function 22, which sets bits.
+	NoMask bool `json:"no_mask,omitempty"`
 }
 
 func (f Facts) clone() Facts {
-	return Facts{Illegal: slices.Clone(f.Illegal), Holes: slices.Clone(f.Holes), Apart: slices.Clone(f.Apart)}
+	f.Illegal, f.Holes, f.Apart = slices.Clone(f.Illegal), slices.Clone(f.Holes), slices.Clone(f.Apart)
+	return f
 }
 
 // A Notebook keeps what a line learns. A line's goroutine calls it, so that it
@@ -165,6 +168,15 @@ func (k *known) apart(reg Register, border uint16) {
 		news += fmt.Sprintf("; if it bears no longer requests, write max_read = %d", n)
 	}
 	k.changed(news)
+}
+
+// noMask notes that the device does not know function 22.
+func (k *known) noMask() {
+	if k.facts.NoMask {
+		return
+	}
+	k.facts.NoMask = true
+	k.changed("the device does not know function 22, which sets one bit; from now on its register is read and written back with that bit changed; to begin so, write function = 6 with the point's write")
 }
 
 func (k *known) changed(news string) {

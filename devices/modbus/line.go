@@ -119,8 +119,9 @@ func newLine(cfg Config, c carrier) *Line {
 // Address is the URL or path of the line.
 func (l *Line) Address() string { return l.carrier.address }
 
-// broadcast reports whether unit id is no unit but all of a serial line.
-func (l *Line) broadcast(id byte) bool { return l.carrier.rtu && id == 0 }
+// broadcast reports whether unit id is no unit but all of a serial line, also
+// of one behind a gateway.
+func (l *Line) broadcast(id byte) bool { return id == 0 && (l.carrier.rtu || l.cfg.Behind != nil) }
 
 // size is how many characters a frame has, on the serial line that a request
 // travels, whose PDU has n bytes.

@@ -2,6 +2,7 @@ package modbus
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -51,6 +52,7 @@ type request struct {
 	pdu   PDU
 	reg   Register // what it reads or writes; with both (function 23) what it reads
 	write bool     // it may change something
+	all   bool     // a broadcast: nobody answers
 	name  string   // for people, if reg does not say it
 }
 
@@ -62,9 +64,10 @@ func readRequest(unit byte, reg Register) *request {
 	return &request{unit: unit, pdu: pdu, reg: reg}
 }
 
-// writeRequest asks to set reg to raw, which has the form of a reading.
-func writeRequest(unit byte, reg Register, raw []byte) (*request, error) {
-	if err := reg.check(); err != nil {
+// writeRequest asks to set reg to raw, which has the form of a reading, with
+// function, or with 0 the one that is for as many: 5 or 6, 15 or 16.
+func writeRequest(unit byte, reg Register, raw []byte, function byte) (*request, error) {
+	if err := cmp.Or(reg.check(), CheckFunction(reg, function)); err != nil {
 		return nil, err
 	}
 	n := reg.count()
@@ -74,21 +77,19 @@ func writeRequest(unit byte, reg Register, raw []byte) (*request, error) {
 	r := &request{unit: unit, reg: reg, write: true}
 	addr := binary.BigEndian.AppendUint16(nil, reg.Address)
 	switch {
-	case reg.Table == Coil && n == 1:
+	case reg.Table == Coil && n == 1 && function != fnWriteCoils:
 		r.pdu = append(append(PDU{fnWriteCoil}, addr...), 0, 0)
 		if raw[0] != 0 {
 			r.pdu[3] = 0xFF
 		}
-	case reg.Table == Holding && n == 1:
+	case reg.Table == Holding && n == 1 && function != fnWriteHoldings:
 		r.pdu = append(append(PDU{fnWriteRegister}, addr...), raw...)
 	case reg.Table == Coil && n <= maxWriteBits:
 		r.pdu = appendMany(append(PDU{fnWriteCoils}, addr...), n, packBits(nil, raw))
 	case reg.Table == Holding && n <= maxWriteRegisters:
 		r.pdu = appendMany(append(PDU{fnWriteHoldings}, addr...), n, raw)
-	case reg.Table == Coil || reg.Table == Holding:
-		return nil, fmt.Errorf("%v: one request writes at most %d coils or %d registers", reg, maxWriteBits, maxWriteRegisters)
 	default:
-		return nil, fmt.Errorf("%v: %v registers can only be read; coils and holding registers can be written", reg, reg.Table)
+		return nil, fmt.Errorf("%v: one request writes at most %d coils or %d registers", reg, maxWriteBits, maxWriteRegisters)
 	}
 	return r, nil
 }

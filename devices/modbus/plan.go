@@ -27,12 +27,16 @@ func (l *Line) Plan(dev *devices.Device, points []*devices.Point) ([]devices.Que
 	if err != nil {
 		return nil, err
 	}
+	queues, points := l.queueQueries(u, points)
+	if len(points) == 0 {
+		return queues, nil
+	}
 	places, err := place(dev, u, points)
 	if err != nil {
 		return nil, err
 	}
 	sc := &scope{unit: u, known: l.knownOf(dev.ID), declared: declared(dev)}
-	return l.readQueries(sc, l.spans(sc, atomsOf(places))), nil
+	return append(l.readQueries(sc, l.spans(sc, atomsOf(places))), queues...), nil
 }
 
 // declared returns the registers of all points of dev.
@@ -52,7 +56,9 @@ func (l *Line) unitOf(dev *devices.Device) (Unit, error) {
 	switch {
 	case !ok:
 		return u, fmt.Errorf("device %s: it has no unit id, which every Modbus device needs", dev.ID)
-	case l.carrier.rtu && (u.ID == 0 || u.ID > 247):
+	case l.broadcast(u.ID):
+		return u, fmt.Errorf("device %s: unit id 0 is a broadcast to all on the line, which nobody answers: it can be written and not read", dev.ID)
+	case l.carrier.rtu && u.ID > 247:
 		return u, fmt.Errorf("device %s: unit id %d: on a serial line devices have 1 to 247", dev.ID, u.ID)
 	}
 	return u, nil
@@ -83,7 +89,7 @@ func sortPlaces(places []placed) {
 }
 
 func registerOf(dev *devices.Device, p *devices.Point) (Register, error) {
-	reg, ok := p.Source.(Register)
+	reg, ok := RegisterOf(p.Source)
 	if !ok {
 		return reg, fmt.Errorf("device %s, point %s: %v is no Modbus register", dev.ID, p.Name, p.Source)
 	}

@@ -73,7 +73,7 @@ func (q *readQuery) Carry(points []*devices.Point) (taken []*devices.Point) {
 	}
 	places := q.places()
 	for _, p := range points {
-		if reg, ok := p.Source.(Register); ok && q.carries(reg) && !slices.Contains(q.points, p) {
+		if reg, ok := RegisterOf(p.Source); ok && q.carries(reg) && !slices.Contains(q.points, p) {
 			whole, _ := q.unit.whole(reg)
 			places = append(places, placed{p, reg, whole})
 			taken = append(taken, p)
@@ -230,6 +230,6 @@ func (r *reading) take(s *span, a answer) {
 	q := r.readQuery
 	q.raw = readRequest(q.unit.ID, s.reg).appendRaw(q.raw[:0], a.pdu)
 	for p := range s.points() {
-		r.batch.Add(p.point, p.reg.cutFrom(s.reg, q.raw), a.at)
+		r.batch.Add(p.point, rawOf(p.point, p.reg.cutFrom(s.reg, q.raw)), a.at)
 	}
 }

@@ -2,9 +2,12 @@ package modbus
 
 import (
 	"cmp"
+	"encoding/binary"
 	"fmt"
 	"strconv"
 	"time"
+
+	"edgegateway/devices"
 )
 
 // A Table is one of the four address spaces of a device.
@@ -85,6 +88,105 @@ func (r Register) with(o Register) Register {
 func (r Register) cutFrom(whole Register, raw []byte) []byte {
 	from := r.Table.size(int(r.Address) - int(whole.Address))
 	return raw[from : from+r.Table.size(r.count())]
+}
+
+// A Written is a register, or several, whose device takes only one function
+// for writing it: CheckFunction says which may be.
+type Written struct {
+	Register
+	Function byte
+}
+
+// A Bit is one bit of an input or holding register. Its raw form is that of a
+// coil: one byte, 0 or 1.
+type Bit struct {
+	Register
+	N        uint8 // 0 the least significant
+	Swapped  bool  // the device has the two bytes of the register the other way round
+	Function byte  // sets it: 22, 6 or 16; 0: 22 and, where the device does not know that, 6
+}
+
+func (b Bit) String() string { return fmt.Sprintf("%v bit %d", b.Register, b.N) }
+
+// Raw is the raw form of the bit in its register, two bytes as they travel.
+// Nobody changes it.
+func (b Bit) Raw(register []byte) []byte {
+	if binary.BigEndian.Uint16(register)&b.mask() != 0 {
+		return bitOn
+	}
+	return bitOff
+}
+
+// Set changes the bit in its register.
+func (b Bit) Set(register []byte, on bool) {
+	v := binary.BigEndian.Uint16(register) &^ b.mask()
+	if on {
+		v |= b.mask()
+	}
+	binary.BigEndian.PutUint16(register, v)
+}
+
+var bitOn, bitOff = []byte{1}, []byte{0}
+
+// mask is the bit in its register as it travels.
+func (b Bit) mask() uint16 {
+	if b.Swapped {
+		return 1 << (b.N ^ 8)
+	}
+	return 1 << b.N
+}
+
+// A Queue is a first-in-first-out queue of registers that function 24 reads,
+// at most 31 at once. Its raw form is what it held: two bytes each, the oldest
+// first, or none.
+type Queue struct {
+	Address uint16 // of its pointer, a holding register
+}
+
+func (q Queue) String() string { return fmt.Sprintf("queue at holding %d", q.Address) }
+
+func (r Register) register() Register { return r }
+
+// RegisterOf returns where a point lies that is read with its neighbours: in
+// registers or coils, whatever more its source says.
+func RegisterOf(s devices.Source) (Register, bool) {
+	if r, ok := s.(interface{ register() Register }); ok {
+		return r.register(), true
+	}
+	return Register{}, false
+}
+
+// CheckFunction says why function does not write what lies at s; 0 is any
+// that does.
+func CheckFunction(s devices.Source, function byte) error {
+	reg, ok := RegisterOf(s)
+	_, bit := s.(Bit)
+	n := reg.count()
+	switch {
+	case !ok || reg.Table == Input || reg.Table == Discrete:
+		return fmt.Errorf("%v can only be read", s)
+	case function == 0:
+		return nil
+	case bit && function != fnMaskWrite && function != fnWriteRegister && function != fnWriteHoldings:
+		return fmt.Errorf("function %d does not set a bit of a register: 22 does, or 6 or 16 after the register was read", function)
+	case bit:
+		return nil
+	case function == fnMaskWrite:
+		return fmt.Errorf("function 22 sets single bits: it needs bit = N with the register")
+	case reg.Table == Coil && function != fnWriteCoil && function != fnWriteCoils:
+		return fmt.Errorf("function %d does not write coils: 5 or 15 does", function)
+	case reg.Table == Coil && function == fnWriteCoil && n > 1:
+		return fmt.Errorf("function 5 writes one coil, and these are %d: 15 does", n)
+	case reg.Table == Coil:
+		return nil
+	case function != fnWriteRegister && function != fnWriteHoldings && function != fnReadWrite:
+		return fmt.Errorf("function %d does not write holding registers: 6, 16 or 23 does", function)
+	case function == fnWriteRegister && n > 1:
+		return fmt.Errorf("function 6 writes one register, and this point has %d: 16 or 23 does", n)
+	case function == fnReadWrite && n > maxReadWriteWrite:
+		return fmt.Errorf("function 23 writes at most %d registers, and this point has %d: 16 does", maxReadWriteWrite, n)
+	}
+	return nil
 }
 
 // check says what no device can have.

@@ -51,7 +51,7 @@ func TestWriteRequest(t *testing.T) {
 		{Register{Holding, 0, 124}, strings.Repeat("x", 248), "at most"},
 		{Register{Holding, 65535, 2}, "abcd", "end at 65535"},
 	} {
-		r, err := writeRequest(1, tt.reg, []byte(tt.raw))
+		r, err := writeRequest(1, tt.reg, []byte(tt.raw), 0)
 		if err != nil {
 			if !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("%v: %v, want %s", tt.reg, err, tt.want)

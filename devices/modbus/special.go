@@ -103,97 +103,63 @@ func shapeIdentity(begin, asked PDU) (int, error) {
 	return end, nil
 }
 
-// A specialQuery is one request whose answer is no point's value.
-type specialQuery struct {
-	line *Line
-	unit Unit
-	ask  *request
-	take func(b *devices.Batch, a answer) // keeps what a proven answer says
+// A queueQuery reads one queue, with function 24. The device keeps what it
+// yields.
+type queueQuery struct {
+	line   *Line
+	unit   Unit
+	ask    *request
+	points []*devices.Point // that are this queue
 }
 
-func (q *specialQuery) Points() []*devices.Point { return nil }
-func (q *specialQuery) String() string           { return q.ask.String() }
+// queueQueries makes one query of each queue among points, and returns the
+// other points.
+func (l *Line) queueQueries(u Unit, points []*devices.Point) (queries []devices.Query, rest []*devices.Point) {
+	byAddress := map[Queue]*queueQuery{}
+	for _, p := range points {
+		queue, ok := p.Source.(Queue)
+		if !ok {
+			rest = append(rest, p)
+			continue
+		}
+		q := byAddress[queue]
+		if q == nil {
+			q = &queueQuery{line: l, unit: u, ask: fifoRequest(u.ID, queue.Address)}
+			byAddress[queue] = q
+			queries = append(queries, q)
+		}
+		q.points = append(q.points, p)
+	}
+	return queries, rest
+}
 
-// Cost is as readQuery's.
-func (q *specialQuery) Cost() time.Duration {
+func (q *queueQuery) Points() []*devices.Point { return q.points }
+func (q *queueQuery) String() string           { return q.ask.String() }
+
+// Cost is as readQuery's, for a full queue.
+func (q *queueQuery) Cost() time.Duration {
 	return q.line.wireTime(q.ask) + q.line.wire.thinking(q.unit.ID)
 }
 
-// Do returns an exception as error: there is no point whose failure it could
-// be.
-func (q *specialQuery) Do(ctx context.Context, b *devices.Batch) error {
+// request is what Requests says of it.
+func (q *queueQuery) request() Request {
+	return Request{Unit: q.unit, Register: q.ask.reg, Points: q.points,
+		Wire: q.line.wireTime(q.ask) + max(0, q.unit.Pause-q.line.cost.Silence35())}
+}
+
+func (q *queueQuery) Do(ctx context.Context, b *devices.Batch) error {
 	a, err := q.line.ask(ctx, q.unit, q.ask)
-	if err != nil {
-		return err
-	}
-	q.take(b, a)
-	return nil
-}
-
-// MaskWrite returns the query that sets the bits of p, one holding register,
-// that and leaves out to those of or, with function 22: the device leaves the
-// others as they are. Its outcome is as Write's without verify, but for an
-// exception, which is an error.
-func (l *Line) MaskWrite(dev *devices.Device, p *devices.Point, and, or uint16) (devices.Query, error) {
-	u, err := l.unitOf(dev)
-	if err != nil {
-		return nil, err
-	}
-	reg, err := registerOf(dev, p)
-	if err != nil {
-		return nil, err
-	}
-	r, err := maskRequest(u.ID, reg, and, or)
-	if err != nil {
-		return nil, fmt.Errorf("device %s, point %s: %w", dev.ID, p.Name, err)
-	}
-	return &specialQuery{line: l, unit: u, ask: r, take: func(*devices.Batch, answer) {}}, nil
-}
-
-// ReadWrite returns the query that writes raw to one point and then reads
-// another into its batch, in one request, with function 23. Both are holding
-// registers. Its outcome is as MaskWrite's.
-func (l *Line) ReadWrite(dev *devices.Device, write *devices.Point, raw []byte, read *devices.Point) (devices.Query, error) {
-	u, err := l.unitOf(dev)
-	if err != nil {
-		return nil, err
-	}
-	to, err1 := registerOf(dev, write)
-	from, err2 := registerOf(dev, read)
-	if err := cmp.Or(err1, err2); err != nil {
-		return nil, err
-	}
-	r, err := readWriteRequest(u.ID, from, to, raw)
-	if err != nil {
-		return nil, fmt.Errorf("device %s, points %s and %s: %w", dev.ID, write.Name, read.Name, err)
-	}
-	return &specialQuery{line: l, unit: u, ask: r, take: func(b *devices.Batch, a answer) {
-		b.Add(read, r.appendRaw(nil, a.pdu), a.at)
-	}}, nil
-}
-
-// A FIFOQuery reads a queue of registers with function 24. Its batch stays
-// empty.
-type FIFOQuery struct {
-	specialQuery
-	Values []uint16 // after Do, what the queue held, at most 31
-}
-
-// ReadFIFO returns the query that reads the queue whose pointer is the holding
-// register at address. The device keeps what it yields.
-func (l *Line) ReadFIFO(dev *devices.Device, address uint16) (*FIFOQuery, error) {
-	u, err := l.unitOf(dev)
-	if err != nil {
-		return nil, err
-	}
-	q := &FIFOQuery{specialQuery: specialQuery{line: l, unit: u, ask: fifoRequest(u.ID, address)}}
-	q.take = func(_ *devices.Batch, a answer) {
-		q.Values = nil
-		for b := a.pdu[5:]; len(b) > 0; b = b[2:] {
-			q.Values = append(q.Values, binary.BigEndian.Uint16(b))
+	for _, p := range q.points {
+		if err != nil {
+			b.Fail(p, err, cmp.Or(a.at, devices.Now()))
+		} else {
+			b.Add(p, a.pdu[5:], a.at)
 		}
 	}
-	return q, nil
+	if fromUnit(err) {
+		return nil
+	}
+	return err
 }
 
 // Objects of a device's identity (V1.1b3, 6.21).
@@ -293,6 +259,14 @@ type IdentityStore interface {
 	Identity(unit byte) (map[byte]string, error)
 }
 
+// A MaskStore is a Store that sets bits by itself. Any other is read and
+// written for that.
+type MaskStore interface {
+	Store
+	// Mask makes a holding register (what it is AND and) OR (or AND NOT and).
+	Mask(unit byte, address, and, or uint16) error
+}
+
 const maxObject = maxPDU - identityHead - 2
 
 // serveSpecial carries out the functions that are more than one read or write.
@@ -314,11 +288,20 @@ func serveSpecial(unit byte, req PDU, s Store) (PDU, error) {
 	return nil, &Exception{req.function(), IllegalFunction}
 }
 
+// Masked is what function 22 makes of a register.
+func Masked(held, and, or uint16) uint16 { return held&and | or&^and }
+
 func serveMask(unit byte, req PDU, s Store) (PDU, error) {
 	if len(req) != 7 {
 		return nil, &Exception{fnMaskWrite, IllegalValue}
 	}
-	address := binary.BigEndian.Uint16(req[1:])
+	address, and, or := binary.BigEndian.Uint16(req[1:]), binary.BigEndian.Uint16(req[3:]), binary.BigEndian.Uint16(req[5:])
+	if m, ok := s.(MaskStore); ok {
+		if err := m.Mask(unit, address, and, or); err != nil {
+			return nil, err
+		}
+		return req, nil
+	}
 	raw, err := s.Read(nil, unit, Holding, address, 1)
 	switch {
 	case err != nil:
@@ -326,10 +309,7 @@ func serveMask(unit byte, req PDU, s Store) (PDU, error) {
 	case len(raw) != 2:
 		return nil, errLength
 	}
-	for i := range raw {
-		and, or := req[3+i], req[5+i]
-		raw[i] = raw[i]&and | or&^and
-	}
+	binary.BigEndian.PutUint16(raw, Masked(binary.BigEndian.Uint16(raw), and, or))
 	if err := s.Write(unit, Holding, address, 1, raw); err != nil {
 		return nil, err
 	}

@@ -61,17 +61,38 @@ func inEachFraming(t *testing.T, test func(t *testing.T, url string, answer func
 	})
 }
 
-func same(pdu PDU) PDU { return pdu }
-
-// TestSpecialFunctions sets bits, writes and reads at once, reads a queue and
+// TestSpecialFunctions writes with each function, sets bits, reads queues and
 // asks who a device is.
 func TestSpecialFunctions(t *testing.T) {
 	inEachFraming(t, func(t *testing.T, url string, answer func(Store, []byte, func(PDU) PDU) []byte) {
 		store := &rich{}
-		l := scripted(t, Config{URL: url}, func(frame []byte) []piece { return atOnce(answer(store, frame, same)) })
-		dev := meter(Unit{ID: 1}, Register{Holding, 5, 1}, Register{Holding, 5, 2}, Register{Holding, 6, 2})
-		do := func(q devices.Query, err error) *devices.Batch {
-			t.Helper()
+		var asked []byte
+		l := scripted(t, Config{URL: url}, func(frame []byte) []piece {
+			return atOnce(answer(store, frame, func(p PDU) PDU {
+				asked = append(asked, p.function())
+				return p
+			}))
+		})
+		reg := Register{Holding, 5, 1}
+		dev := meterOf(Unit{ID: 1}, Written{Register{Holding, 5, 2}, fnReadWrite}, Written{reg, fnWriteHoldings}, Written{Register{Coil, 4, 1}, fnWriteCoils},
+			Bit{Register: reg, N: 2}, Bit{Register: reg, N: 4, Function: fnMaskWrite}, Bit{Register: reg, N: 0, Function: fnWriteRegister},
+			Bit{Register: reg, N: 15, Function: fnWriteHoldings}, Bit{Register: reg, N: 1, Swapped: true})
+		for _, tt := range []struct {
+			point  int
+			raw    string
+			asks   string // functions, with that which reads back
+			holds  uint16 // holding 5
+			verify bool
+		}{
+			{0, "\x12\x34\xAA\xBB", "\x17", 0x1234, true}, {1, "\x00\x12", "\x10\x03", 0x0012, true}, {2, "\x01", "\x0F\x01", 0x0012, true},
+			{3, "\x01", "\x16\x03", 0x0016, true}, {4, "\x00", "\x16", 0x0006, false}, {5, "\x01", "\x03\x06\x03", 0x0007, true},
+			{6, "\x01", "\x03\x10", 0x8007, false}, {7, "\x01", "\x16\x03", 0x8207, true}, {6, "\x00", "\x03\x10\x03", 0x0207, true},
+		} {
+			point := dev.Points[tt.point]
+			if url == "tcp://device" || len(asked) > 0 { // else the line learns first whether it echoes
+				asked = nil
+			}
+			q, err := l.Write(dev, point, []byte(tt.raw), tt.verify)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -79,32 +100,122 @@ func TestSpecialFunctions(t *testing.T) {
 			if err := q.Do(t.Context(), b); err != nil {
 				t.Errorf("%v: %v", q, err)
 			}
-			return b
+			if !strings.HasSuffix(string(asked), tt.asks) || len(asked) > len(tt.asks)+1 {
+				t.Errorf("%v took functions % d, want % d", point.Name, asked, []byte(tt.asks))
+			}
+			if tt.verify && string(b.Readings[0].Raw) != tt.raw {
+				t.Errorf("%v: read back % x", point.Name, b.Readings[0].Raw)
+			}
+			if got := store.held(reg); got != tt.holds {
+				t.Errorf("after %v the register is %04x, want %04x", point.Name, got, tt.holds)
+			}
 		}
-		do(l.ReadWrite(dev, dev.Points[1], []byte{0, 0x12, 0xAA, 0xBB}, dev.Points[2]))
-		do(l.MaskWrite(dev, dev.Points[0], 0xF2, 0x25)) // the example of the specification
-		b := do(l.ReadWrite(dev, dev.Points[2], []byte{1, 2, 3, 4}, dev.Points[1]))
-		if got := string(b.Readings[0].Raw); got != "\x00\x17\x01\x02" {
-			t.Errorf("% x", got)
+		dev = meterOf(Unit{ID: 1}, Queue{31}, Queue{0}, Queue{32}, reg, Bit{Register: reg, N: 9}, Bit{Register: reg, N: 8})
+		b, err := read(t, l, dev)
+		if err != nil || len(b.Readings) != 6 {
+			t.Fatal(err, b.Readings)
 		}
-		fifo, err := l.ReadFIFO(dev, 31)
-		if do(fifo, err); len(fifo.Values) != 31 || fifo.Values[30] != 31 {
-			t.Error(fifo.Values)
+		found := map[string]devices.Reading{}
+		for _, r := range b.Readings {
+			found[r.Point.Name] = r
+		}
+		if r := found["queue at holding 31"]; len(r.Raw) != 62 || r.Raw[61] != 31 {
+			t.Errorf("%+v", r)
+		}
+		if r := found["queue at holding 0"]; r.Err != nil || len(r.Raw) != 0 {
+			t.Errorf("%+v", r)
+		}
+		if r := found["queue at holding 32"]; devices.Cause(r.Err) != "illegal data value" { // too long for an answer
+			t.Errorf("%+v", r)
+		}
+		if string(found["holding 5 bit 9"].Raw) != "\x01" || string(found["holding 5 bit 8"].Raw) != "\x00" {
+			t.Error(b.Readings)
 		}
 		who, err := l.Identify(dev)
-		want := maps.Clone(richIdentity)
-		delete(want, 0x80)
-		if do(who, err); !maps.Equal(who.Objects, want) {
-			t.Errorf("%q, want %q", who.Objects, want)
-		}
-		fifo, err = l.ReadFIFO(dev, 32) // too long for an answer
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := fifo.Do(t.Context(), devices.NewBatch(dev)); devices.Cause(err) != "illegal data value" {
-			t.Error(err)
+		want := maps.Clone(richIdentity)
+		delete(want, 0x80)
+		if err := who.Do(t.Context(), b); err != nil || !maps.Equal(who.Objects, want) {
+			t.Errorf("%v, %q, want %q", err, who.Objects, want)
 		}
 	})
+}
+
+// TestBitOfADeviceThatSetsNone: function 22 is tried once, and what was
+// learned is noted and outlasts the line.
+func TestBitOfADeviceThatSetsNone(t *testing.T) {
+	inEachFraming(t, func(t *testing.T, url string, answer func(Store, []byte, func(PDU) PDU) []byte) {
+		store, book := &plant{}, &notes{}
+		masks := 0
+		device := func(frame []byte) []piece {
+			before := maps.Clone(store.written)
+			return atOnce(answer(store, frame, func(p PDU) PDU {
+				if p.function() != fnMaskWrite {
+					return p
+				}
+				masks++
+				store.written = before // it does not carry it out
+				return PDU{fnMaskWrite | exceptionBit, IllegalFunction}
+			}))
+		}
+		reg := Register{Holding, 5, 1}
+		dev := meterOf(Unit{ID: 1}, Bit{Register: reg, N: 15}, Bit{Register: reg, N: 14, Function: fnMaskWrite})
+		before := store.held(reg)
+		for i := range 3 {
+			l := scripted(t, Config{URL: url, Notebook: book}, device)
+			q, err := l.Write(dev, dev.Points[0], []byte{byte(1 - i%2)}, true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b := devices.NewBatch(dev)
+			if err := q.Do(t.Context(), b); err != nil || b.Readings[0].Err != nil || b.Readings[0].Raw[0] != byte(1-i%2) {
+				t.Fatal(err, b.Readings)
+			}
+			if got := store.held(reg); got != before&^(1<<15)|uint16(1-i%2)<<15 {
+				t.Errorf("the register is %04x, it was %04x", got, before)
+			}
+		}
+		if masks != 1 || !book.facts["meter"].NoMask || len(book.news) != 1 || !strings.Contains(book.news[0], "function = 6") {
+			t.Errorf("%d masks, %+v, %q", masks, book.facts, book.news)
+		}
+		l := scripted(t, Config{URL: url, Notebook: book}, device)
+		b, err := write(t, l, dev, 1, "\x01") // said to be the only way: no other is tried
+		if err != nil || devices.Cause(b.Readings[0].Err) != "illegal function" {
+			t.Error(err, b.Readings)
+		}
+	})
+}
+
+// write writes raw to one point and reads it back.
+func write(t *testing.T, l *Line, dev *devices.Device, point int, raw string) (*devices.Batch, error) {
+	t.Helper()
+	q, err := l.Write(dev, dev.Points[point], []byte(raw), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return run(t, dev, q)
+}
+
+// TestCheckFunction: what does not fit is said, with what does.
+func TestCheckFunction(t *testing.T) {
+	one, two := Register{Holding, 1, 1}, Register{Holding, 1, 2}
+	for _, tt := range []struct {
+		source devices.Source
+		fn     byte
+		want   string // "" for none, else a part
+	}{
+		{one, 0, ""}, {one, 6, ""}, {one, 16, ""}, {one, 23, ""}, {two, 16, ""}, {two, 23, ""}, {Register{Coil, 1, 1}, 5, ""}, {Register{Coil, 1, 1}, 15, ""}, {Register{Coil, 1, 2}, 15, ""},
+		{two, 6, "16 or 23"}, {one, 22, "bit = N"}, {one, 5, "6, 16 or 23"}, {one, 3, "6, 16 or 23"}, {Register{Coil, 1, 1}, 16, "5 or 15"}, {Register{Coil, 1, 2}, 5, "15 does"},
+		{Register{Holding, 1, 122}, 23, "at most 121"}, {Register{Input, 1, 1}, 6, "only be read"}, {Queue{1}, 0, "only be read"},
+		{Bit{Register: one}, 0, ""}, {Bit{Register: one}, 6, ""}, {Bit{Register: one}, 16, ""}, {Bit{Register: one}, 22, ""}, {Bit{Register: one}, 23, "22 does"}, {Bit{Register: Register{Input, 1, 1}}, 22, "only be read"},
+	} {
+		err := CheckFunction(tt.source, tt.fn)
+		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("function %d for %v: %v, want %q", tt.fn, tt.source, err, tt.want)
+		}
+	}
 }
 
 // TestHostileSpecialAnswers: lengths and numbers that lie, and objects without
@@ -143,16 +254,17 @@ func TestHostileSpecialAnswers(t *testing.T) {
 						return p
 					}))
 				})
-				dev := meter(Unit{ID: 1}, Register{Holding, 5, 1}, Register{Holding, 6, 2})
+				dev := meterOf(Unit{ID: 1}, Bit{Register: Register{Holding, 5, 1}, N: 2}, Written{Register{Holding, 6, 2}, fnReadWrite}, Queue{3})
 				var q devices.Query
 				var err error
 				switch tt.ask {
 				case fnReadFIFO:
-					q, err = l.ReadFIFO(dev, 3)
+					qs, err2 := l.Plan(dev, dev.Points[2:])
+					q, err = qs[0], err2
 				case fnMaskWrite:
-					q, err = l.MaskWrite(dev, dev.Points[0], 1, 2)
+					q, err = l.Write(dev, dev.Points[0], []byte{1}, false)
 				case fnReadWrite:
-					q, err = l.ReadWrite(dev, dev.Points[0], []byte{1, 2}, dev.Points[1])
+					q, err = l.Write(dev, dev.Points[1], []byte{1, 2, 3, 4}, false)
 				default:
 					q, err = l.Identify(dev)
 				}
@@ -160,7 +272,9 @@ func TestHostileSpecialAnswers(t *testing.T) {
 					t.Fatal(err)
 				}
 				b := devices.NewBatch(dev)
-				if err := q.Do(t.Context(), b); err == nil || len(b.Readings) > 0 {
+				err = q.Do(t.Context(), b)
+				good := slices.ContainsFunc(b.Readings, func(r devices.Reading) bool { return r.Err == nil })
+				if err == nil || good {
 					t.Errorf("error %v, readings %v", err, b.Readings)
 				}
 			})

@@ -32,17 +32,35 @@ func (d *desk) Read(dst []byte, id byte, t modbus.Table, address, count uint16) 
 	return dst, err
 }
 
-// Write implements modbus.Store. What is written to unit 0 of a serial line is
-// written to all.
+// FIFO implements modbus.FIFOStore.
+func (d *desk) FIFO(id byte, address uint16) (values []uint16, err error) {
+	err = d.ask(id, func(u *unit) (err error) {
+		values, err = u.queue(address)
+		return err
+	})
+	return values, err
+}
+
+// Write implements modbus.Store.
 func (d *desk) Write(id byte, t modbus.Table, address, count uint16, raw []byte) error {
-	write := func(u *unit) error { return u.write(t, int(address), int(count), raw) }
-	if d.serial() && id == 0 {
+	return d.change(id, func(u *unit) error { return u.write(t, int(address), int(count), raw) })
+}
+
+// Mask implements modbus.MaskStore.
+func (d *desk) Mask(id byte, address, and, or uint16) error {
+	return d.change(id, func(u *unit) error { return u.setBits(int(address), and, or) })
+}
+
+// change lets a unit do what changes it, and all units what is sent to unit 0
+// of a serial line.
+func (d *desk) change(id byte, do func(u *unit) error) error {
+	if (d.serial() || d.bus.Behind) && id == 0 {
 		for _, u := range d.bus.units {
-			u.ask(func() error { return write(u) })
+			u.ask(func() error { return do(u) })
 		}
 		return modbus.ErrSilent
 	}
-	return d.ask(id, write)
+	return d.ask(id, do)
 }
 
 func (d *desk) ask(id byte, do func(u *unit) error) (err error) {

@@ -21,8 +21,10 @@ type point struct {
 	device   string         // id
 	raw      *mapping.Point // the same without scale, names and limits: what travels
 	factor   bool           // others have their exponents from it
-	sentence bool           // it is a field of a sentence, or bytes of a frame
-	span     bool           // it is the latter
+	sentence bool           // it is a field of a sentence, or bytes of a frame, or a queue: it has no registers
+	span     bool           // it is bytes of a frame
+	fifo     *modbus.Queue  // nil: it is no queue
+	bit      *modbus.Bit    // nil: it is no bit of a register
 
 	// Where it lies in its unit's tables; of no meaning in a sentence.
 	table       modbus.Table
@@ -54,13 +56,20 @@ func newPoint(seed uint64, device string, p *mapping.Point) *point {
 		fixed.Scale.Exp += simExponent
 		p = &fixed
 	}
-	raw.Enum, raw.EnumText, raw.Bits, raw.Invalid, raw.Write, raw.Range = nil, nil, nil, nil, nil, nil
+	raw.Enum, raw.EnumText, raw.Bits, raw.Invalid, raw.Write, raw.Range, raw.List = nil, nil, nil, nil, nil, nil, false
 	_, field := p.Source.(serial.Field)
 	_, span := p.Source.(serial.Span)
-	return &point{
+	one := &point{
 		Point: p, device: device, raw: &raw, sentence: field || span, span: span,
 		scale: classify(p), seed: hash(seed, device, p.Name), mul: unscale(p.Scale), off: toFloat(p.Offset),
 	}
+	switch s := p.Source.(type) {
+	case modbus.Queue:
+		one.fifo, one.sentence = &s, true
+	case modbus.Bit:
+		one.bit = &s
+	}
+	return one
 }
 
 // encode returns the raw bytes nearest to x, which is in p's unit, and never

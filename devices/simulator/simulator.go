@@ -115,6 +115,7 @@ type Bus struct {
 	Framing serial.Framing // Lines: what these are made like; nil: fields between commas, without a checksum
 	Poll    *serial.Poll   // Lines: what the devices are sent to say something; nil: they speak by themselves
 	Devices []*mapping.Device
+	Behind  bool           // TCP: a gateway to a serial line, which passes unit 0 on to all and answers nothing
 	Lenient bool           // holes between declared addresses read as 0, as on many real devices
 	Faults  map[byte]Fault // by unit id, 0 for all units, from the start
 }
@@ -221,6 +222,9 @@ func (b *bus) add(cfg *Config, d *mapping.Device, i int) error {
 		return err
 	}
 	id, ok := d.Unit.(modbus.Unit)
+	if ok && d.WrittenOnly() {
+		return nil // it is all units of its line
+	}
 	if !ok || id.ID == 0 && b.Kind != TCP {
 		return fmt.Errorf("device %s: it has no unit id", d.ID)
 	}

@@ -1,6 +1,7 @@
 package simulator
 
 import (
+	"encoding/binary"
 	"fmt"
 	"slices"
 	"sync"
@@ -55,7 +56,10 @@ func (u *unit) add(dev *device) {
 
 // place finds where a point lies in the tables.
 func (p *point) place() error {
-	r, ok := p.Source.(modbus.Register)
+	r, ok := modbus.RegisterOf(p.Source)
+	if p.fifo != nil {
+		return nil
+	}
 	if !ok {
 		return fmt.Errorf("device %s, point %s: %v is no register, so it cannot be on a Modbus bus", p.device, p.Name, p.Source)
 	}
@@ -88,7 +92,7 @@ func (u *unit) start() error {
 // the same registers the first decides what these hold.
 func (u *unit) settle(p *point) error {
 	b := u.banks[p.table]
-	p.owner = !b.any(p.addr, p.count)
+	p.owner = !b.any(p.addr, p.count) || p.bit != nil && u.onlyBits(p)
 	b.declare(p.addr, p.count)
 	if !p.owner {
 		return nil
@@ -97,12 +101,34 @@ func (u *unit) settle(p *point) error {
 	if err != nil {
 		return err
 	}
-	if want := p.count * b.width; len(raw) != want {
+	want := p.count * b.width
+	if p.bit != nil {
+		want = 1
+	}
+	if len(raw) != want {
 		return fmt.Errorf("device %s, point %s: %v has %d bytes, its type %d", p.device, p.Name, p.Source, want, len(raw))
 	}
-	b.set(p.addr, raw)
+	u.set(p, raw)
 	p.number = p.numberOf(raw)
 	return nil
+}
+
+// onlyBits reports whether the register of p, a bit, is declared by other bits
+// of it only.
+func (u *unit) onlyBits(p *point) bool {
+	return !slices.ContainsFunc(u.points, func(o *point) bool {
+		return !o.sentence && o.owner && o.table == p.table && o.addr <= p.addr && p.addr < o.addr+o.count && (o.bit == nil || o.bit.N == p.bit.N)
+	})
+}
+
+// set lets p's registers hold raw.
+func (u *unit) set(p *point, raw []byte) {
+	if p.bit != nil {
+		register := u.banks[p.table].appendTo(nil, p.addr, 1)
+		p.bit.Set(register, raw[0] != 0)
+		raw = register
+	}
+	u.banks[p.table].set(p.addr, raw)
 }
 
 // first is what p holds before anything has moved.
@@ -135,7 +161,7 @@ func (u *unit) refresh() {
 				u.err = err
 				continue
 			}
-			u.banks[p.table].set(p.addr, raw)
+			u.set(p, raw)
 		}
 		u.remember(u.points)
 	}
@@ -155,7 +181,11 @@ func (u *unit) holds(p *point) []byte {
 	if p.sentence {
 		return p.text
 	}
-	return u.banks[p.table].appendTo(nil, p.addr, p.count)
+	raw := u.banks[p.table].appendTo(nil, p.addr, p.count)
+	if p.bit != nil {
+		return p.bit.Raw(raw)
+	}
+	return raw
 }
 
 // read appends what count addresses hold. It refuses addresses that the map
@@ -193,7 +223,7 @@ func (u *unit) setMarked(p *point) {
 		u.err = err
 		return
 	}
-	u.banks[p.table].set(p.addr, raw)
+	u.set(p, raw)
 }
 
 // write sets addresses from addr on. It refuses those that no writable point
@@ -206,7 +236,7 @@ func (u *unit) write(t modbus.Table, addr, count int, raw []byte) error {
 	}
 	u.refresh()
 	for _, p := range hit {
-		if !p.accepts(overlay(u.holds(p), (addr-p.addr)*b.width, raw)) {
+		if p.bit == nil && !p.accepts(overlay(u.holds(p), (addr-p.addr)*b.width, raw)) {
 			return &modbus.Exception{Code: modbus.IllegalValue}
 		}
 	}
@@ -216,6 +246,13 @@ func (u *unit) write(t modbus.Table, addr, count int, raw []byte) error {
 	}
 	u.remember(u.points)
 	return nil
+}
+
+// setBits is write for a holding register that becomes (it AND and) OR or.
+func (u *unit) setBits(addr int, and, or uint16) error {
+	u.refresh()
+	raw := u.banks[modbus.Holding].appendTo(nil, addr, 1)
+	return u.write(modbus.Holding, addr, 1, binary.BigEndian.AppendUint16(nil, modbus.Masked(binary.BigEndian.Uint16(raw), and, or)))
 }
 
 // writable returns the points that can be written and lie at least in part in

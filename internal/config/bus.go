@@ -334,7 +334,8 @@ func (l *loader) setUnit(d *deviceBuilder, n *node) {
 	}
 	id := d.raw.UnitID.V
 	special := id == 0 || id == 255
-	if (id < 1 || id > 247) && !(special && d.bus.host) {
+	d.all = id == 0 && !d.bus.host
+	if (id < 1 || id > 247) && !(special && d.bus.host) && !d.all {
 		hint := ""
 		if special {
 			hint = ", and 0 or 255 only where a tcp://, tls:// or udp:// address is the device itself"

@@ -157,7 +157,7 @@ func overlayDevice(far, near *node) *node {
 	if farPoints.isTable() && nearPoints.isTable() {
 		for name, p := range nearPoints.keys {
 			if q := farPoints.keys[name]; q.isTable() && p.hasAny(placeKeys) {
-				_, rest := q.split(placeKeys...)
+				_, rest := q.split(append([]string{"bit"}, placeKeys...)...)
 				farPoints = farPoints.replace(name, rest)
 			}
 		}
@@ -167,7 +167,7 @@ func overlayDevice(far, near *node) *node {
 }
 
 // placeKeys say where a point is found.
-var placeKeys = append([]string{"ref", "field", "byte"}, registerKeys...)
+var placeKeys = append([]string{"ref", "fifo", "field", "byte"}, registerKeys...)
 
 // A deviceBuilder makes one device from its raw form.
 type deviceBuilder struct {
@@ -179,6 +179,7 @@ type deviceBuilder struct {
 	groups  map[string]*rawGroup
 	dev     *mapping.Device
 	factors []factorUse
+	all     bool // it is no unit but all of a serial line: a broadcast
 }
 
 // buildDevice makes a device of an effective table, and files it.
@@ -277,8 +278,28 @@ func (d *deviceBuilder) readPoints(n *node) {
 		}
 	}
 	d.linkFactors()
+	if d.all {
+		d.checkBroadcast()
+	}
 	if len(d.dev.Points) == 0 && d.raw.Points.at == nil && d.raw.Line.at == nil {
 		d.warnKey(n, "device %q has no points: give it a profile, or [device.%s.points]", d.key, d.key)
+	}
+}
+
+// checkBroadcast reports points that could only be read.
+func (d *deviceBuilder) checkBroadcast() {
+	var names []string
+	for _, p := range d.dev.Points {
+		if p.Write == nil {
+			names = append(names, p.Name)
+		}
+	}
+	switch n := len(names); {
+	case n > 3:
+		names = append(names[:3], fmt.Sprintf("%d more", n-3))
+		fallthrough
+	case n > 0:
+		d.errorAt(d.raw.UnitID.at, "unit_id 0 on a serial line is a broadcast, which all devices carry out and none answers, so that nothing can be read: %s must have write, or go", strings.Join(names, ", "))
 	}
 }
 

@@ -49,6 +49,9 @@ func (l *loader) checkLoad(b *bus) {
 
 func (l *loader) checkPlan(line devices.Line, d *deviceBuilder) {
 	before := l.Errors()
+	if d.all {
+		return // it is never asked
+	}
 	for _, p := range d.dev.Device.Points {
 		if _, err := line.Plan(d.dev.Device, []*devices.Point{p}); err != nil {
 			l.errorKey(l.at[p], "%v", err)

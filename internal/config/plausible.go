@@ -61,7 +61,7 @@ func (p *pointBuilder) checkReachable(n *node) {
 
 // quantity reports whether the value is a number that has no name.
 func (p *pointBuilder) quantity() bool {
-	return p.numeric() && p.point.Enum == nil && p.point.EnumText == nil && p.point.Bits == nil
+	return p.numeric() && !p.point.List && p.point.Enum == nil && p.point.EnumText == nil && p.point.Bits == nil
 }
 
 // readKind reads kind, and wrap and max_rate of a counter.

@@ -25,6 +25,8 @@ type pointBuilder struct {
 	group    *rawGroup
 	point    mapping.Point
 	register modbus.Register
+	bit      *modbus.Bit   // nil: it is no bit of a register
+	queue    *modbus.Queue // nil: it is none
 	field    serial.Field
 	framed   bool // it is in a binary frame
 	span     serial.Span
@@ -87,6 +89,9 @@ func (p *pointBuilder) defaults() []*rawDefaults {
 
 // every is the wanted interval; a bus that speaks by itself sets its own.
 func (p *pointBuilder) every() time.Duration {
+	if p.all {
+		return devices.Never
+	}
 	for _, d := range p.defaults() {
 		if d.Every.set() {
 			return d.Every.V
@@ -117,6 +122,10 @@ func (p *pointBuilder) locate() bool {
 		return false
 	}
 	one := given[0]
+	if (one.key == "field" || one.key == "byte") && p.raw.Bit.set() {
+		p.errorKey(p.raw.Bit.at, "bit is of input and holding registers")
+		return false
+	}
 	switch {
 	case (one.key == "field") != (p.sentence != "") || (one.key == "byte") != p.binary():
 		p.reportWrongPlace(one.key, one.at)
@@ -134,7 +143,27 @@ func (p *pointBuilder) locate() bool {
 		return false
 	}
 	p.register = modbus.Register{Table: one.table, Address: uint16(one.address)}
-	return true
+	if one.key == "fifo" {
+		p.queue = &modbus.Queue{Address: uint16(one.address)}
+	}
+	return p.readBit()
+}
+
+// readBit reads which bit of its register the point is.
+func (p *pointBuilder) readBit() bool {
+	b := p.raw.Bit
+	switch {
+	case !b.set():
+		return true
+	case p.register.Table.Bits():
+		p.errorKey(b.at, "a %v is one bit already; bit is of input and holding registers", p.register.Table)
+	case p.queue != nil:
+		p.errorKey(b.at, "bit is of input and holding registers, not of a queue")
+	case b.within(p.binder, 0, 15, "the bit, 0 the least significant,"):
+		p.bit = &modbus.Bit{N: uint8(b.V)}
+		return true
+	}
+	return false
 }
 
 // binary reports whether the point is one of a device with binary frames.
@@ -155,7 +184,7 @@ func (r *rawPoint) places() []pointPlace {
 	all := []pointPlace{
 		{"coil", r.Coil.at, modbus.Coil, r.Coil.V}, {"discrete", r.Discrete.at, modbus.Discrete, r.Discrete.V},
 		{"input", r.Input.at, modbus.Input, r.Input.V}, {"holding", r.Holding.at, modbus.Holding, r.Holding.V},
-		{"ref", r.Ref.at, 0, 0}, {"field", r.Field.at, 0, 0}, {"byte", r.Byte.at, 0, r.Byte.V},
+		{"fifo", r.FIFO.at, modbus.Holding, r.FIFO.V}, {"ref", r.Ref.at, 0, 0}, {"field", r.Field.at, 0, 0}, {"byte", r.Byte.at, 0, r.Byte.V},
 	}
 	return slices.DeleteFunc(all, func(x pointPlace) bool { return x.at == nil })
 }
@@ -256,11 +285,11 @@ func (p *pointBuilder) readRef(n *node) bool {
 		return false
 	}
 	p.register = r
-	return true
+	return p.readBit()
 }
 
-// bit reports whether the point is a coil or discrete input.
-func (p *pointBuilder) bit() bool {
+// coil reports whether the point is a coil or discrete input.
+func (p *pointBuilder) coil() bool {
 	return p.sentence == "" && !p.framed && (p.register.Table == modbus.Coil || p.register.Table == modbus.Discrete)
 }
 
@@ -273,10 +302,14 @@ func (p *pointBuilder) readType(located bool) bool {
 			break
 		}
 	}
-	if located && p.bit() {
+	if located && (p.coil() || p.bit != nil) {
 		p.point.Type = mapping.Bool
 		own := p.raw.Type
-		if own.set() && strings.TrimSpace(strings.ToLower(own.V)) != "bool" {
+		switch {
+		case !own.set() || strings.TrimSpace(strings.ToLower(own.V)) == "bool":
+		case p.bit != nil:
+			p.errorAt(own.at, "one bit of a register is bool, not %s; keep bit or type", own.V)
+		default:
 			p.errorAt(own.at, "a %s is one bit: its type is bool, not %s", p.register.Table, own.V)
 		}
 		return true
@@ -300,6 +333,10 @@ func (p *pointBuilder) readType(located bool) bool {
 		p.span.Len = 1
 	}
 	p.point.Type, p.point.Length = t, length
+	if p.queue != nil && !p.numeric() {
+		p.errorAt(written.at, "a queue holds a list of numbers, and %s is none; u16 without a type", written.V)
+		return false
+	}
 	p.point.FromText = p.sentence != ""
 	if t == mapping.Bool && !p.point.FromText && !p.framed {
 		p.point.Length = 2
@@ -380,8 +417,18 @@ func (p *pointBuilder) source() devices.Source {
 	if p.framed {
 		return p.spanOf()
 	}
+	if p.queue != nil {
+		p.point.List = true
+		return *p.queue
+	}
+	if p.bit != nil {
+		p.bit.Register = p.register
+		p.bit.Count = 1
+		p.bit.Swapped = p.point.Order == mapping.BADC || p.point.Order == mapping.DCBA
+		return *p.bit
+	}
 	count := 1
-	if !p.bit() {
+	if !p.coil() {
 		count = p.point.RawLen() / 2
 	}
 	p.register.Count = uint16(count)
@@ -551,7 +598,7 @@ func (p *pointBuilder) readDeadband() {
 	if !ok {
 		return
 	}
-	if p.numeric() && p.point.Enum == nil && p.point.Bits == nil {
+	if p.numeric() && p.point.Enum == nil && p.point.Bits == nil && p.queue == nil {
 		p.point.Deadband = db
 	} else if own != nil {
 		p.errorKey(n, "a deadband needs a number; point %q is not one", p.name)

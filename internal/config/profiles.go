@@ -43,7 +43,7 @@ func Profiles(path string, opts Options) []*mapping.Device {
 // registersOnly reports whether d has points, all of them in registers.
 func registersOnly(d *mapping.Device) bool {
 	for _, p := range d.Points {
-		if _, ok := p.Source.(modbus.Register); !ok {
+		if _, ok := modbus.RegisterOf(p.Source); !ok {
 			return false
 		}
 	}

@@ -228,6 +228,8 @@ type rawPoint struct {
 	Input    integer  `toml:"input"`
 	Holding  integer  `toml:"holding"`
 	Ref      anything `toml:"ref"`
+	Bit      integer  `toml:"bit"`
+	FIFO     integer  `toml:"fifo"`
 	Field    anything `toml:"field"`
 	Byte     integer  `toml:"byte"`
 
@@ -277,4 +279,6 @@ type rawWrite struct {
 	Max    anything `toml:"max"`
 	Step   anything `toml:"step"`
 	Verify boolean  `toml:"verify"`
+
+	Function integer `toml:"function"`
 }

@@ -9,7 +9,7 @@ import (
 	"edgegateway/mapping"
 )
 
-// readWrite reads `write = true` or `write = { min, max, step, verify }`.
+// readWrite reads `write = true` or `write = { min, max, step, verify, function }`.
 func (p *pointBuilder) readWrite() {
 	n := p.raw.Write.at
 	if n == nil {
@@ -22,7 +22,7 @@ func (p *pointBuilder) readWrite() {
 		p.errorKey(n, "%s", wrong)
 		return
 	}
-	w := new(mapping.Write)
+	w := &mapping.Write{NoVerify: p.all}
 	if v, ok := n.value.(bool); !ok || !v {
 		if !n.isTable() {
 			p.errorAt(n, "write is %s; it is true, or limits like { min = 0, max = 100 }", n.kind())
@@ -43,6 +43,8 @@ func (p *pointBuilder) unwritable() string {
 		return "a sentence cannot be written; it comes by itself"
 	case p.framed:
 		return "a frame cannot be written; it comes by itself"
+	case p.queue != nil:
+		return "a queue can only be read"
 	case slices.Contains(commandKeys, p.name):
 		return fmt.Sprintf("%q has a meaning of its own in commands; give a writable point another name", p.name)
 	case p.register.Table == modbus.Input:
@@ -56,7 +58,7 @@ func (p *pointBuilder) unwritable() string {
 func (p *pointBuilder) readLimits(n *node, w *mapping.Write) {
 	var raw rawWrite
 	p.table(n, &raw, "write")
-	w.NoVerify = raw.Verify.set() && !raw.Verify.V
+	p.readFunction(&raw, w)
 	for _, x := range []struct {
 		key string
 		raw anything
@@ -82,6 +84,39 @@ func (p *pointBuilder) readLimits(n *node, w *mapping.Write) {
 	}
 	p.checkLimit(raw.Min, w.Min)
 	p.checkLimit(raw.Max, w.Max)
+}
+
+// readFunction reads how the point is written: with which function, and
+// whether that is read back.
+func (p *pointBuilder) readFunction(raw *rawWrite, w *mapping.Write) {
+	if raw.Verify.set() {
+		w.NoVerify = !raw.Verify.V
+	}
+	if p.all && !w.NoVerify {
+		p.errorAt(raw.Verify.at, "unit_id 0 is a broadcast, which nobody answers, so that nothing can be read back")
+	}
+	f := raw.Function
+	if !f.set() || !f.within(p.binder, 1, 127, "function") {
+		return
+	}
+	source, fn := p.point.Source, byte(f.V)
+	const writeAndRead, mask = 23, 22
+	err := modbus.CheckFunction(source, fn)
+	switch {
+	case err != nil:
+		p.errorAt(f.at, "%v", err)
+	case fn == writeAndRead && p.all:
+		p.errorAt(f.at, "function 23 reads back, and unit_id 0 is a broadcast, which nobody answers: 16 does")
+	case fn == writeAndRead && w.NoVerify:
+		p.errorAt(f.at, "function 23 reads back in the same request: leave verify out, or take 16")
+	case p.bit != nil && p.all && fn != mask:
+		p.errorAt(f.at, "function %d sets a bit after the register was read, and unit_id 0 is a broadcast, which nobody answers: 22 does", fn)
+	case p.bit != nil:
+		p.bit.Function = fn
+		p.point.Point.Source = *p.bit
+	default:
+		p.point.Point.Source = modbus.Written{Register: p.register, Function: fn}
+	}
 }
 
 // checkLimit reports a limit that the point's registers cannot hold.
