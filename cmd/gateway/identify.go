@@ -9,18 +9,21 @@ import (
 	"strings"
 
 	"edgegateway/devices/modbus"
+	"edgegateway/internal/config"
 	"edgegateway/mapping"
 )
 
-// A unit is identified by what it says of itself where it does (SunSpec), and
-// else by trying the profiles: the registers of the right one answer, and what
-// they hold is plausible.
+// A unit is identified by what it says of itself where it does (SunSpec, or a
+// register whose content a profile knows as its fingerprint), and else by trying
+// the profiles: the registers of the right one answer, and what they hold is
+// plausible.
 
 // A fit is how well a profile describes a unit.
 type fit struct {
 	profile  string
 	points   int      // that have a plausible value
 	strong   int      // of them: voltages and frequencies, which little else looks like
+	word     word     // what the unit itself says of it
 	evidence []string // a few of the values
 }
 
@@ -40,7 +43,12 @@ type examiner struct {
 	*asker
 	unit byte
 	seen map[modbus.Register]answerOf
+	mute int // questions that were never answered: some units are silent where others refuse
 }
+
+// oftenMute is how many of these show that a unit is so, and need not be asked
+// twice.
+const oftenMute = 3
 
 type answerOf struct {
 	raw []byte
@@ -51,7 +59,14 @@ func (x *examiner) ask(ctx context.Context, r modbus.Register) ([]byte, error) {
 	if a, ok := x.seen[r]; ok {
 		return a.raw, a.err
 	}
-	raw, err := x.insist(ctx, x.unit, r)
+	ask := x.insist
+	if x.mute >= oftenMute {
+		ask = x.registers
+	}
+	raw, err := ask(ctx, x.unit, r)
+	if err != nil && replyOf(err) == silent {
+		x.mute++
+	}
 	x.seen[r] = answerOf{raw, err}
 	return raw, err
 }
@@ -84,24 +99,63 @@ func plainText(raw []byte) string {
 	return strings.TrimSpace(text)
 }
 
+// A word is what a unit says of a profile that knows a fingerprint.
+type word int8
+
+const (
+	denied word = iota - 1 // the register holds what such devices do not
+	unsaid                 // there is no such register, or nothing in it
+	named
+)
+
+// perhaps reports that much else would look the same.
+func (f *fit) perhaps() bool { return f.word == denied || f.word == unsaid && f.strong == 0 }
+
 // fits returns the profiles that describe the unit, best first.
-func (x *examiner) fits(ctx context.Context, profiles []*mapping.Device) []fit {
+func (x *examiner) fits(ctx context.Context, profiles []*config.Profile) []fit {
 	var list []fit
-	for _, dev := range profiles {
+	for _, p := range profiles {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if x.opens(ctx, dev) {
-			if f, ok := x.try(ctx, dev); ok {
-				list = append(list, f)
-			}
+		if !p.RegistersOnly() {
+			continue
+		}
+		word, says := x.fingerprint(ctx, p)
+		if word != named && !x.opens(ctx, p.Device) {
+			continue
+		}
+		f, ok := x.try(ctx, p.Device)
+		if f.word = word; says != "" {
+			f.evidence = append([]string{says}, f.evidence...)
+		}
+		if ok || word == named {
+			list = append(list, f)
 		}
 	}
 	slices.SortStableFunc(list, func(a, b fit) int {
-		return cmp.Or(cmp.Compare(b.strong, a.strong), cmp.Compare(b.points, a.points))
+		return cmp.Or(cmp.Compare(b.word, a.word), cmp.Compare(b.strong, a.strong), cmp.Compare(b.points, a.points))
 	})
 	// Many meters have the registers of smaller ones, too.
-	return slices.DeleteFunc(list, func(f fit) bool { return f.strong < list[0].strong })
+	return slices.DeleteFunc(list, func(f fit) bool { return f.word < list[0].word || f.strong < list[0].strong })
+}
+
+// fingerprint looks at the register by which the devices of a profile are
+// known.
+func (x *examiner) fingerprint(ctx context.Context, p *config.Profile) (w word, says string) {
+	if p.Fingerprint == nil {
+		return unsaid, ""
+	}
+	r := registerOf(p.Fingerprint.Point)
+	raw, err := x.ask(ctx, r)
+	if err != nil || len(strings.Trim(string(raw), "\x00")) == 0 {
+		return unsaid, ""
+	}
+	text, ok := p.Fingerprint.Matches(raw)
+	if !ok {
+		return denied, fmt.Sprintf("%v is %s, which is none of those that %s knows", r, plainText([]byte(text)), p.Name)
+	}
+	return named, fmt.Sprintf("%v is %s, which names it", r, plainText([]byte(text)))
 }
 
 // opens asks for the one point of the profile that tells most: it spares the
@@ -113,7 +167,16 @@ func (x *examiner) opens(ctx context.Context, dev *mapping.Device) bool {
 }
 
 func rank(p *mapping.Point) int {
+	if direct(p) {
+		return 0
+	}
 	return map[string]int{"Hz": 3, "V": 2, "°C": 1}[p.Unit]
+}
+
+// direct reports whether p is of a battery or of solar panels, where the
+// voltage may be anything.
+func direct(p *mapping.Point) bool {
+	return strings.HasPrefix(p.Name, "voltage_battery") || strings.HasPrefix(p.Name, "voltage_solar")
 }
 
 func registerOf(p *mapping.Point) modbus.Register {
@@ -248,6 +311,8 @@ func judgePoint(p *mapping.Point, raw []byte) judgement {
 		return empty
 	case size < 1e-6 || size > 1e12: // what other types look like as floats
 		return absurd
+	case direct(p) && number > 0 && number <= 1500:
+		return plausible
 	case !known:
 		return plausible
 	case number < r.low || number > r.high:

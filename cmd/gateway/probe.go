@@ -162,10 +162,17 @@ func (p *probe) aim(ctx context.Context, opts *options, target, near string) err
 	for _, w := range p.wishes {
 		p.places[w] = placesOf(w.name, p.place.known[p.unit])
 		if len(p.places[w]) == 0 {
-			p.places[w] = placesOf(w.name, config.Profiles(opts.config, config.Options{}))
+			p.places[w] = placesOf(w.name, profileDevices(config.Profiles(opts.config, config.Options{})))
 		}
 	}
 	return nil
+}
+
+func profileDevices(profiles []*config.Profile) (list []*mapping.Device) {
+	for _, p := range profiles {
+		list = append(list, p.Device)
+	}
+	return list
 }
 
 // placesOf returns where devices have a point of this name.

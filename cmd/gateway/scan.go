@@ -22,7 +22,6 @@ import (
 	"edgegateway/devices/serial"
 	"edgegateway/internal/budget"
 	"edgegateway/internal/config"
-	"edgegateway/mapping"
 )
 
 // scanSettings are what the flags say.
@@ -41,9 +40,9 @@ func newScan(opts *options) *cobra.Command {
 		Short: "Find the units on a bus or a network, and what they are",
 		Long: `scan asks each unit id for one register and lists those that answer, be it with
 an exception. What they are it finds out by asking for their identity (function
-43/14), from SunSpec's marker and by trying the shipped profiles and those in
-the configuration folder: the registers of the right one answer, and what they
-hold is plausible. It prints TOML to save as a file in devices.d. It never
+43/14), from SunSpec's marker, by the register in which some devices name
+themselves, and by trying the shipped profiles and those in the configuration
+folder: the registers of the right one answer, and what they hold is plausible. It prints TOML to save as a file in devices.d. It never
 writes to a device.
 
 A bus of the running gateway is scanned through it, at its speed, while it goes
@@ -157,7 +156,7 @@ func scan(ctx context.Context, opts *options, target string, s scanSettings) ([]
 }
 
 // scanPort scans a serial port that is not in the configuration.
-func scanPort(ctx context.Context, path string, s scanSettings, profiles []*mapping.Device) ([]foundUnit, error) {
+func scanPort(ctx context.Context, path string, s scanSettings, profiles []*config.Profile) ([]foundUnit, error) {
 	if s.speeds == nil {
 		s.speeds = []serial.Config{{Baud: 9600, Format: "8N1"}}
 		fmt.Fprintf(os.Stderr, "No --speeds given: trying %s at 9600 8N1 only.\n", path)
@@ -166,7 +165,7 @@ func scanPort(ctx context.Context, path string, s scanSettings, profiles []*mapp
 }
 
 // scanBus scans one bus, at each speed that is asked for.
-func scanBus(ctx context.Context, place *busPlace, s scanSettings, profiles []*mapping.Device) ([]foundUnit, error) {
+func scanBus(ctx context.Context, place *busPlace, s scanSettings, profiles []*config.Profile) ([]foundUnit, error) {
 	tty := !strings.Contains(place.cfg.URL, "://")
 	switch {
 	case s.speeds != nil && !tty:
@@ -233,7 +232,7 @@ func (t *scanTally) verdict(place *busPlace, found int, tty bool, s scanSettings
 type scanner struct {
 	*busPlace
 	settings scanSettings
-	profiles []*mapping.Device
+	profiles []*config.Profile
 	tally    *scanTally
 	progress *progress
 }
@@ -337,7 +336,7 @@ func (x *scanner) identify(ctx context.Context, a *asker, u *foundUnit) {
 	if len(fits) == 0 {
 		return
 	}
-	u.Profile, u.Evidence, u.Perhaps = fits[0].profile, fits[0].evidence, fits[0].strong == 0
+	u.Profile, u.Evidence, u.Perhaps = fits[0].profile, fits[0].evidence, fits[0].perhaps()
 	for _, f := range fits[1:] {
 		u.Also = append(u.Also, f.profile)
 	}
@@ -392,7 +391,7 @@ func hostsOf(target string) ([]string, error) {
 }
 
 // scanHosts scans Modbus TCP endpoints, some at a time.
-func scanHosts(ctx context.Context, hosts []string, finder *busFinder, s scanSettings, profiles []*mapping.Device) ([]foundUnit, error) {
+func scanHosts(ctx context.Context, hosts []string, finder *busFinder, s scanSettings, profiles []*config.Profile) ([]foundUnit, error) {
 	if s.units == nil {
 		s.units = []int{1, 255, 0}
 	}
@@ -427,7 +426,7 @@ func scanHosts(ctx context.Context, hosts []string, finder *busFinder, s scanSet
 	return all, nil
 }
 
-func scanHost(ctx context.Context, host string, finder *busFinder, s scanSettings, profiles []*mapping.Device) ([]foundUnit, error) {
+func scanHost(ctx context.Context, host string, finder *busFinder, s scanSettings, profiles []*config.Profile) ([]foundUnit, error) {
 	place := finder.find(host)
 	if place == nil {
 		url := "tcp://" + host

@@ -345,6 +345,8 @@ func (l *loader) setUnit(d *deviceBuilder, n *node) {
 	}
 	d.raw.MaxRead.within(l.binder, 1, 125, "max_read")
 	d.raw.Pause.atLeast(l.binder, 0, "the pause")
+	d.raw.Delay.atLeast(l.binder, 0, "the delay")
+	d.bus.pub.Modbus.ConnectDelay = max(d.bus.pub.Modbus.ConnectDelay, d.raw.Delay.V)
 	d.dev.Unit = modbus.Unit{
 		ID: byte(id), MaxRead: uint16(d.raw.MaxRead.V), Gaps: d.raw.Gaps.V,
 		Timeout: d.raw.Timeout.V, Pause: d.raw.Pause.V, Quirks: l.quirks(d),

@@ -191,11 +191,7 @@ func (p *pointBuilder) readInvalid() {
 		p.readSunSpec(n)
 		return
 	}
-	list := n.items
-	if list == nil {
-		list = []*node{n}
-	}
-	for _, i := range list {
+	for _, i := range p.raw.Invalid.list() {
 		v, ok := i.value.(int64)
 		if !ok {
 			p.errorAt(i, `invalid is %s; it lists raw values as whole numbers: [0x8000], or is "sunspec" (NaN is never a value)`, i.kind())

@@ -16,6 +16,7 @@ import (
 
 	"edgegateway/configs"
 	"edgegateway/devices"
+	"edgegateway/mapping"
 )
 
 // Options change where Load looks for what is not in the configuration. Zero
@@ -60,7 +61,8 @@ type loader struct {
 	names     map[string]*node         // and by name
 	at        map[*devices.Point]*node // where points were written
 	effective []effective              // for the hash
-	topics    map[string]string        // placeholders of topics
+	abouts    map[*mapping.Device]about
+	topics    map[string]string // placeholders of topics
 }
 
 // effective is a table after everything was laid over it.
@@ -88,6 +90,7 @@ func newLoader(opts Options) *loader {
 		ids:      make(map[string]*node),
 		names:    make(map[string]*node),
 		at:       make(map[*devices.Point]*node),
+		abouts:   make(map[*mapping.Device]about),
 	}
 }
 
@@ -268,6 +271,11 @@ func (l *loader) readProfile(at *node, name string) *node {
 			didYouMean(nearest(name, l.profileNames())))
 		return nil
 	}
+	return l.parseProfile(fsys, file, shown)
+}
+
+// parseProfile reads a profile from a file; shown is what reports call it.
+func (l *loader) parseProfile(fsys fs.FS, file, shown string) *node {
 	p := l.parseFS(fsys, file, shown)
 	if p == nil {
 		return nil

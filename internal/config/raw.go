@@ -150,6 +150,7 @@ type rawDevice struct {
 	Stale     duration         `toml:"stale"`
 	Timeout   duration         `toml:"timeout"`
 	Pause     duration         `toml:"pause"`
+	Delay     duration         `toml:"connect_delay"`
 	MaxRead   integer          `toml:"max_read"`
 	Gaps      boolean          `toml:"gaps"`
 	Forbid    texts            `toml:"forbid"`
@@ -164,11 +165,36 @@ type rawDevice struct {
 	Groups    tables[rawGroup] `toml:"groups"`
 	Points    tables[rawPoint] `toml:"points"`
 	Line      tables[rawTalk]  `toml:"line"`
-	Maker     text             `toml:"maker"`
-	Model     text             `toml:"model"`
+	rawAbout
 }
 
 func (*rawDevice) what() string { return "a device" }
+
+// rawAbout is what a profile says of the kind of device it is for.
+type rawAbout struct {
+	Maker       text           `toml:"maker"`
+	Model       text           `toml:"model"`
+	Checked     text           `toml:"checked"`
+	Factory     rawFactory     `toml:"factory"`
+	Fingerprint rawFingerprint `toml:"fingerprint"`
+}
+
+// rawFactory is what the maker sets such devices to.
+type rawFactory struct {
+	here
+	rawLine
+	UnitID integer `toml:"unit_id"`
+	Port   integer `toml:"port"`
+}
+
+// rawFingerprint is what a register of such devices holds and others do not.
+type rawFingerprint struct {
+	here
+	Input   integer  `toml:"input"`
+	Holding integer  `toml:"holding"`
+	Type    text     `toml:"type"`
+	Is      anything `toml:"is"`
+}
 
 // rawFrame is how the frames of a device are made that are no lines.
 type rawFrame struct {

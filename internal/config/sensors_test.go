@@ -69,7 +69,7 @@ var sensors = map[string]struct{ frame, want string }{
 	"winsen/mhz19":      {bytesOf("FF 86 02 60 47 00 00 00 D1"), "co2=608 temperature=31"},
 	"dsmr/p1":           {p1Telegram(), p1Values},
 	"dsmr/p1v2":         {"/ISk5\\2MT382-1004\r\n\r\n0-0:96.1.1(00000000000000)\r\n" + p1Lines + "!\r\n", p1Values},
-	"victron/mppt":      {veText(), "voltage=12.8 current=-0.015 voltage_solar=3.35 power_solar=130 energy=4.56 state=bulk alarm=0"},
+	"victron/mppt":      {veText(), "voltage_battery=12.8 current_battery=0.015 voltage_solar=3.35 power_solar=130 energy_solar=4.56 state=bulk alarm=0"},
 }
 
 // A sensor plays the device of a profile to the reader that the configuration

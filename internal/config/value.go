@@ -187,6 +187,17 @@ type anything struct{ here }
 
 func (a *anything) bind(_ *binder, n *node) { a.at = n }
 
+// list returns the items of an array, or the one value that is none.
+func (a *anything) list() []*node {
+	switch {
+	case a.at == nil:
+		return nil
+	case a.at.items != nil:
+		return a.at.items
+	}
+	return []*node{a.at}
+}
+
 // words is a table of strings: { from = "to" }.
 type words struct {
 	here
