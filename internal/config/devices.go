@@ -202,6 +202,7 @@ func (l *loader) buildDevice(key string, n *node) {
 		l.setUnit(d, n)
 	}
 	d.readPoints(n)
+	d.readSetup()
 	l.cfg.Devices = append(l.cfg.Devices, d.dev)
 }
 

@@ -51,6 +51,7 @@ func (p *pointBuilder) build() *mapping.Point {
 	p.readKind()
 	p.readDeadband()
 	p.readWrite()
+	p.readOnLoss()
 	return &p.point
 }
 

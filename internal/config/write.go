@@ -45,9 +45,16 @@ func (p *pointBuilder) unwritable() string {
 		return "a frame cannot be written; it comes by itself"
 	case slices.Contains(commandKeys, p.name):
 		return fmt.Sprintf("%q has a meaning of its own in commands; give a writable point another name", p.name)
-	case p.register.Table == modbus.Input:
+	}
+	return tableWrong(p.register.Table)
+}
+
+// tableWrong says why registers of a table cannot be written, "" if they can.
+func tableWrong(t modbus.Table) string {
+	switch t {
+	case modbus.Input:
 		return "input registers cannot be written; is it a holding register?"
-	case p.register.Table == modbus.Discrete:
+	case modbus.Discrete:
 		return "discrete inputs cannot be written; is it a coil?"
 	}
 	return ""
@@ -57,6 +64,7 @@ func (p *pointBuilder) readLimits(n *node, w *mapping.Write) {
 	var raw rawWrite
 	p.table(n, &raw, "write")
 	w.NoVerify = raw.Verify.set() && !raw.Verify.V
+	w.Each = raw.Coalesce.set() && !raw.Coalesce.V
 	for _, x := range []struct {
 		key string
 		raw anything
