@@ -226,6 +226,15 @@ func Read(path string) ([]Entry, error) {
 	return entries, err
 }
 
+// Fits returns why an entry cannot be taken, nil if it can.
+func Fits(e *Entry) error {
+	text, err := json.Marshal(e)
+	if err == nil && len(text) > MaxEntry {
+		err = fmt.Errorf("%w: %d bytes, the most is %d", ErrTooLong, len(text), MaxEntry)
+	}
+	return err
+}
+
 func idKey(scope, id string) string { return scope + "\x00" + id }
 
 // addLocked puts e into memory and lets the oldest go.
@@ -280,10 +289,10 @@ func (l *Log) Take(entries ...*Entry) error {
 		e.Seq, e.At = l.seq, now
 		c := e.clone()
 		taken[i] = &c
-		if text, err := json.Marshal(taken[i]); err != nil || len(text) > MaxEntry {
+		if err := Fits(taken[i]); err != nil {
 			l.seq = seq
 			l.mu.Unlock()
-			return cmp.Or(err, fmt.Errorf("%w: %d bytes, the most is %d", ErrTooLong, len(text), MaxEntry))
+			return err
 		}
 	}
 	for _, e := range taken {
