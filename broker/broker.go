@@ -137,11 +137,11 @@ type Broker struct {
 	clients  map[string]*client // by client id
 	durables map[string]*Durable
 	retained retainedStore
-	matched  []subscription   // scratch of route
-	targets  []target         // scratch of route
-	handlers []func(*Message) // scratch of route
-	record   []byte           // scratch of route
-	routes   uint64           // messages routed; marks clients met in the present one
+	matched  []subscription                // scratch of route
+	targets  []target                      // scratch of route
+	handlers []func(*Message, func(error)) // scratch of route
+	record   []byte                        // scratch of route
+	routes   uint64                        // messages routed; marks clients met in the present one
 	stopped  bool
 }
 
@@ -260,6 +260,17 @@ func (b *Broker) Addr(i int) net.Addr {
 // of its publisher: fn must not block. The message is as it was published,
 // with Retain as its publisher set it. What was retained before is not given.
 func (b *Broker) Handle(filter string, fn func(msg *Message)) error {
+	return b.HandleSafe(filter, func(msg *Message, done func(error)) {
+		fn(msg)
+		done(nil)
+	})
+}
+
+// HandleSafe is Handle for an fn that makes the message safe: its publisher is
+// acknowledged only when done was called, and told so if that was with an
+// error. fn must see to it that done is called once, by any goroutine, be it
+// after fn has returned.
+func (b *Broker) HandleSafe(filter string, fn func(msg *Message, done func(error))) error {
 	if err := ValidFilter(filter); err != nil {
 		return err
 	}

@@ -236,7 +236,7 @@ func (c *client) authorize(ctx context.Context, p *packet.Connect) error {
 	if w := p.Will; w != nil {
 		c.will = (&Message{
 			Topic: w.Topic, Payload: w.Payload, QoS: w.QoS, Retain: w.Retain,
-			Props: messageProperties(w.Props), From: c.from, client: c.id,
+			Props: messageProperties(w.Props), From: c.from, Client: c.id,
 		}).clone()
 		// Mosquitto's bridges leave their state under $SYS; that will is let in,
 		// and dropped when it is due.

@@ -38,7 +38,7 @@ type Message struct {
 	// received.
 	From string
 
-	client string // id of the client that published it, for no-local; not stored
+	Client string // id of the client that published it, "" for others; not stored
 }
 
 // Properties are the MQTT 5 properties that travel with a message end to end.

@@ -25,7 +25,7 @@ func (c *client) publish(p *packet.Publish) error {
 	}
 	msg := &Message{
 		Topic: p.Topic, Payload: p.Payload, QoS: p.QoS, Retain: p.Retain,
-		Props: messageProperties(p.Props), Stamp: c.b.now(), From: c.from, client: c.id,
+		Props: messageProperties(p.Props), Stamp: c.b.now(), From: c.from, Client: c.id,
 	}
 	if msg.Props != nil && strings.ContainsAny(msg.Props.ResponseTopic, "+#\x00") {
 		return &packet.Error{Reason: packet.ProtocolError, What: "PUBLISH: wildcard in the response topic"}

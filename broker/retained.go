@@ -154,3 +154,16 @@ func cost(m *Message) int {
 	}
 	return n
 }
+
+// Retained returns copies of the messages that filter selects and that clients
+// left to be retained.
+func (b *Broker) Retained(filter string) (msgs []*Message) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, m := range b.retained.matching(filter, b.now()) {
+		if m.From != "" {
+			msgs = append(msgs, m.clone())
+		}
+	}
+	return msgs
+}

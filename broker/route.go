@@ -193,13 +193,14 @@ func (b *Broker) route(p *publication) *obstacle {
 		return o
 	}
 	for _, fn := range handlers {
-		fn(p.msg)
+		p.await()
+		fn(p.msg, p.settle)
 	}
 	p.settle(nil)
 	return nil
 }
 
-func (b *Broker) routeLocked(p *publication) ([]func(*Message), *obstacle) {
+func (b *Broker) routeLocked(p *publication) ([]func(*Message, func(error)), *obstacle) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if p.renews != nil && b.retained.byTopic[p.msg.Topic] != p.renews {

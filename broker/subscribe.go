@@ -82,7 +82,7 @@ func (b *Broker) sendRetained(c *client, f *packet.Filter, qos byte, subID uint3
 		subIDs = []uint32{subID}
 	}
 	for _, m := range b.retained.matching(f.Filter, b.now()) {
-		if f.NoLocal && m.client == c.id || !b.allowed(c.user, c.id, m.Topic, Read) {
+		if f.NoLocal && m.Client == c.id || !b.allowed(c.user, c.id, m.Topic, Read) {
 			continue
 		}
 		c.out.push(delivery{m, min(m.QoS, qos), true, subIDs})

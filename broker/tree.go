@@ -6,7 +6,7 @@ import "strings"
 type subscriber struct {
 	client  *client
 	durable *Durable
-	handle  func(*Message)
+	handle  func(*Message, func(error))
 }
 
 // options are how a subscriber wants the messages of one filter.

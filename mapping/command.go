@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"math/big"
 	"slices"
 	"strings"
 	"time"
@@ -25,13 +26,26 @@ type Command struct {
 
 	// ID is the sender's, "" for none: a command whose ID was seen before is
 	// a repetition.
-	ID string
+	ID      string
+	several bool // it came on _set
 	// Deadline is when it expires by the MQTT 5 message expiry, and Expires
 	// by what the payload says; zero: never. See Live.
 	Deadline devices.Stamp
 	Expires  time.Time
 	From     string // user who sent it
+	Client   string // id of the client that did, "" for others
+	Received devices.Stamp
+	Retained bool // it is the last of its kind, which may be older than this process
 	Reply    Reply
+}
+
+// Scope is what IDs are told apart within: the topic, in the terms of the
+// configuration.
+func (c *Command) Scope() string {
+	if len(c.Sets) == 1 && !c.several {
+		return c.Device.ID + "/" + c.Sets[0].Point.Name
+	}
+	return c.Device.ID + "/_set"
 }
 
 // A Set is one value to write.
@@ -80,7 +94,10 @@ func (m *Mapper) Command(msg *broker.Message) (Command, error) {
 	if verb == "" {
 		return Command{}, ErrNoCommand
 	}
-	c := Command{Get: verb == "_get", From: msg.From, Reply: m.reply(msg)}
+	c := Command{
+		Get: verb == "_get", several: verb == "_set", From: msg.From, Client: msg.Client,
+		Received: devices.Stamp(msg.Stamp), Retained: msg.Retain, Reply: m.reply(msg),
+	}
 	if p := msg.Props; p != nil && p.Expiry != nil {
 		c.Deadline = devices.Stamp(msg.Stamp + int64(*p.Expiry)*int64(time.Second))
 	}
@@ -88,8 +105,8 @@ func (m *Mapper) Command(msg *broker.Message) (Command, error) {
 	switch {
 	case d == nil:
 		return c, fmt.Errorf("%w: %q", ErrNoDevice, device)
-	case msg.Retain:
-		return c, errors.New("retained: a command must not fire again for each new connection; send it without")
+	case msg.Retain && !m.retained:
+		return c, errors.New("retained: a command must not fire again later; send it without, or set retained = true in [commands]")
 	case len(msg.Payload) > maxCommand:
 		return c, fmt.Errorf("longer than %d bytes", maxCommand)
 	}
@@ -213,15 +230,82 @@ func (c *Command) add(p *Point, value []byte) error {
 		return errors.New("want one value, not a list or an object")
 	}
 	v, err := ParseValue(p, value)
-	if err == nil {
-		err = p.CheckWrite(v)
-	}
 	if err != nil {
 		return err
 	}
+	s, err := NewSet(p, v)
+	if err != nil {
+		return err
+	}
+	c.Sets = append(c.Sets, s)
+	return nil
+}
+
+// NewSet returns the write of v to p, or why it may not be.
+func NewSet(p *Point, v Value) (Set, error) {
+	v = p.unblur(v)
+	if err := p.CheckWrite(v); err != nil {
+		return Set{}, err
+	}
 	raw, err := Encode(nil, p, v)
-	c.Sets = append(c.Sets, Set{Point: p, Value: v, Raw: raw})
-	return err
+	if err != nil {
+		return Set{}, err
+	}
+	if _, err := Decode(p, raw); err != nil {
+		return Set{}, fmt.Errorf("%s means \"no value\" to this point", v)
+	}
+	return Set{Point: p, Value: v, Raw: raw}, nil
+}
+
+// blur is how far a program that counts in binary floats may be off: it says
+// 21.700000000000003 where it means 21.7.
+var blur = big.NewRat(1, 1e12)
+
+// unblur returns the value that v was meant to be: the nearest of p's steps, if
+// it is as near as only an error of a float is, else v.
+func (p *Point) unblur(v Value) Value {
+	r, ok := v.rat()
+	if !ok || !v.quantity() || len(p.Enum)+len(p.Bits) > 0 || p.Write == nil {
+		return v
+	}
+	base, step := p.Offset.number().rat(), p.Scale.orOne().number().rat()
+	switch {
+	case p.Write.Step != nil && p.Write.Step.Mant != 0:
+		base, step = new(big.Rat), p.Write.Step.number().rat()
+		if p.Write.Min != nil {
+			base = p.Write.Min.number().rat()
+		}
+	case !p.Type.Integer():
+		return v
+	}
+	n, ok := nearest(new(big.Rat).Quo(new(big.Rat).Sub(r, base), step))
+	if !ok {
+		return v
+	}
+	near := n.rat()
+	near.Mul(near, step).Add(near, base)
+	off := new(big.Rat).Sub(r, near)
+	if off.Sign() == 0 || off.Abs(off).Cmp(new(big.Rat).Mul(blur, new(big.Rat).Abs(r))) > 0 {
+		return v
+	}
+	places, exact := near.FloatPrec()
+	if !exact {
+		return v
+	}
+	if m, err := parseNumber([]byte(near.FloatString(places))); err == nil {
+		return numberValue(m)
+	}
+	return v
+}
+
+// Last returns the value of p's last reading, null if that had none.
+func (m *Mapper) Last(d *Device, p *Point) Value {
+	if s := m.byDevice[d.Device]; s != nil {
+		if ps := s.byPoint[p.Point]; ps != nil && ps.current.Good() {
+			return ps.current.Value
+		}
+	}
+	return Value{}
 }
 
 // readSets reads an object of several points. One that is refused refuses all,

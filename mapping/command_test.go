@@ -30,6 +30,7 @@ func boiler() *Device {
 		named("valve", Point{Type: Bool, Enum: map[int64]string{0: "shut", 1: "open"}, Write: &Write{}}),
 		named("big", Point{Type: U64, Write: &Write{}}),
 		named("offset", Point{Type: I16, Scale: decimal("0.1"), Write: &Write{}}),
+		named("limit", Point{Type: I16, Invalid: []int64{-32768}, Write: &Write{}}),
 		named("flow", Point{Type: I16}),
 	)
 }
@@ -81,6 +82,15 @@ func TestCommand(t *testing.T) {
 		{k + "setpoint/set", `{"value":60`, "!JSON: it ends too early"},
 		{k + "setpoint/set", `{"value":60,"expires":1795215960000}`, "!expires: want RFC 3339 (2026-11-20T23:06:00Z) or Unix seconds"},
 		{k + "setpoint/set", `{"value":60,"id":""}`, "!id: want a string of 1 to 128 bytes"},
+		{k + "setpoint/set", "60.500000000000007", "setpoint=60.5(025d)"},
+		{k + "setpoint/set", "60.50000001", "!60.50000001 is not in steps of 0.5 °C"},
+		{k + "offset/set", "0.30000000000000004", "offset=0.3(0003)"},
+		{k + "offset/set", "-21.700000000000003", "offset=-21.7(ff27)"},
+		{k + "limit/set", "-32768", `!-32768 means "no value" to this point`},
+		{k + "offset/set", "Infinity", `!"Infinity": not a number`},
+		{k + "gain/set", "-Inf", `!"-Inf": not a number`},
+		{k + "gain/set", "1e999", `!"1e999": exponent out of range: 10^-127 to 10^127`},
+		{k + "gain/set", "9.7000000000000011", "gain=9.7000000000000011(3333411b)"},
 		{k + "offset/set", "2.53", "!2.53 lies between two values that it can hold; the nearest is 2.5"},
 		{k + "pump/set", "on", "pump=true(01)"},
 		{k + "pump/set", "false", "pump=false(00)"},

@@ -16,6 +16,9 @@ type Config struct {
 	Gateway string    // {name} of topics
 	Devices []*Device // all, or those of one bus
 	Publish []Publish // none: DefaultPublish
+
+	// RetainedCommands has commands taken that are retained.
+	RetainedCommands bool
 }
 
 // A Mapper turns batches into messages and commands into writes. It keeps
@@ -25,6 +28,7 @@ type Config struct {
 type Mapper struct {
 	gateway  string
 	publish  []Publish
+	retained bool // so may commands be
 	devices  []*deviceState
 	byDevice map[*devices.Device]*deviceState
 	byName   map[string]*deviceState
@@ -102,6 +106,7 @@ func New(cfg Config) (*Mapper, error) {
 	m := &Mapper{
 		gateway:  cfg.Gateway,
 		publish:  cfg.Publish,
+		retained: cfg.RetainedCommands,
 		byDevice: map[*devices.Device]*deviceState{},
 		byName:   map[string]*deviceState{},
 	}

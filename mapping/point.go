@@ -186,6 +186,14 @@ type Write struct {
 	Min, Max *Decimal // nil: what the type can hold
 	Step     *Decimal // counted from Min, or from 0 without Min; nil: any
 	NoVerify bool     // do not read back (a register that cannot be read)
+	Each     bool     // a later value does not take the place of one that waits: each is written
+	OnLoss   *OnLoss  // nil: nothing happens when nobody writes any more
+}
+
+// An OnLoss is what is written when no command for the point came for a while.
+type OnLoss struct {
+	After time.Duration
+	Set   Set
 }
 
 // A Device is a device with what its points mean. It is immutable.
@@ -193,5 +201,6 @@ type Device struct {
 	*devices.Device
 	Points  []*Point          // in the order of the embedded device's points: Points[i].Point == Device.Points[i]
 	Tags    map[string]string // for topic templates
+	Setup   []Set             // what is written at each connection, in order; nobody else reads or writes their points
 	Profile string
 }

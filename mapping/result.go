@@ -38,6 +38,9 @@ type Result struct {
 	New    Value         // what the device holds now, or was told to; likewise
 	Points []PointResult // of a command with several, in order; Old and New are null then
 	Stamp  devices.Stamp // when it was known
+
+	Repeated bool   // the command was answered with this before
+	By       string // of what nobody asked for: "on_loss"; "" else
 }
 
 // A PointResult is the part of a result that tells of one point.
@@ -59,6 +62,13 @@ func AppendResult(dst []broker.Message, r *Result, c broker.Clock) []broker.Mess
 	o.reset(c)
 	o.text("{")
 	o.outcome(r.State, r.Reason, r.ID, r.Old, r.New)
+	if r.By != "" {
+		o.text(`,"by":`)
+		o.str(r.By)
+	}
+	if r.Repeated {
+		o.text(`,"repeated":true`)
+	}
 	before := `,"points":{`
 	for i := range r.Points {
 		p := &r.Points[i]
@@ -80,6 +90,50 @@ func AppendResult(dst []broker.Message, r *Result, c broker.Clock) []broker.Mess
 	if len(r.Reply.Correlation) > 0 {
 		msg.Props = &broker.Properties{Correlation: r.Reply.Correlation}
 	}
+	return append(dst, msg)
+}
+
+// An Audit tells of one write, whoever asked for it.
+type Audit struct {
+	Seq    uint64 // rises by one for each command of the gateway
+	Device *Device
+	By     string      // who: a user, "bridge:aws", "uid 1000", "on_loss", "setup"
+	Client string      // the id of the MQTT client, "" for none
+	ID     string      // of the command, "" for none
+	Asked  Value       // what was to be written
+	Result PointResult // what became of it
+	Stamp  devices.Stamp
+}
+
+// AppendAudit appends the message that a is, on topic:
+//
+//	{"time":"…","seq":17,"device":"boiler","point":"setpoint","by":"anonymous","client":"panel","asked":21.5,"status":"verified","old":20,"value":21.5}
+//
+// The message owns its payload.
+func AppendAudit(dst []broker.Message, topic string, a *Audit, c broker.Clock) []broker.Message {
+	var o composer
+	o.reset(c)
+	o.text("{")
+	o.stamp(a.Stamp)
+	o.text(`,"seq":`)
+	o.buf = strconv.AppendUint(o.buf, a.Seq, 10)
+	for _, m := range [...]struct{ key, text string }{
+		{`,"device":`, a.Device.Name}, {`,"point":`, a.Result.Point.Name}, {`,"by":`, a.By}, {`,"client":`, a.Client},
+	} {
+		if m.text != "" {
+			o.text(m.key)
+			o.str(m.text)
+		}
+	}
+	if !a.Asked.IsNull() {
+		o.text(`,"asked":`)
+		o.value(a.Asked)
+	}
+	o.text(",")
+	o.outcome(a.Result.State, a.Result.Reason, a.ID, a.Result.Old, a.Result.New)
+	o.text("}")
+	msg := o.message(topic, a.Stamp)
+	msg.Class = broker.Critical
 	return append(dst, msg)
 }
 

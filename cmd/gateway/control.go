@@ -29,8 +29,9 @@ const maxRequest = 64 << 10
 
 // A control serves the commands of other processes while the gateway runs.
 type control struct {
-	path  string
-	plant *plant
+	path    string
+	plant   *plant
+	command *commander
 	// status is called from any goroutine.
 	status func() *Status
 	log    *slog.Logger
@@ -69,6 +70,9 @@ func (c *control) serve(ctx context.Context, l net.Listener) error {
 	mux.HandleFunc("GET /status", c.getStatus)
 	mux.HandleFunc("POST /read", c.postRead)
 	mux.HandleFunc("POST /write", c.postWrite)
+	mux.HandleFunc("POST /hold", c.postHold)
+	mux.HandleFunc("POST /release", c.postRelease)
+	mux.HandleFunc("GET /audit", func(w http.ResponseWriter, _ *http.Request) { answer(w, c.command.writes.Last(0), nil) })
 	server := &http.Server{
 		Handler:           http.MaxBytesHandler(mux, maxRequest),
 		ReadHeaderTimeout: 10 * time.Second,
@@ -121,19 +125,50 @@ func (c *control) postWrite(w http.ResponseWriter, r *http.Request) {
 		answer(w, nil, usageError("write request: %w", err))
 		return
 	}
-	cred, ok := r.Context().Value(peerKey{}).(*unix.Ucred)
-	if !ok {
-		answer(w, nil, errors.New("write refused: the kernel does not tell who asks"))
+	by, err := peer(r)
+	if err != nil {
+		answer(w, nil, err)
 		return
 	}
-	result, err := c.plant.write(r.Context(), req)
-	log := c.log.With("device", result.Device, "point", result.Point, "uid", cred.Uid, "pid", cred.Pid)
-	if err != nil {
-		log.Warn("write over the control socket refused", "err", err)
-	} else {
-		log.Info("write over the control socket", "value", req.Value, "state", result.State, "reason", result.Reason)
-	}
+	result, err := c.command.write(r.Context(), req, by)
 	answer(w, result, err)
+}
+
+func (c *control) postHold(w http.ResponseWriter, r *http.Request) {
+	var req holdRequest
+	if err := json.NewDecoder(r.Body).Decode(&req); err != nil {
+		answer(w, nil, usageError("hold request: %w", err))
+		return
+	}
+	by, err := peer(r)
+	if err != nil {
+		answer(w, nil, err)
+		return
+	}
+	result, err := c.command.hold(r.Context(), req, by)
+	answer(w, result, err)
+}
+
+func (c *control) postRelease(w http.ResponseWriter, r *http.Request) {
+	var req writeRequest
+	if err := json.NewDecoder(r.Body).Decode(&req); err != nil {
+		answer(w, nil, usageError("release request: %w", err))
+		return
+	}
+	by, err := peer(r)
+	if err == nil {
+		err = c.command.release(req.Target, by)
+	}
+	answer(w, struct{}{}, err)
+}
+
+// peer names who asks; without that nothing is written.
+func peer(r *http.Request) (string, error) {
+	cred, ok := r.Context().Value(peerKey{}).(*unix.Ucred)
+	if !ok {
+		return "", errors.New("refused: the kernel does not tell who asks")
+	}
+	return peerName(cred.Uid), nil
 }
 
 // A refusal is how an error travels over the socket.

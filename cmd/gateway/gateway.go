@@ -21,6 +21,7 @@ import (
 	"edgegateway/devices/serial"
 	"edgegateway/internal/clock"
 	"edgegateway/internal/config"
+	"edgegateway/internal/writelog"
 	"edgegateway/mapping"
 )
 
@@ -39,6 +40,7 @@ type gateway struct {
 	command *commander
 	control *control
 	learned *notebook
+	writes  *writelog.Log
 }
 
 // A bus is a field bus with what belongs to it alone.
@@ -78,19 +80,49 @@ func newGateway(cfg *config.Config, at places, readOnly bool, log *slog.Logger) 
 	if err := g.newBuses(readOnly); err != nil {
 		return g, err
 	}
-	g.command = newCommander(g.plant, g.broker.Publish, log)
-	for _, filter := range g.command.topics(cfg.Name) {
-		if err := g.broker.Handle(filter, g.command.handle); err != nil {
-			return g, err
+	if err := g.newCommands(at); err != nil {
+		return g, err
+	}
+	g.control = &control{path: filepath.Join(at.runtime, "control.sock"), plant: g.plant, command: g.command, status: g.status, log: log}
+	return g, nil
+}
+
+// newCommands opens the log of writes and the holds, and takes commands.
+func (g *gateway) newCommands(at places) (err error) {
+	g.writes, err = writelog.Open(writelog.Config{
+		Dir: filepath.Join(at.state, writesDir), NoSync: g.cfg.Commands.NoSync, Age: g.cfg.Commands.Remember,
+		Now: func() writelog.Moment { return momentNow(g.clock.Now()) }, Log: g.log,
+	})
+	if err != nil {
+		return err
+	}
+	g.command = newCommander(g.plant, g.cfg.Commands, g.writes, g.broker.Publish, g.log)
+	g.command.holds = openHolds(holdsPath(at.state), &holds{
+		gateway: g.cfg.Name, clock: g.clock.Now, publish: g.broker.Publish, log: g.log,
+		names: func(id string) string {
+			if dev := g.plant.device(id); dev != nil {
+				return dev.Name
+			}
+			return ""
+		},
+	})
+	for _, b := range g.buses {
+		b.pump.screen = g.command.setup.screen
+	}
+	for _, filter := range commandTopics(g.cfg.Name) {
+		if err := g.broker.HandleSafe(filter, g.command.handle); err != nil {
+			return err
 		}
 	}
-	g.control = &control{path: filepath.Join(at.runtime, "control.sock"), plant: g.plant, status: g.status, log: log}
-	return g, nil
+	return nil
 }
 
 // close commits and closes the logs.
 func (g *gateway) close() error {
 	var errs []error
+	if g.writes != nil {
+		errs = append(errs, g.writes.Close())
+	}
 	for class, l := range g.logs {
 		if l == nil {
 			continue
@@ -200,6 +232,14 @@ func (g *gateway) newBuses(readOnly bool) error {
 		g.buses = append(g.buses, b)
 		pumps[b.ID] = b.pump
 		g.plant.buses[b.ID] = &plantBus{line: line, do: b.poller.Do}
+	}
+	g.plant.last = func(dev *mapping.Device, point *mapping.Point) (v mapping.Value) {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		if p := pumps[dev.Bus]; p != nil {
+			p.call(ctx, func(m *mapping.Mapper) { v = m.Last(dev, point) })
+		}
+		return v
 	}
 	g.plant.seen = func(b *devices.Batch) {
 		if p := pumps[b.Device.Bus]; p != nil {
@@ -332,6 +372,10 @@ func (g *gateway) run(ctx context.Context, ready func()) error {
 		if b.doctor != nil {
 			field.run("diagnosis of bus "+b.ID, b.doctor.run)
 		}
+	}
+	site.run("log of writes", g.writes.Run)
+	for _, filter := range commandTopics(g.cfg.Name) {
+		g.command.retained(g.broker.Retained(filter))
 	}
 	field.run("commands", g.command.run)
 	field.run("clock", g.clock.Run)

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -31,6 +32,9 @@ type plant struct {
 	readOnly bool // nothing is written
 	// seen takes over each batch that was read on demand, to publish it.
 	seen func(*devices.Batch)
+	// last returns the value of the last reading of a point, null for none; nil
+	// where nothing is polled.
+	last func(*mapping.Device, *mapping.Point) mapping.Value
 }
 
 // A plantBus is one bus that can be asked.
@@ -123,20 +127,24 @@ func (p *plant) pass(b *devices.Batch) {
 	p.seen(b)
 }
 
+// errReadOnly is why nothing is written by `run --read-only`.
+var errReadOnly = errors.New("the gateway runs with --read-only")
+
 // put writes one value and says how it went. It never repeats a write: one
-// whose answer was lost may have been carried out, and is Unknown.
-func (p *plant) put(ctx context.Context, dev *mapping.Device, set mapping.Set) mapping.PointResult {
-	result := mapping.PointResult{Point: set.Point, New: set.Value}
-	refuse := func(state mapping.ResultState, reason string) mapping.PointResult {
-		result.State, result.Reason = state, reason
-		return result
-	}
-	if p.readOnly {
-		return refuse(mapping.Rejected, "the gateway runs with --read-only")
-	}
+// whose answer was lost may have been carried out, and is Unknown. err is what
+// the bus said.
+func (p *plant) put(ctx context.Context, dev *mapping.Device, set mapping.Set) (result mapping.PointResult, err error) {
+	result = mapping.PointResult{Point: set.Point, State: mapping.Rejected}
 	bus, err := p.bus(dev)
+	if p.readOnly {
+		err = errReadOnly
+	}
 	if err != nil {
-		return refuse(mapping.Rejected, err.Error())
+		result.Reason = err.Error()
+		return result, err
+	}
+	if p.last != nil {
+		result.Old = p.last(dev, set.Point)
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
@@ -147,12 +155,15 @@ func (p *plant) put(ctx context.Context, dev *mapping.Device, set mapping.Set) m
 	if dev.WrittenOnly() && result.State == mapping.Written {
 		result.Reason = "sent to all devices on the line, none of which answers"
 	}
+	if result.State <= mapping.Verified {
+		result.New = set.Value
+	}
 	if len(b.Readings) > 0 && b.Readings[0].Err == nil {
 		if v, err := mapping.Decode(set.Point, b.Readings[0].Raw); err == nil {
 			result.New = v
 		}
 	}
-	return result
+	return result, err
 }
 
 // judge says what became of a write from the query's error and what it read
@@ -172,10 +183,45 @@ func judge(err error, b *devices.Batch, set mapping.Set) (mapping.ResultState, s
 		return mapping.Failed, err.Error()
 	case len(b.Readings) == 0:
 		return mapping.Written, ""
-	case !bytes.Equal(b.Readings[0].Raw, set.Raw):
-		return mapping.Failed, "the device answered that it wrote, but holds another value"
+	case !stands(set, b.Readings[0].Raw):
+		return mapping.Failed, "the device answered that it wrote, but holds " + meaning(set.Point, b.Readings[0].Raw) + " now: it may limit or round values by itself"
 	}
 	return mapping.Verified, ""
+}
+
+// floatNoise is how far a float may be off that is what was written: devices
+// that count in 32 bits, or in another unit, give the last digit back
+// differently.
+const floatNoise = 1e-6
+
+// stands reports whether raw, read back, is what set wrote.
+func stands(set mapping.Set, raw []byte) bool {
+	if bytes.Equal(raw, set.Raw) {
+		return true
+	}
+	want, err := mapping.Decode(set.Point, set.Raw)
+	if err != nil {
+		return false
+	}
+	got, err := mapping.Decode(set.Point, raw)
+	if err != nil {
+		return false
+	}
+	if t := set.Point.Type; t != mapping.F16 && t != mapping.F32 && t != mapping.F64 {
+		return want.Equal(got)
+	}
+	a, _ := want.Float64()
+	b, _ := got.Float64()
+	return math.Abs(a-b) <= floatNoise*max(math.Abs(a), math.Abs(b))
+}
+
+// meaning is what raw says, for people.
+func meaning(p *mapping.Point, raw []byte) string {
+	v, err := mapping.Decode(p, raw)
+	if err != nil {
+		return registers(raw) + " (" + devices.Cause(err) + ")"
+	}
+	return strings.TrimSpace(v.String() + " " + p.Unit)
 }
 
 // A readRequest says what to read: `main`, `main.power`, or `rs485/7` with
@@ -461,21 +507,39 @@ type writeResult struct {
 }
 
 func (p *plant) write(ctx context.Context, req writeRequest) (writeResult, error) {
-	dev, point, err := p.find(req.Target)
-	if err != nil {
-		return writeResult{}, err
+	command, result, err := p.prepare(req)
+	if err != nil || result.State != "" {
+		return result, err
 	}
-	if point == nil {
-		return writeResult{}, usageError("%q names a device: write DEVICE.POINT", req.Target)
+	done, _ := p.put(ctx, command.Device, command.Sets[0])
+	result.take(done.State, done.Reason, done.New)
+	return result, nil
+}
+
+// prepare makes a command of a request. A result with a state says that it is
+// none, and why.
+func (p *plant) prepare(req writeRequest) (mapping.Command, writeResult, error) {
+	dev, point, err := p.findPoint(req.Target)
+	if err != nil {
+		return mapping.Command{}, writeResult{}, err
 	}
 	result := writeResult{Device: dev.ID, Point: point.Name, Unit: point.Unit, Value: json.RawMessage("null")}
 	command, err := p.mapper.Write(dev.Name, point.Name, []byte(req.Value))
 	if err != nil {
 		result.State, result.Reason = mapping.Rejected.String(), err.Error()
-		return result, nil
 	}
-	done := p.put(ctx, dev, command.Sets[0])
-	result.State, result.Reason = done.State.String(), done.Reason
-	result.Value = done.New.AppendJSON(nil)
-	return result, nil
+	return command, result, nil
+}
+
+func (r *writeResult) take(state mapping.ResultState, reason string, now mapping.Value) {
+	r.State, r.Reason, r.Value = state.String(), reason, now.AppendJSON(nil)
+}
+
+// findPoint finds DEVICE.POINT.
+func (p *plant) findPoint(target string) (*mapping.Device, *mapping.Point, error) {
+	dev, point, err := p.find(target)
+	if err == nil && point == nil {
+		err = usageError("%q names a device: write DEVICE.POINT", target)
+	}
+	return dev, point, err
 }

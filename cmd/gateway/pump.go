@@ -19,8 +19,9 @@ type pump struct {
 	publish  func(*broker.Message)
 	clock    func() broker.Clock
 	log      *slog.Logger
-	messages []broker.Message // reused for each batch
-	readings atomic.Uint64    // good and bad ones alike
+	messages []broker.Message     // reused for each batch
+	readings atomic.Uint64        // good and bad ones alike
+	screen   func(*devices.Batch) // sees each batch first and may take readings back
 }
 
 func newPump(m *mapping.Mapper, publish func(*broker.Message), clock func() broker.Clock, log *slog.Logger) *pump {
@@ -57,6 +58,9 @@ func (p *pump) run(ctx context.Context) error {
 
 func (p *pump) take(b *devices.Batch) {
 	p.readings.Add(uint64(len(b.Readings)))
+	if p.screen != nil {
+		p.screen(b)
+	}
 	p.messages = p.mapper.AppendMessages(p.messages[:0], b, p.clock())
 	p.send()
 	p.tell()

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -36,6 +37,8 @@ type Status struct {
 	Spools  map[string]spool.Stats `json:"spools"`
 	Broker  broker.Stats           `json:"broker"`
 	Listen  []string               `json:"listen"`
+	Holds   []HoldStatus           `json:"holds,omitempty"`
+	Writes  string                 `json:"writes,omitempty"` // why nothing is written; "": it is
 }
 
 // A BusStatus is one bus with its figures.
@@ -75,12 +78,19 @@ func (g *gateway) status() *Status {
 	s := &Status{
 		Name: g.cfg.Name, Version: version(), Config: g.cfg.Hash(),
 		Uptime: now.Sub(g.started).Seconds(), Clock: g.clock.Now().Quality.String(),
-		Spools: map[string]spool.Stats{}, Broker: g.broker.Stats(), Listen: g.listening(),
+		Spools: map[string]spool.Stats{}, Broker: g.broker.Stats(), Listen: g.listening(), Holds: g.command.holds.status(),
+	}
+	if err := g.writes.Trouble(); err != nil {
+		s.Writes = err.Error()
 	}
 	for _, b := range g.buses {
 		stats := b.poller.Stats()
 		s.Buses = append(s.Buses, BusStatus{Protocol: b.Protocol, Address: b.Address, Hint: b.doctor.hint(""), BusStats: stats})
-		s.Devices = append(s.Devices, b.deviceStatus(now, stats)...)
+		list := b.deviceStatus(now, stats)
+		for i := range list {
+			list[i].Hint = cmp.Or(list[i].Hint, g.command.setup.hint(list[i].ID))
+		}
+		s.Devices = append(s.Devices, list...)
 		s.Readings += b.pump.readings.Load()
 	}
 	for _, b := range g.bridges {
@@ -184,6 +194,15 @@ func (s *Status) print(out io.Writer) error {
 			trouble = "see bus " + d.Bus
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", d.ID, d.Bus, d.State, brief(d.For), len(d.Points), d.answered(), trouble)
+	}
+	if len(s.Holds) > 0 {
+		fmt.Fprintln(w)
+		if err := errors.Join(w.Flush(), printHolds(out, s.Holds)); err != nil {
+			return err
+		}
+	}
+	if s.Writes != "" {
+		fmt.Fprintf(w, "\nCommands are refused: they cannot be logged: %s\n", s.Writes)
 	}
 	fmt.Fprintln(w, "\nBRIDGE\tSTATE\tSINCE\tTO\tDELIVERED\tWAITING\t")
 	for _, b := range s.Bridges {

@@ -69,6 +69,8 @@ type Config struct {
 	Spools  [broker.NumClasses]Spool
 	Bridges []*Bridge
 
+	Commands Commands
+
 	hash string
 }
 
@@ -78,7 +80,7 @@ func (c *Config) Hash() string { return c.hash }
 
 // Mapping returns what the mapper of all devices needs.
 func (c *Config) Mapping() mapping.Config {
-	return mapping.Config{Gateway: c.Name, Devices: c.Devices, Publish: c.Publish}
+	return mapping.Config{Gateway: c.Name, Devices: c.Devices, Publish: c.Publish, RetainedCommands: c.Commands.Retained}
 }
 
 // A Bus is one line or endpoint with its devices.
@@ -98,6 +100,14 @@ type LinesBus struct {
 	Address string         // host:port
 	Framing serial.Framing // nil without devices
 	Poll    *serial.Poll   // nil: the devices speak by themselves
+}
+
+// Commands says how commands are taken.
+type Commands struct {
+	MaxAge   time.Duration // for which one without an expiry of its own may wait
+	Remember time.Duration // for which an id counts as used
+	Retained bool          // take those that are retained, too
+	NoSync   bool          // do not wait until the intent is on the medium
 }
 
 // A Spool says how much one class of messages may keep, where and how safely.

@@ -204,6 +204,7 @@ func (l *loader) buildDevice(key string, n *node) {
 		l.setUnit(d, n)
 	}
 	d.readPoints(n)
+	d.readSetup()
 	d.readAbout()
 	l.cfg.Devices = append(l.cfg.Devices, d.dev)
 }

@@ -318,6 +318,7 @@ func (l *loader) readGateway(root *node) {
 	l.readBuses(raw.Bus)
 	l.readBroker(&raw.Broker)
 	l.readSpool(&raw.Spool)
+	l.readCommands(&raw.Commands)
 	for _, e := range raw.Device.V {
 		l.addDevice(e.key, e.value.at)
 	}

@@ -57,6 +57,11 @@ func (l *loader) checkPlan(line devices.Line, d *deviceBuilder) {
 			l.errorKey(l.at[p], "%v", err)
 		}
 	}
+	for _, s := range d.dev.Setup {
+		if _, err := line.Write(d.dev.Device, s.Point.Point, s.Raw, !s.Point.Write.NoVerify); err != nil {
+			l.errorKey(l.at[s.Point.Point], "%v", err)
+		}
+	}
 	if l.Errors() > before {
 		return
 	}

@@ -58,6 +58,7 @@ func (p *pointBuilder) build() *mapping.Point {
 	p.readWrite()
 	p.readMask()
 	p.readRange()
+	p.readOnLoss()
 	return &p.point
 }
 

@@ -11,6 +11,7 @@ type rawGateway struct {
 	Bus      tables[rawBus]      `toml:"bus"`
 	Broker   rawBroker           `toml:"broker"`
 	Spool    rawSpool            `toml:"spool"`
+	Commands rawCommands         `toml:"commands"`
 	Bridge   tables[rawBridge]   `toml:"bridge"`
 	Publish  tables[rawPublish]  `toml:"publish"`
 	Device   tables[rawNode]     `toml:"device"`
@@ -72,6 +73,14 @@ type rawSpool struct {
 	here
 	rawClass
 	Critical rawCritical `toml:"critical"`
+}
+
+type rawCommands struct {
+	here
+	MaxAge   duration `toml:"max_age"`
+	Remember duration `toml:"remember"`
+	Retained boolean  `toml:"retained"`
+	Sync     text     `toml:"sync"`
 }
 
 type rawBridge struct {
@@ -165,6 +174,7 @@ type rawDevice struct {
 	Groups    tables[rawGroup] `toml:"groups"`
 	Points    tables[rawPoint] `toml:"points"`
 	Line      tables[rawTalk]  `toml:"line"`
+	Setup     tables[rawSetup] `toml:"setup"`
 	rawAbout
 }
 
@@ -278,6 +288,8 @@ type rawPoint struct {
 	Chars       text     `toml:"chars"`
 	Encoding    text     `toml:"encoding"`
 	Zone        text     `toml:"zone"`
+
+	OnLoss rawOnLoss `toml:"on_loss"`
 }
 
 // pointTable is rawPoint without its own bind.
@@ -307,4 +319,38 @@ type rawWrite struct {
 	Verify boolean  `toml:"verify"`
 
 	Function integer `toml:"function"`
+	Coalesce boolean `toml:"coalesce"`
+}
+
+// rawOnLoss is what is written when no command comes any more.
+type rawOnLoss struct {
+	here
+	After duration `toml:"after"`
+	Value anything `toml:"value"`
+}
+
+// rawSetup is a value that a device gets at each connection: bare for one of
+// its points, else with the register.
+type rawSetup struct {
+	here
+	Coil    integer  `toml:"coil"`
+	Holding integer  `toml:"holding"`
+	Ref     anything `toml:"ref"`
+	Type    text     `toml:"type"`
+	Order   text     `toml:"order"`
+	Scale   anything `toml:"scale"`
+	Offset  anything `toml:"offset"`
+	Value   anything `toml:"value"`
+	Verify  boolean  `toml:"verify"`
+}
+
+// setupTable is rawSetup without its own bind.
+type setupTable rawSetup
+
+func (s *rawSetup) bind(b *binder, n *node) {
+	if !n.isTable() {
+		s.at, s.Value.at = n, n
+		return
+	}
+	b.table(n, (*setupTable)(s), "a set-up value")
 }

@@ -47,9 +47,16 @@ func (p *pointBuilder) unwritable() string {
 		return "a queue can only be read"
 	case slices.Contains(commandKeys, p.name):
 		return fmt.Sprintf("%q has a meaning of its own in commands; give a writable point another name", p.name)
-	case p.register.Table == modbus.Input:
+	}
+	return tableWrong(p.register.Table)
+}
+
+// tableWrong says why registers of a table cannot be written, "" if they can.
+func tableWrong(t modbus.Table) string {
+	switch t {
+	case modbus.Input:
 		return "input registers cannot be written; is it a holding register?"
-	case p.register.Table == modbus.Discrete:
+	case modbus.Discrete:
 		return "discrete inputs cannot be written; is it a coil?"
 	}
 	return ""
@@ -59,6 +66,7 @@ func (p *pointBuilder) readLimits(n *node, w *mapping.Write) {
 	var raw rawWrite
 	p.table(n, &raw, "write")
 	p.readFunction(&raw, w)
+	w.Each = raw.Coalesce.set() && !raw.Coalesce.V
 	for _, x := range []struct {
 		key string
 		raw anything

@@ -1,0 +1,211 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"edgegateway/devices"
+	"edgegateway/internal/writelog"
+	"edgegateway/mapping"
+)
+
+const setupUser = "setup"
+
+const (
+	firstSetupRetry = 5 * time.Second // after a set-up that failed, doubling
+	lastSetupRetry  = 5 * time.Minute
+)
+
+// A starter notices when a device comes, from a silence or a missing port, and
+// then has it set up: what it has to hold is read, and written where it
+// differs, so that memory that bears few writes is spared. Until that went well
+// its values are not believed; they are published as errors that say why. After
+// it, what is held is written again.
+//
+// A device that restarts within the three queries that a silence takes to be
+// noticed is not set up again.
+type starter struct {
+	c *commander
+
+	mu      sync.Mutex
+	devices map[*devices.Device]*started
+}
+
+type started struct {
+	dev     *mapping.Device
+	state   devices.State // last seen of it, but for Stale
+	round   int           // counts its comings
+	ready   bool          // set up
+	since   devices.Stamp // from when on its readings are believed, if it is
+	trouble string        // why it is not; "" while that is under way
+	backoff time.Duration
+}
+
+func newStarter(c *commander) *starter {
+	s := &starter{c: c, devices: map[*devices.Device]*started{}}
+	for _, dev := range c.plant.cfg.Devices {
+		writable := func(p *mapping.Point) bool { return p.Write != nil }
+		if len(dev.Setup) > 0 || slices.ContainsFunc(dev.Points, writable) {
+			s.devices[dev.Device] = &started{dev: dev}
+		}
+	}
+	return s
+}
+
+// errNotReady is why a reading is not believed.
+type errNotReady struct{ trouble string }
+
+func (e *errNotReady) Error() string { return e.Cause() }
+
+// Cause is what the payload says.
+func (e *errNotReady) Cause() string {
+	if e.trouble == "" {
+		return "not set up yet"
+	}
+	return "not set up: " + e.trouble
+}
+
+// screen looks at each batch before it is published, on its pump's goroutine.
+func (s *starter) screen(b *devices.Batch) {
+	d := s.devices[b.Device]
+	if d == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b.State != devices.Stale {
+		came := b.State == devices.Online && d.state != devices.Online
+		d.state = b.State
+		if came || b.State == devices.Offline {
+			d.ready = len(d.dev.Setup) == 0 || s.c.plant.readOnly
+		}
+		if came {
+			s.came(d)
+		}
+	}
+	for i := range b.Readings {
+		r := &b.Readings[i]
+		if r.Err == nil && (!d.ready || r.At < d.since) {
+			r.Raw, r.Err = nil, &errNotReady{d.trouble}
+		}
+	}
+}
+
+// came has a device set up and its holds written.
+func (s *starter) came(d *started) {
+	d.round++
+	d.trouble, d.backoff = "", 0
+	if d.ready {
+		s.c.holdAgain(d.dev)
+		return
+	}
+	s.again(d, d.round)
+}
+
+// again has a device set up before all else its bus is to do.
+func (s *starter) again(d *started, round int) {
+	lane := s.c.lanes[d.dev.Bus]
+	if lane == nil {
+		return
+	}
+	lane.first(func(ctx context.Context) { s.setUp(ctx, d, round) })
+}
+
+// setUp sets a device up, on the goroutine of its lane.
+func (s *starter) setUp(ctx context.Context, d *started, round int) {
+	s.mu.Lock()
+	over := d.round != round || d.ready || d.state != devices.Online
+	s.mu.Unlock()
+	if over {
+		return
+	}
+	written, err := s.c.writeSetup(ctx, d.dev)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if d.round != round || ctx.Err() != nil {
+		return
+	}
+	if err == nil {
+		d.ready, d.since, d.trouble = true, devices.Now(), ""
+		s.c.log.Info("device set up", "device", d.dev.ID, "values", len(d.dev.Setup), "written", written)
+		s.c.holdAgain(d.dev)
+		return
+	}
+	d.trouble = err.Error()
+	d.backoff = min(max(2*d.backoff, firstSetupRetry), lastSetupRetry)
+	s.c.log.Warn("device is not set up, its values are not believed; trying again", "device", d.dev.ID, "err", err, "wait", d.backoff)
+	time.AfterFunc(d.backoff, func() { s.again(d, round) })
+}
+
+// hint says what is wrong with a device.
+func (s *starter) hint(id string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range s.devices {
+		if d.dev.ID == id && d.trouble != "" {
+			return (&errNotReady{d.trouble}).Error()
+		}
+	}
+	return ""
+}
+
+// writeSetup gives a device what it has to hold and returns how many values
+// it did not.
+func (c *commander) writeSetup(ctx context.Context, dev *mapping.Device) (written int, err error) {
+	for _, set := range dev.Setup {
+		same, old, err := c.alreadyHolds(ctx, dev, set)
+		if err != nil {
+			return written, fmt.Errorf("%s: %s", set.Point.Name, devices.Cause(err))
+		}
+		if same {
+			continue
+		}
+		written++
+		if r := c.writeOne(ctx, dev, set, old); !succeeded(r.State) {
+			return written, fmt.Errorf("%s: %s", set.Point.Name, r.Reason)
+		}
+	}
+	return written, nil
+}
+
+// alreadyHolds reads what a set-up value is to be, if that can be read.
+func (c *commander) alreadyHolds(ctx context.Context, dev *mapping.Device, set mapping.Set) (same bool, old mapping.Value, err error) {
+	if set.Point.Write.NoVerify {
+		return false, old, nil
+	}
+	b, err := c.plant.get(ctx, dev, []*devices.Point{set.Point.Point})
+	if err != nil {
+		return false, old, err
+	}
+	defer b.Release()
+	if len(b.Readings) == 0 {
+		return false, old, errors.New("not read")
+	}
+	r := &b.Readings[0]
+	if r.Err != nil {
+		return false, old, r.Err
+	}
+	old, _ = mapping.Decode(set.Point, r.Raw) // null if it means nothing
+	return stands(set, r.Raw), old, nil
+}
+
+// writeOne writes a set-up value and enters it into the log.
+func (c *commander) writeOne(ctx context.Context, dev *mapping.Device, set mapping.Set, old mapping.Value) mapping.PointResult {
+	sets := []mapping.Set{set}
+	e := &writelog.Entry{By: setupUser, Device: dev.ID, Writes: []writelog.Write{{Point: set.Point.Name, Value: json.RawMessage(set.Value.AppendJSON(nil))}}}
+	unlogged := c.writes.Take(e) // it would be repeated in any case
+	r, _ := c.plant.put(ctx, dev, set)
+	r.Old = old
+	points := []mapping.PointResult{r}
+	if unlogged == nil {
+		c.writes.Finish(e.Seq, logged(sets, points), r.State.String(), r.Reason)
+		c.writes.Told(e.Seq)
+	}
+	c.audit(dev, e, sets, points, devices.Now())
+	return r
+}
