@@ -109,7 +109,7 @@ func eachProfile(t *testing.T, check func(t *testing.T, p *profile)) {
 }
 
 func TestProfilesSayWhatTheyAre(t *testing.T) {
-	lasting := regexp.MustCompile(`[a-zA-Z0-9_-]+/[a-zA-Z0-9_-]+ at [0-9a-f]{7}|gavinying/modpoll|OpenEMS|groupsky/ya-modbus|openHAB at|esphome at|huawei-solar library`)
+	lasting := regexp.MustCompile(`[a-zA-Z0-9_-]+/[a-zA-Z0-9_-]+ at [0-9a-f]{7}|gavinying/modpoll|OpenEMS|groupsky/ya-modbus|openHAB at|esphome at|huawei-solar library|IEC \d+-\d+`)
 	eachProfile(t, func(t *testing.T, p *profile) {
 		if p.Maker == "" || p.Model == "" || len(p.Points) == 0 {
 			t.Error("maker, model or points are missing")
@@ -372,7 +372,11 @@ func TestProfilePlans(t *testing.T) {
 			for _, r := range j.Requests {
 				registers = append(registers, r.Register.String())
 			}
-			fmt.Fprintf(&b, "  every %s, %d requests in %s: %s\n", budget.Brief(j.Every), len(j.Requests), budget.Brief(j.Time()), strings.Join(registers, ", "))
+			every := budget.Brief(j.Every)
+			for _, with := range j.With {
+				every += " and " + budget.Brief(with)
+			}
+			fmt.Fprintf(&b, "  every %s, %d requests in %s: %s\n", every, len(j.Requests), budget.Brief(j.Time()), strings.Join(registers, ", "))
 		}
 		if of.Load > budget.Full {
 			t.Errorf("%s alone fills its bus: %s", p.Name, of.Trouble("x"))
