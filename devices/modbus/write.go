@@ -80,6 +80,8 @@ func (q *writeQuery) String() string           { return q.write.String() }
 
 // Cost is as readQuery's.
 func (q *writeQuery) Cost() time.Duration {
+	q.line.baton.take()
+	defer q.line.baton.give()
 	if q.line.broadcast(q.unit.ID) {
 		return time.Duration(q.line.size(len(q.write.pdu)))*q.line.cost.CharTime() + turnaround
 	}
@@ -91,6 +93,8 @@ func (q *writeQuery) Cost() time.Duration {
 }
 
 func (q *writeQuery) Do(ctx context.Context, b *devices.Batch) error {
+	q.line.baton.take()
+	defer q.line.baton.give()
 	a, err := q.line.ask(ctx, q.unit, q.write)
 	if e, ok := errors.AsType[*Exception](err); ok && (e.Code == GatewayTargetSilence || e.Code == Acknowledge) {
 		err = unanswered(q.write, err)
