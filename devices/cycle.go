@@ -200,17 +200,18 @@ func (c *cycle) query(n int) *planned {
 	return &c.part.queries[(c.part.first+n)%len(c.part.queries)]
 }
 
-// conclude draws the conclusions from a planned query that ended.
+// conclude draws the conclusions from a planned query that ended. One that was
+// under way when the port was lost allows none.
 func (p *Poller) conclude(f *flight) {
-	if errors.Is(f.err, ErrPort) {
+	if errors.Is(f.err, ErrPort) || f.from < p.lost {
 		return
 	}
-	h, cost := f.health, f.to.Sub(f.from)
-	p.settle(h, f.batch, f.err, f.from)
+	h := f.health
+	counts := p.settle(h, f.batch, f.err, f.from)
 	if f.err == nil {
 		p.queryAnswered(h, f.query)
-	} else if errors.Is(f.err, ErrTimeout) && !p.sched.units[h.index].silent {
-		p.queryMissed(h, f.query, f.err, cost)
+	} else if counts && errors.Is(f.err, ErrTimeout) && !p.sched.units[h.index].silent {
+		p.queryMissed(h, f.query, f.err, f.to.Sub(f.from))
 	}
 }
 

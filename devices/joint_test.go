@@ -91,7 +91,7 @@ func TestJointPlanIsNotUsedWhileOneOfItsQueriesRests(t *testing.T) {
 // No interval is missed because of joint plans that is met without.
 func TestJointPlansMakeNothingLate(t *testing.T) {
 	joint, free := 0, 0
-	for seed := range uint64(150) {
+	for seed := uint64(78); seed < 90; seed++ { // among which are some that miss intervals if joint plans are always used
 		apart, _ := missedIntervals(t, seed, true)
 		together, n := missedIntervals(t, seed, false)
 		if apart == 0 {
@@ -102,7 +102,7 @@ func TestJointPlansMakeNothingLate(t *testing.T) {
 			}
 		}
 	}
-	if free < 30 || joint < 1000 {
+	if free < 8 || joint < 500 {
 		t.Errorf("only %d of the buses meet all intervals, with %d joint queries: this shows little", free, joint)
 	}
 }

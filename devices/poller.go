@@ -282,15 +282,20 @@ func (p *Poller) land(f *flight) {
 	}
 	switch { // the round may have been broken off before or just now
 	case c.round == f.round:
+		if f.cut {
+			clear(f.batch.Readings[f.before:])
+			f.batch.Readings = f.batch.Readings[:f.before]
+		}
 		if f.batch != f.round.batch {
 			f.round.batch.take(f.batch)
+		}
+		if f.cut {
+			return
 		}
 		if c.broke == nil {
 			c.broke = f.err
 		}
-		if !f.cut {
-			p.proceed(f.job)
-		}
+		p.proceed(f.job)
 	case p.landed != nil:
 		f.batch.Release()
 	}
@@ -316,23 +321,25 @@ func (p *Poller) entered(dev *Device, readings []Reading, from Stamp, err error)
 }
 
 // settle notes whether a device answered a query that was begun then. Of
-// queries under way at once that have no answer one counts.
-func (p *Poller) settle(h *health, b *Batch, err error, from Stamp) {
+// queries under way at once that have no answer one counts: it reports whether
+// this one did.
+func (p *Poller) settle(h *health, b *Batch, err error, from Stamp) (counts bool) {
 	now := p.now()
 	if err == nil {
 		if p.sched.answered(h.index, now) {
 			p.wakeQueries(h)
 		}
 		p.answered(h, b)
-		return
+		return true
 	}
 	if from < p.sched.units[h.index].missed {
-		return
+		return false
 	}
 	h.misses++
 	if p.sched.missed(h.index, now, now.Sub(from)) {
 		p.silent(h, err)
 	}
+	return true
 }
 
 // silent tells that a device does not answer any more.
@@ -341,6 +348,11 @@ func (p *Poller) silent(h *health, err error) {
 		p.log.Warn("device does not answer; probing it now and then", append(h.attrs(), "n", h.misses, "err", err)...)
 	}
 	h.muted = false
+	p.queriesOf(h, func(q *planned) {
+		if q.backoff == 0 {
+			q.misses = 0 // it was not the query
+		}
+	})
 	if h.state == Offline {
 		return
 	}

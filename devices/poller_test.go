@@ -1,11 +1,14 @@
 package devices
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -402,4 +405,130 @@ func TestLoadShare(t *testing.T) {
 	if got := l.share(1000 * second); got < 0.98 || got > 1 {
 		t.Errorf("always busy: %v", got)
 	}
+}
+
+// Aligned cycles begin at multiples of their interval of wall time, those of all
+// devices one after the other; when the clock is set they follow.
+func TestPollerAlignsCycles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		wall := 1_790_000_000*time.Second + 400*ms // ahead of the bubble's time
+		var mu sync.Mutex
+		offset := func() time.Duration {
+			mu.Lock()
+			defer mu.Unlock()
+			return wall
+		}
+		line := newFakeLine()
+		b := startBench(t, PollerConfig{Line: line, Aligned: offset,
+			Devices: []*Device{testDevice("a", 5*time.Second, "x"), testDevice("c", 7*time.Second, "x"), testDevice("d", 5*time.Second, "x")}}, line)
+		check := func(from Stamp) {
+			t.Helper()
+			n := 0
+			for _, g := range b.got {
+				every := map[string]Stamp{"a": 5 * second, "c": 7 * second, "d": 5 * second}[g.dev]
+				if off := (g.at + Stamp(offset())) % every; g.at >= from && off > 3*Stamp(line.cost) {
+					t.Errorf("%s was read %v after its slot", g.dev, time.Duration(off))
+				} else if g.at >= from {
+					n++
+				}
+			}
+			if n < 25 {
+				t.Errorf("%d batches", n)
+			}
+		}
+		b.run(time.Second)
+		if len(b.got) != 3 {
+			t.Errorf("%d of 3 devices were read at once", len(b.got))
+		}
+		begin := testNow()
+		b.run(time.Minute)
+		check(begin)
+		mu.Lock()
+		wall += 1234 * time.Hour / 1000
+		mu.Unlock()
+		b.run(15 * time.Second)
+		b.reset()
+		begin = testNow()
+		b.run(time.Minute)
+		check(begin)
+	})
+}
+
+// With several lanes queries run at once, and asked ones have the bus alone.
+func TestPollerRunsQueriesAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		line := &wideLine{newFakeLine()}
+		line.width, line.cost = 4, 100*ms
+		d := testDevice("a", 100*ms, "p", "q", "r", "s", "t", "u", "v", "w")
+		out := make(chan *Batch, 4)
+		b := &bench{t: t, line: line.fakeLine, out: out}
+		p, err := NewPoller(PollerConfig{Bus: "x", Line: line, Devices: []*Device{d, testDevice("dead", time.Second, "x", "y", "z", "q")}, Out: out, Now: testNow, Log: slog.New(slog.NewTextHandler(&b.logs, nil))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.p = p
+		line.dead["dead"] = true
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		defer running.Wait()
+		defer cancel()
+		running.Go(func() { p.Run(ctx) })
+		running.Go(func() {
+			for ctx.Err() == nil {
+				time.Sleep(777 * ms)
+				q := soloQuery{&fakeQuery{line.fakeLine, d, d.Points[:1]}}
+				if err := p.Do(ctx, q, NewBatch(d)); err != nil && ctx.Err() == nil && !errors.Is(err, ErrPort) {
+					t.Error(err)
+				}
+			}
+		})
+		b.run(time.Minute)
+		good := 0
+		for _, g := range b.of("a") {
+			good += g.good
+			if len(g.bad) > 0 {
+				t.Fatalf("%+v", g)
+			}
+		}
+		// four at once of 100 ms each, less the time of those alone and of the dead
+		if good < 1700 {
+			t.Errorf("%d readings in a minute", good)
+		}
+		b.wantState("dead", Offline)
+		if s, _ := p.Status("dead"); s.Requests > 4+20 {
+			t.Errorf("the dead device was asked %d times", s.Requests)
+		}
+		if s := p.Stats(); s.Busy > 1 || s.Busy < 0.95 || s.Pipeline != 4 {
+			t.Errorf("%+v", s)
+		}
+		line.set(func() { line.noPort = ErrPort })
+		b.reset()
+		b.run(time.Minute)
+		b.wantState("a", Offline)
+		if n := len(line.asked); n > 4+10+80 { // those of Do are not held off
+			t.Errorf("a missing port was tried %d times in a minute", n)
+		}
+		line.set(func() { line.noPort = nil })
+		b.reset()
+		b.run(30 * time.Second)
+		b.wantState("a", Online)
+		b.wantLogs("port unavailable; retrying", 1)
+		b.wantLogs("port is back", 1)
+	})
+}
+
+type wideLine struct{ *fakeLine }
+
+func (l *wideLine) Pipeline() (int, string) { return l.width, "" }
+
+// A soloQuery bears no other beside it.
+type soloQuery struct{ *fakeQuery }
+
+func (q soloQuery) Do(ctx context.Context, b *Batch) error {
+	q.line.set(func() {
+		if q.line.active > 0 {
+			panic("a query of Do beside others")
+		}
+	})
+	return q.fakeQuery.Do(ctx, b)
 }

@@ -258,6 +258,9 @@ func (g *gateway) newBus(settings *config.Bus) (*bus, devices.Line, error) {
 	}
 	b := &bus{Bus: settings, pump: newPump(mapper, g.broker.Publish, g.clock.Now, g.log)}
 	poll := devices.PollerConfig{Bus: settings.ID, Out: b.pump.in, Log: g.log}
+	if settings.Aligned {
+		poll.Aligned = g.wall
+	}
 	for _, dev := range settings.Devices {
 		poll.Devices = append(poll.Devices, dev.Device)
 	}
@@ -270,6 +273,14 @@ func (g *gateway) newBus(settings *config.Bus) (*bus, devices.Line, error) {
 	}
 	b.doctor = newDiagnoser(b, poll.Line, g.log)
 	return b, poll.Line, nil
+}
+
+// wall is local time minus boot time: what begins at multiples of an hour or a
+// day of it does so where people live.
+func (g *gateway) wall() time.Duration {
+	c := g.clock.Now()
+	_, zone := time.Unix(0, int64(devices.Now())+c.Offset).In(g.cfg.Timezone).Zone()
+	return time.Duration(c.Offset) + time.Duration(zone)*time.Second
 }
 
 // openBus is the protocol table: it returns the line or the listener of a

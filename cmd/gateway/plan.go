@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -63,6 +64,8 @@ type busPlan struct {
 	Address  string        `json:"address"`
 	Protocol string        `json:"protocol"`
 	Line     string        `json:"line,omitempty"` // of the serial line: 9600 8N1
+	Phase    string        `json:"phase"`          // staggered or aligned
+	Pipeline int           `json:"pipeline"`       // requests outstanding at most
 	Thinking float64       `json:"thinking"`       // assumed of each device
 	Load     float64       `json:"load"`           // share of the bus's time; above 1 it cannot be had
 	Fits     bool          `json:"fits"`           // every interval can be met
@@ -111,7 +114,10 @@ func busPlans(cfg *config.Config, names []string, thinking time.Duration) ([]bus
 }
 
 func planBus(b *config.Bus, thinking time.Duration) (busPlan, error) {
-	plan := busPlan{Bus: b.ID, Address: b.Address, Protocol: b.Protocol, Fits: true, Requests: []planRequest{}}
+	plan := busPlan{Bus: b.ID, Address: b.Address, Protocol: b.Protocol, Phase: config.Staggered, Fits: true, Requests: []planRequest{}}
+	if b.Aligned {
+		plan.Phase = config.Aligned
+	}
 	if b.Protocol != config.Modbus {
 		return plan, nil // it speaks when it likes
 	}
@@ -126,28 +132,59 @@ func planBus(b *config.Bus, thinking time.Duration) (busPlan, error) {
 	if line := b.Modbus.Slowest(); line.Baud > 0 {
 		plan.Line = fmt.Sprintf("%d %s", line.Baud, line.Format)
 	}
+	plan.Pipeline = of.Lanes()
 	plan.Thinking, plan.Load = of.Thinking.Seconds(), of.Load
 	plan.Fits, plan.Trouble = of.Load <= 1 && len(of.Late) == 0, of.Trouble(b.ID)
 	for _, j := range of.Jobs {
 		for _, r := range j.Requests {
-			plan.Requests = append(plan.Requests, newPlanRequest(&j, r))
+			plan.add(newPlanRequest(&j, r, of.Lanes()))
 		}
 	}
+	for i := range plan.Requests {
+		plan.Requests[i].name()
+	}
+	slices.SortStableFunc(plan.Requests, func(a, b planRequest) int { return cmp.Compare(a.Every, b.Every) })
 	return plan, nil
 }
 
-func newPlanRequest(j *budget.Job, r budget.Request) planRequest {
+// add adds r, to the same request at other times if there is one.
+func (p *busPlan) add(r planRequest) {
+	for i := range p.Requests {
+		o := &p.Requests[i]
+		if o.Device == r.Device && o.register == r.register && slices.Equal(o.Points, r.Points) {
+			o.Rate, o.Load = o.Rate+r.Rate, o.Load+r.Load
+			return
+		}
+	}
+	p.Requests = append(p.Requests, r)
+}
+
+// name says how often the request is sent: each time its quickest points are
+// due, or only when others are due too.
+func (r *planRequest) name() {
+	r.every = budget.Brief(lasting(r.Every))
+	if r.Rate*r.Every > 0.999 {
+		r.With = nil
+	}
+	for _, every := range r.With {
+		r.every += " + " + budget.Brief(lasting(every))
+	}
+}
+
+func newPlanRequest(j *budget.Job, r budget.Request, lanes int) planRequest {
 	p := planRequest{
 		Device: j.Device.ID, Unit: r.Unit.ID, Table: r.Register.Table.String(), Address: r.Register.Address, Count: max(1, int(r.Register.Count)),
-		Every: j.Every.Seconds(), Rate: j.Rate, Wire: r.Wire.Seconds(), Time: r.Time.Seconds(), Load: r.Time.Seconds() * j.Rate,
-		register: r.Register.String(), every: budget.Brief(j.Every), time: r.Time,
-	}
-	for _, every := range j.With {
-		p.With = append(p.With, every.Seconds())
-		p.every += " + " + budget.Brief(every)
+		Every: r.Points[0].Every.Seconds(), Rate: j.Rate, Wire: r.Wire.Seconds(), Time: r.Time.Seconds(), Load: r.Time.Seconds() * j.Rate / float64(lanes),
+		register: r.Register.String(), time: r.Time,
 	}
 	for _, point := range r.Points {
 		p.Points = append(p.Points, point.Name)
+		p.Every = min(p.Every, point.Every.Seconds())
+	}
+	for _, every := range j.With {
+		if every.Seconds() > p.Every {
+			p.With = append(p.With, every.Seconds())
+		}
 	}
 	return p
 }
@@ -171,6 +208,12 @@ func (p *busPlan) print(w io.Writer) {
 	fmt.Fprintf(w, "bus %s  %s", p.Bus, p.Address)
 	if p.Line != "" {
 		fmt.Fprintf(w, "  %s", p.Line)
+	}
+	if p.Pipeline > 1 {
+		fmt.Fprintf(w, "  %d requests at a time", p.Pipeline)
+	}
+	if p.Phase == config.Aligned {
+		fmt.Fprint(w, "  aligned to the clock")
 	}
 	fmt.Fprintf(w, "  load %s\n", budget.Percent(p.Load))
 	fmt.Fprintln(w, "EVERY\tDEVICE\tUNIT\tREGISTERS\tTIME\tLOAD\tPOINTS\t")
@@ -222,3 +265,6 @@ func fewNames(names []string) string {
 	}
 	return strings.Join(names, ", ")
 }
+
+// lasting is s seconds.
+func lasting(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

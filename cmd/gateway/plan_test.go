@@ -18,12 +18,12 @@ protocol = "lines"
 `, map[string]string{
 		"meters": "[devices.meter]\nprofile = \"eastron/sdm630\"\nbus = \"rs485\"\nunit_ids = \"1-4\"\n",
 		"mast":   "[device.mast]\nbus = \"mast\"\n[device.mast.line.MWV]\nwind_speed = { field = 3, type = \"f64\" }\n",
-		"plc":    "[device.plc]\nbus = \"tcp://192.0.2.1:502\"\nunit_id = 1\n[device.plc.points]\nlevel = { holding = 7 }\n",
+		"plc":    "[bus.plc]\naddress = \"tcp://192.0.2.1:502\"\npipeline = 4\nphase = \"aligned\"\n[device.plc]\nbus = \"plc\"\nunit_id = 1\n[device.plc.points]\nlevel = { holding = 7 }\n",
 	})
 	out, code := s.command("plan")
 	for _, want := range []string{
 		"bus rs485  /dev/ttyUSB0  9600 8N1  load ", "input 0-", "voltage_l1", "meter-1, meter-2, meter-3, meter-4", "4 × ", "TROUBLE: bus rs485 needs ", "raise the baud rate to ",
-		"20ms of thinking assumed", "speaks by itself", "holding 7", "5ms of thinking assumed in each. Every interval can be met.",
+		"1s + 1m ", "4 requests at a time  aligned to the clock", "20ms of thinking assumed", "speaks by itself", "holding 7", "5ms of thinking assumed in each. Every interval can be met.",
 	} {
 		if code != exitOK || !strings.Contains(out, want) {
 			t.Errorf("plan: code %d; it does not say %q:\n%s", code, want, out)

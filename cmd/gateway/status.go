@@ -219,7 +219,7 @@ func (b *BusStatus) trouble() string {
 	if b.PortDown {
 		return b.PortError
 	}
-	return b.Hint
+	return cmp.Or(b.Hint, b.Narrowed)
 }
 
 func (d *DeviceStatus) answered() string {

@@ -35,7 +35,13 @@
 //     more than two seconds at 1200 baud. A late answer raises its unit's
 //     timeout, at most to four times what is configured.
 //   - One request at a time, also on TCP: many devices and all gateways to
-//     serial lines take no more.
+//     serial lines take no more. With Config.Pipeline several are outstanding;
+//     a device that closes or keeps silent then, and answers one well, is asked
+//     one at a time from there on. State has one owner all the same, who holds
+//     the line's baton. What is proven is the same but for one thing: of an
+//     answer cut short in a stream, whose missing end another answer makes up,
+//     the beginning of that other is looked for (pipe.mixed); with one
+//     outstanding, silence tells. Writes are outstanding alone.
 //   - Writing one coil or register is answered by an exact copy of the
 //     request, which an echoing adapter produces too. So the first write after
 //     opening a port is preceded by a read, whose answer shows which it is.

@@ -31,6 +31,11 @@ type Config struct {
 	// the wire; it makes costs honest.
 	Behind *serial.Config
 
+	// Pipeline is how many requests may be outstanding on a connection that
+	// carries Modbus TCP frames: 0 and 1 mean one, MaxPipeline is the most.
+	// Where the device turns out not to bear it, it is one again.
+	Pipeline int
+
 	Timeout        time.Duration // from the end of a request to the beginning of its answer; 0 means 1 s
 	ConnectTimeout time.Duration // 0 means 3 s
 	ConnectDelay   time.Duration // from opening the port to the first request: some devices need it
@@ -54,8 +59,12 @@ const (
 
 // A Line is one bus of Modbus devices: a serial line, or a TCP endpoint with
 // what is behind it. It implements devices.Line: only its Poller calls it,
-// except Stats and Address, which anyone may.
+// except Stats, Pipeline and Address, which anyone may. With a pipeline it
+// implements devices.Pipeliner: who works with the line takes its baton, and
+// gives it away only while a query waits for an answer.
 type Line struct {
+	baton   baton
+	crowd   *crowd // nil: one request at a time
 	cfg     Config
 	carrier carrier
 	wire    wire
@@ -86,7 +95,7 @@ type answer struct {
 	at  devices.Stamp
 }
 
-var _ devices.Line = (*Line)(nil)
+var _ devices.Pipeliner = (*Line)(nil)
 
 // NewLine returns a line that opens its port with the first query.
 func NewLine(cfg Config) (*Line, error) {
@@ -96,12 +105,24 @@ func NewLine(cfg Config) (*Line, error) {
 	if err != nil {
 		return nil, err
 	}
+	switch {
+	case cfg.Pipeline < 0 || cfg.Pipeline > MaxPipeline:
+		return nil, fmt.Errorf("%s: a pipeline of %d: it is between 1 and %d", c.address, cfg.Pipeline, MaxPipeline)
+	case cfg.Pipeline > 1 && c.rtu:
+		return nil, fmt.Errorf("%s: a pipeline of %d: answers in frames of a serial line do not say what they answer", c.address, cfg.Pipeline)
+	case cfg.Pipeline > 1 && cfg.Behind != nil:
+		return nil, fmt.Errorf("%s: a pipeline of %d: the line behind a gateway carries one request at a time", c.address, cfg.Pipeline)
+	}
 	return newLine(cfg, c), nil
 }
 
 func newLine(cfg Config, c carrier) *Line {
 	l := &Line{cfg: cfg, carrier: c, known: map[string]*known{}}
 	switch {
+	case !c.rtu && cfg.Pipeline > 1:
+		l.baton = make(baton, 1)
+		l.crowd = newCrowd(l.baton, cfg.Pipeline)
+		l.wire = newPipeWire(c.datagram, &l.stats, l.baton)
 	case !c.rtu:
 		l.wire = newTCPWire(c.datagram, &l.stats)
 	case c.tty:
@@ -148,7 +169,7 @@ func (l *Line) ask(ctx context.Context, u Unit, r *request) (answer, error) {
 	u.Timeout = cmp.Or(u.Timeout, l.cfg.Timeout)
 	start, wait := time.Now(), firstBusyWait
 	a, err := l.askKept(ctx, u, r)
-	for r.busy(err) && time.Since(start)+wait < u.Timeout && devices.Sleep(ctx, wait) {
+	for r.busy(err) && time.Since(start)+wait < u.Timeout && l.sleep(ctx, wait) {
 		a, err = l.askKept(ctx, u, r)
 		wait *= 2
 	}
@@ -158,9 +179,19 @@ func (l *Line) ask(ctx context.Context, u Unit, r *request) (answer, error) {
 	return a, nil
 }
 
+// sleep waits while others may work with the line.
+func (l *Line) sleep(ctx context.Context, d time.Duration) bool {
+	l.baton.give()
+	defer l.baton.take()
+	return devices.Sleep(ctx, d)
+}
+
 // askKept asks for a read on a kept connection that turns out to be closed once
 // more on a new one, as many devices close idle ones.
 func (l *Line) askKept(ctx context.Context, u Unit, r *request) (answer, error) {
+	if l.crowd != nil {
+		return l.askAmong(ctx, u, r)
+	}
 	kept := l.port != nil && l.used && !l.carrier.tty
 	a, err := l.askOnce(ctx, u, r)
 	if kept && !r.write && errors.Is(err, devices.ErrPort) && ctx.Err() == nil {
@@ -174,8 +205,12 @@ func (l *Line) askOnce(ctx context.Context, u Unit, r *request) (answer, error) 
 		return answer{}, err
 	}
 	start, port := time.Now(), l.port
-	defer func() { l.stats.busy(time.Since(start)) }()
-	defer context.AfterFunc(ctx, func() { port.SetReadDeadline(time.Unix(1, 0)) })()
+	if l.crowd != nil {
+		defer func() { l.stats.busy(l.crowd.busy()) }()
+	} else {
+		defer func() { l.stats.busy(time.Since(start)) }()
+		defer context.AfterFunc(ctx, func() { port.SetReadDeadline(time.Unix(1, 0)) })()
+	}
 	a, err := l.wire.exchange(ctx, port, u, r)
 	var broken *brokenError
 	switch {
@@ -184,6 +219,7 @@ func (l *Line) askOnce(ctx context.Context, u Unit, r *request) (answer, error) 
 	case isException(err):
 		l.used = true
 		l.stats.exception()
+	case l.port != port: // closed meanwhile, for another request
 	case errors.Is(err, devices.ErrPort), errors.As(err, &broken):
 		l.Close()
 	}

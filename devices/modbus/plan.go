@@ -23,6 +23,8 @@ type placed struct {
 // answer. No point is ever split, and no request reads what the device is known
 // to refuse together with anything else.
 func (l *Line) Plan(dev *devices.Device, points []*devices.Point) ([]devices.Query, error) {
+	l.baton.take()
+	defer l.baton.give()
 	u, err := l.unitOf(dev)
 	if err != nil {
 		return nil, err

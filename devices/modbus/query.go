@@ -68,6 +68,8 @@ func (q *readQuery) add(s span) {
 // Carry lets the query read those of points that lie in what it reads anyway,
 // and returns them. Illegal ones are left where they are.
 func (q *readQuery) Carry(points []*devices.Point) (taken []*devices.Point) {
+	q.line.baton.take()
+	defer q.line.baton.give()
 	if !q.readable {
 		return nil
 	}
@@ -113,6 +115,8 @@ func (q *readQuery) String() string { return fmt.Sprintf("%v: %v", q.unit, q.reg
 // Cost is how long the query occupies its line, with the unit's thinking as
 // far as known. Only the line's owner calls it.
 func (q *readQuery) Cost() time.Duration {
+	q.line.baton.take()
+	defer q.line.baton.give()
 	var d time.Duration
 	for _, s := range q.spans {
 		d += q.line.wireTime(readRequest(q.unit.ID, s.reg)) + q.line.wire.thinking(q.unit.ID)
@@ -123,6 +127,8 @@ func (q *readQuery) Cost() time.Duration {
 // Do reads all spans. After an error that is no answer of the unit the rest
 // is not asked and carries the same error.
 func (q *readQuery) Do(ctx context.Context, b *devices.Batch) error {
+	q.line.baton.take()
+	defer q.line.baton.give()
 	if q.version != q.known.version {
 		q.version = q.known.version
 		q.spans = q.line.spans(q.scope, q.atoms)

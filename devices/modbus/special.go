@@ -138,6 +138,8 @@ func (q *queueQuery) String() string           { return q.ask.String() }
 
 // Cost is as readQuery's, for a full queue.
 func (q *queueQuery) Cost() time.Duration {
+	q.line.baton.take()
+	defer q.line.baton.give()
 	return q.line.wireTime(q.ask) + q.line.wire.thinking(q.unit.ID)
 }
 
@@ -148,6 +150,8 @@ func (q *queueQuery) request() Request {
 }
 
 func (q *queueQuery) Do(ctx context.Context, b *devices.Batch) error {
+	q.line.baton.take()
+	defer q.line.baton.give()
 	a, err := q.line.ask(ctx, q.unit, q.ask)
 	for _, p := range q.points {
 		if err != nil {
@@ -201,12 +205,16 @@ func (q *Identification) String() string {
 
 // Cost is that of one request; a short identity takes no more.
 func (q *Identification) Cost() time.Duration {
+	q.line.baton.take()
+	defer q.line.baton.give()
 	return q.line.wireTime(identityRequest(q.unit.ID, identifyBasic, 0)) + q.line.wire.thinking(q.unit.ID)
 }
 
 // Do asks for all objects that the standard names, and if the device refuses
 // that for the three that each must have.
 func (q *Identification) Do(ctx context.Context, _ *devices.Batch) error {
+	q.line.baton.take()
+	defer q.line.baton.give()
 	err := q.stream(ctx, identifyRegular)
 	if refused(err) {
 		err = q.stream(ctx, identifyBasic)

@@ -17,22 +17,28 @@ import (
 // connection is given up: the far side may have forgotten it.
 const maxMissed = 3
 
-// A tcpWire speaks Modbus TCP, over whatever carries it, one request at a time: many devices and all
-// gateways to a serial line take no more. Answers carry the transaction id of
-// their request, so that late ones are known and dropped.
+// A tcpWire speaks Modbus TCP, over whatever carries it, one request at a time:
+// many devices and all gateways to a serial line take no more (a pipeWire is for
+// those that do). Answers carry the transaction id of their request, so that late
+// ones are known and dropped.
 type tcpWire struct {
-	datagram bool                       // each read is one whole frame
+	tcpStream
 	packager *goburrow.TCPClientHandler // counts transactions, over all connections; opens nothing
-	in       []byte                     // arrived and not understood
 	missed   int                        // exchanges in a row without a byte
 	last     time.Time                  // end of the last exchange
 	latency  map[byte]*latency          // by unit
+}
+
+// A tcpStream cuts what comes into frames.
+type tcpStream struct {
+	datagram bool   // each read is one whole frame
+	in       []byte // arrived and not understood
 	stats    *counters
 	chunk    [maxTCP + 1]byte // a longer datagram is seen to be so
 }
 
 func newTCPWire(datagram bool, stats *counters) *tcpWire {
-	return &tcpWire{datagram: datagram, packager: goburrow.NewTCPClientHandler(""), latency: map[byte]*latency{}, stats: stats}
+	return &tcpWire{tcpStream: tcpStream{datagram: datagram, stats: stats}, packager: goburrow.NewTCPClientHandler(""), latency: map[byte]*latency{}}
 }
 
 func (w *tcpWire) reset() { w.in, w.missed = w.in[:0], 0 }
@@ -72,7 +78,7 @@ func (w *tcpWire) send(ctx context.Context, p Port, u Unit, r *request) (answer,
 		timeout = turnaround // in which a gateway may say that it does not pass it on
 	}
 	for {
-		reply, err := w.nextFrame(ctx, p, sent.Add(timeout))
+		reply, err := w.next(ctx, p, sent.Add(timeout), w.heard)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			if r.all && len(w.in) == 0 {
 				return answer{}, nil
@@ -118,9 +124,12 @@ func (w *tcpWire) open(r *request, frame, reply []byte) (PDU, error) {
 		err, reply[6:min(len(reply), 14)], devices.ErrReply)
 }
 
-// nextFrame returns the next whole frame; it is valid until the next call.
-// What is wrong in a stream breaks it; a datagram that is wrong is dropped.
-func (w *tcpWire) nextFrame(ctx context.Context, p Port, deadline time.Time) ([]byte, error) {
+func (w *tcpWire) heard() { w.missed = 0 }
+
+// next returns the next whole frame; it is valid until the next call. What is
+// wrong in a stream breaks it; a datagram that is wrong is dropped. heard is
+// called whenever something came.
+func (w *tcpStream) next(ctx context.Context, p Port, deadline time.Time, heard func()) ([]byte, error) {
 	for {
 		if len(w.in) >= tcpHeader {
 			n, err := tcpFrameLen(w.in)
@@ -142,9 +151,9 @@ func (w *tcpWire) nextFrame(ctx context.Context, p Port, deadline time.Time) ([]
 		if n == 0 {
 			return nil, err
 		}
-		w.missed = 0
 		w.stats.received(n)
 		w.in = append(w.in, w.chunk[:n]...)
+		heard()
 	}
 }
 

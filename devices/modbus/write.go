@@ -154,6 +154,8 @@ func (q *writeQuery) String() string {
 
 // Cost is as readQuery's.
 func (q *writeQuery) Cost() time.Duration {
+	q.line.baton.take()
+	defer q.line.baton.give()
 	if q.write.all {
 		return time.Duration(q.line.size(len(q.write.pdu)))*q.line.cost.CharTime() + turnaround
 	}
@@ -169,6 +171,8 @@ func (q *writeQuery) Cost() time.Duration {
 }
 
 func (q *writeQuery) Do(ctx context.Context, b *devices.Batch) error {
+	q.line.baton.take()
+	defer q.line.baton.give()
 	a, err := q.send(ctx)
 	if e, ok := errors.AsType[*Exception](err); ok && (e.Code == GatewayTargetSilence || e.Code == Acknowledge) {
 		err = unanswered(q.write, err)

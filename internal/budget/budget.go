@@ -12,9 +12,9 @@
 // before all others, and a request under way is never broken off. Groups of a
 // device that fall due together are asked for by the cheapest requests for all
 // of them, if those that read points of the quickest one can be done by its time
-// beside what else the bus does then, or if the bus is overloaded anyway. A bus
-// that bears several requests at a time is taken for one that does not. That is
-// what devices.Poller does.
+// beside what else the bus does then, or if the bus is overloaded anyway. That is
+// what devices.Poller does. Where several requests may be outstanding (pipeline)
+// the bus is taken for one that is so many times as fast.
 //
 // Together groups only take less time than apart, and are never asked for
 // together where that could make an interval late, so that whether all are met
@@ -163,7 +163,7 @@ func (b *Budget) together(line devices.Line, dev *devices.Device, m meeting, apa
 		for _, g := range m.groups[:n] {
 			others -= b.group(dev, g.Every).Load
 		}
-		if apart > 1 || j.head.Seconds()/j.Every.Seconds()+others <= 1 {
+		if apart > 1 || j.head.Seconds()/j.Every.Seconds()/float64(b.Lanes())+others <= 1 {
 			b.add(j)
 			break
 		}
@@ -213,7 +213,7 @@ func (b *Budget) fill(j *Job, queries []devices.Query, quickest devices.Group) {
 			}
 		}
 	}
-	j.Load = j.time.Seconds() * j.Rate
+	j.Load = b.load(j)
 }
 
 // add adds j, to the same job at other times if there is one.
@@ -227,8 +227,13 @@ func (b *Budget) add(j Job) {
 		b.Jobs[i].Rate = 0
 	}
 	b.Jobs[i].Rate += j.Rate
-	b.Jobs[i].Load = b.Jobs[i].time.Seconds() * b.Jobs[i].Rate
+	b.Jobs[i].Load = b.load(&b.Jobs[i])
 }
+
+func (b *Budget) load(j *Job) float64 { return j.time.Seconds() * j.Rate / float64(b.Lanes()) }
+
+// Lanes is how many requests may be outstanding at a time.
+func (b *Budget) Lanes() int { return max(1, b.cfg.Pipeline) }
 
 // A meeting is groups of a device, by rising interval, and how often just they
 // are due together, per second.
@@ -318,7 +323,7 @@ func (b *Budget) excess(span time.Duration) (by time.Duration, other *Job) {
 			blocking, other = j.longest, j
 		}
 	}
-	return work + blocking - span, other
+	return work/time.Duration(b.Lanes()) + blocking - span, other
 }
 
 // bauds are the speeds that devices have as a rule.

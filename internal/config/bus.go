@@ -62,6 +62,7 @@ func (l *loader) readBus(b *bus, raw *rawBus) {
 	p.Modbus.Timeout = raw.Timeout.V
 	raw.Delay.atLeast(l.binder, 0, "the delay")
 	p.Modbus.ConnectDelay = raw.Delay.V
+	l.readPhase(b, &raw.Phase)
 	if !raw.Address.set() {
 		if raw.at.child("address") == nil {
 			l.errorKey(raw.at, `bus %q needs an address: a port such as "/dev/serial/by-id/…" or a URL such as "tcp://192.168.10.5:502"`, b.key)
@@ -79,7 +80,49 @@ func (l *loader) readBus(b *bus, raw *rawBus) {
 	} else {
 		l.readEndpoint(b, raw, a)
 	}
+	l.readPipeline(b, raw, a)
 	p.Modbus.TLS, _ = l.readEncryption(&raw.rawTLS, raw.at, a.scheme == "tls", "is the address tls://?")
+}
+
+// When the cycles of a bus begin.
+const (
+	Staggered = "staggered"
+	Aligned   = "aligned"
+)
+
+func (l *loader) readPhase(b *bus, t *text) {
+	known := []string{Staggered, Aligned}
+	switch {
+	case !t.set():
+	case b.pub.Protocol != Modbus:
+		l.errorKey(t.at, "phase is of a bus that is asked; on this one devices speak when they like")
+	case !slices.Contains(known, t.V):
+		l.errorAt(t.at, "there is no phase %q; there is %q and %q%s", t.V, known[0], known[1], didYouMean(nearest(t.V, known)))
+	}
+	b.pub.Aligned = t.V == Aligned
+}
+
+// readPipeline reads how many requests may be outstanding.
+func (l *loader) readPipeline(b *bus, raw *rawBus, a address) {
+	n := raw.Pipeline
+	if !n.set() || !n.within(l.binder, 1, modbus.MaxPipeline, "pipeline") {
+		return
+	}
+	b.pub.Modbus.Pipeline = int(n.V)
+	switch {
+	case b.pub.Protocol != Modbus:
+		l.errorKey(n.at, "pipeline is of Modbus; this bus carries %s", b.pub.Protocol)
+	case n.V == 1:
+	case a.serial():
+		l.errorKey(n.at, "pipeline is of connections that carry Modbus TCP; a serial line carries one request at a time")
+	case !a.host():
+		l.errorKey(n.at, "pipeline is of tcp://, tls:// and udp://; the answers in %s:// do not say which request they answer", a.scheme)
+	case raw.Behind.set():
+		l.errorKey(n.at, "pipeline does not go with behind: the serial line behind the gateway carries one request at a time")
+	default:
+		return
+	}
+	b.pub.Modbus.Pipeline = 0
 }
 
 // readPort reads a bus on a serial port of this machine.

@@ -29,6 +29,8 @@ format = "7E1"
 framing = "ascii"
 [bus.fast]
 address = "udp://10.0.0.11"
+phase = "aligned"
+pipeline = 3
 [device.a]
 bus = "old"
 unit_id = 1
@@ -46,6 +48,9 @@ points.a = { holding = 1 }
 	buses := map[string]modbus.Config{}
 	for _, b := range cfg.Buses {
 		buses[b.ID] = b.Modbus
+		if b.Aligned != (b.ID == "fast") {
+			t.Errorf("bus %s is aligned: %v", b.ID, b.Aligned)
+		}
 	}
 	turbine := buses["turbine"]
 	if turbine.URL != "tls://10.0.0.9:802" || turbine.ConnectDelay != time.Second || turbine.TLS == nil ||
@@ -60,7 +65,7 @@ points.a = { holding = 1 }
 	if old := buses["old"]; old.Framing != modbus.FramingASCII || old.Serial.Format != "7E1" || old.TLS != nil {
 		t.Errorf("%+v", old)
 	}
-	if fast := buses["fast"]; fast.URL != "udp://10.0.0.11:502" {
+	if fast := buses["fast"]; fast.URL != "udp://10.0.0.11:502" || fast.Pipeline != 3 {
 		t.Errorf("%+v", fast)
 	}
 }

@@ -89,6 +89,7 @@ type Bus struct {
 	Protocol string        // Modbus, Lines or Frames
 	Address  string        // path of a port, or URL with its port number
 	Modbus   modbus.Config // of Modbus buses
+	Aligned  bool          // cycles begin at multiples of their interval of wall time
 	Lines    LinesBus      // of Lines and Frames buses
 	Devices  []*mapping.Device
 }

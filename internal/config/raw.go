@@ -30,6 +30,8 @@ type rawBus struct {
 	Behind     rawBehind `toml:"behind"`
 	RS485      rawRS485  `toml:"rs485"`
 	LowLatency boolean   `toml:"low_latency"`
+	Phase      text      `toml:"phase"`
+	Pipeline   integer   `toml:"pipeline"`
 }
 
 func (*rawBus) what() string { return "a bus" }
