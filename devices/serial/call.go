@@ -51,26 +51,11 @@ func (r *Reader) readMeter(ctx context.Context, m Meter, stream Stream, emit fun
 	r.countPort(stream)
 	phase := phase{every: r.cfg.Poll.Every}
 	for next := time.Now(); ; {
-		if err := c.idle(ctx, next, emit); err != nil {
+		if err := c.rest(ctx, time.Until(next)); err != nil {
 			return err
 		}
 		next = phase.after(time.Now())
 		if err := c.read(ctx, emit); err != nil {
-			return err
-		}
-	}
-}
-
-// idle waits until t, and notices meanwhile if the port is unplugged.
-func (c *call) idle(ctx context.Context, t time.Time, emit func(*devices.Batch)) error {
-	for {
-		err := c.more(ctx, t)
-		c.in = c.in[:0]
-		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			c.r.works(emit)
-			return nil
-		case err != nil:
 			return err
 		}
 	}
@@ -96,6 +81,7 @@ func (c *call) read(ctx context.Context, emit func(*devices.Batch)) error {
 			return err
 		}
 		if tries <= 0 {
+			c.r.works(emit)
 			c.r.fail(err, emit)
 			return nil
 		}
@@ -321,6 +307,7 @@ func (c *call) receive(ctx context.Context, id Identification, baud int, emit fu
 		switch {
 		case good != nil:
 			c.r.good.Add(1)
+			c.r.works(emit)
 			c.r.take(good, c.at, emit)
 			return nil
 		case why != nil:

@@ -186,7 +186,13 @@ func (r *Reader) Listen(ctx context.Context, emit func(*devices.Batch)) error {
 
 // tellPort fails all points of all devices.
 func (r *Reader) tellPort(err error, emit func(*devices.Batch)) {
-	if !errors.Is(err, devices.ErrPort) {
+	switch {
+	case errors.Is(err, devices.ErrPort):
+	case errors.Is(err, io.EOF):
+		err = fmt.Errorf("the far side closed the connection; many converters serve one client at a time: %w", devices.ErrPort)
+	case errors.Is(err, io.ErrNoProgress):
+		err = fmt.Errorf("the port says again and again that something has come, but there is nothing; its driver is broken: %w", devices.ErrPort)
+	default:
 		err = fmt.Errorf("%w: %w", devices.ErrPort, err)
 	}
 	now := r.now()

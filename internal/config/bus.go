@@ -88,6 +88,10 @@ func (l *loader) readPort(b *bus, raw *rawBus) {
 	b.line.Path = b.pub.Address
 	b.line.RS485 = l.readRS485(b, &raw.RS485)
 	b.line.LowLatency = raw.LowLatency.V
+	b.line.DTR, b.line.RTS = level(raw.DTR), level(raw.RTS)
+	if raw.RTS.set() && raw.RS485.set() {
+		l.errorKey(raw.RTS.at, "with rs485 it is RTS that switches the direction, so that it cannot be held; keep one of the two")
+	}
 	l.readFraming(b, raw)
 	if raw.at.child("baud") == nil {
 		l.errorKey(raw.at, "bus %q needs baud, the speed its devices are set to, such as 9600", b.key)
@@ -95,6 +99,17 @@ func (l *loader) readPort(b *bus, raw *rawBus) {
 	if raw.Behind.set() {
 		l.errorKey(raw.Behind.at, "behind is for a serial line behind a TCP gateway; this bus is a port of this machine: give it baud and format")
 	}
+}
+
+// level is how a modem line is to be held.
+func level(b boolean) serial.Level {
+	switch {
+	case !b.set():
+		return serial.LevelUsual
+	case b.V:
+		return serial.LevelOn
+	}
+	return serial.LevelOff
 }
 
 // readRS485 reads who switches the direction of a line.
@@ -136,7 +151,7 @@ func (l *loader) readFraming(b *bus, raw *rawBus) {
 
 // readEndpoint reads a bus on the network.
 func (l *loader) readEndpoint(b *bus, raw *rawBus, a address) {
-	for _, n := range []*node{raw.RS485.at, raw.LowLatency.at} {
+	for _, n := range []*node{raw.RS485.at, raw.LowLatency.at, raw.DTR.at, raw.RTS.at} {
 		if n != nil {
 			l.errorKey(n, "%s is of a serial port of this machine, not of an endpoint of the network", n.keyText())
 		}

@@ -29,6 +29,8 @@ type rawBus struct {
 	Behind     rawBehind `toml:"behind"`
 	RS485      rawRS485  `toml:"rs485"`
 	LowLatency boolean   `toml:"low_latency"`
+	DTR        boolean   `toml:"dtr"`
+	RTS        boolean   `toml:"rts"`
 }
 
 func (*rawBus) what() string { return "a bus" }
