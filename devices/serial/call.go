@@ -44,12 +44,12 @@ type call struct {
 // readMeter reads the meter at its interval until the stream fails or ctx is
 // done.
 func (r *Reader) readMeter(ctx context.Context, m Meter, stream Stream, emit func(*devices.Batch)) error {
-	c := &call{Meter: m, r: r, stream: stream, timeout: r.cfg.Poll.timeout(defaultCall)}
+	c := &call{Meter: m, r: r, stream: stream, timeout: r.cfg.Polls[0].timeout(defaultCall)}
 	if line, ok := stream.(tunable); ok {
 		c.line, c.baud = line, line.Baud()
 	}
 	r.countPort(stream)
-	phase := phase{every: r.cfg.Poll.Every}
+	phase := phase{every: r.cfg.Polls[0].Every}
 	for next := time.Now(); ; {
 		if err := c.rest(ctx, time.Until(next)); err != nil {
 			return err
@@ -64,7 +64,7 @@ func (r *Reader) readMeter(ctx context.Context, m Meter, stream Stream, emit fun
 // read reads the meter once, again if that fails as often as the poll says, and
 // emits what came of it. An error is one of the stream or of ctx.
 func (c *call) read(ctx context.Context, emit func(*devices.Batch)) error {
-	for tries := c.r.cfg.Poll.Retries; ; tries-- {
+	for tries := c.r.cfg.Polls[0].Retries; ; tries-- {
 		err := c.once(ctx, emit)
 		if c.line != nil && c.line.Baud() != c.baud {
 			if back := c.line.SetBaud(c.baud); back != nil {
@@ -82,7 +82,7 @@ func (c *call) read(ctx context.Context, emit func(*devices.Batch)) error {
 		}
 		if tries <= 0 {
 			c.r.works(emit)
-			c.r.fail(err, emit)
+			c.r.fail(err, nil, emit)
 			return nil
 		}
 	}
@@ -308,7 +308,7 @@ func (c *call) receive(ctx context.Context, id Identification, baud int, emit fu
 		case good != nil:
 			c.r.good.Add(1)
 			c.r.works(emit)
-			c.r.take(good, c.at, emit)
+			c.r.take(good, nil, c.at, emit)
 			return nil
 		case why != nil:
 			return why

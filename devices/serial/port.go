@@ -34,10 +34,14 @@
 // # Readers
 //
 // A Reader hears devices that speak by themselves, or answer to always the same
-// few bytes. How their messages are made is a Framing, and each kind is a type
-// with its own idea of a proof. Between reads a decoder holds a bounded number of
-// bytes and nothing else, so that what it makes of a stream does not depend on
-// how it was cut into reads.
+// few bytes (asker), or are called as meters are (call). How their messages are
+// made is a Framing, and each kind is a type with its own idea of a proof. Between
+// reads a decoder holds a bounded number of bytes and nothing else, so that what it
+// makes of a stream does not depend on how it was cut into reads.
+//
+// A device that is asked and does not answer fails its points, as one on a Modbus
+// bus does; of one that speaks by itself only the silence is noticed, by whoever
+// listens.
 package serial
 
 import (

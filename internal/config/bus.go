@@ -333,7 +333,7 @@ func (l *loader) setUnit(d *deviceBuilder, n *node) {
 		l.setFrames(d)
 		return
 	}
-	for _, x := range []*node{d.raw.Checksum.at, d.raw.Line.at, d.raw.Parse.at, d.raw.Separator.at, d.raw.Pattern.at} {
+	for _, x := range append(d.raw.lineKeys(), d.raw.Line.at) {
 		if x != nil {
 			l.errorKey(x, "bus %q speaks Modbus; sentences come on a bus with protocol = %q", d.bus.key, Lines)
 		}
@@ -419,7 +419,7 @@ func (b *bus) finish() {
 	p := b.pub
 	if p.Protocol != Modbus {
 		p.Modbus = modbus.Config{}
-		b.finishPoll()
+		b.finishPolls()
 		p.Lines.Serial = b.line
 		p.Lines.Address = strings.TrimPrefix(p.Address, "tcp://")
 		if b.line.Path != "" {

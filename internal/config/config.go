@@ -97,7 +97,7 @@ type LinesBus struct {
 	Serial  serial.Config
 	Address string         // host:port
 	Framing serial.Framing // nil without devices
-	Poll    *serial.Poll   // nil: the devices speak by themselves
+	Polls   []serial.Poll  // none: the devices speak by themselves
 }
 
 // A Spool says how much one class of messages may keep, where and how safely.
