@@ -298,7 +298,7 @@ func openBus(settings *config.Bus, devs []*devices.Device) (devices.Line, device
 			Bus:     settings.ID,
 			Devices: devs,
 			Framing: settings.Lines.Framing,
-			Poll:    settings.Lines.Poll,
+			Polls:   settings.Lines.Polls,
 			Open:    openStream(settings),
 		})
 		if err != nil {

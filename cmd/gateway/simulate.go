@@ -159,7 +159,7 @@ func simulatorBus(b *config.Bus) simulator.Bus {
 	line := b.Modbus.Serial
 	switch {
 	case b.Protocol != config.Modbus:
-		s.Kind, s.Framing, s.Poll = simulator.Lines, b.Lines.Framing, b.Lines.Poll
+		s.Kind, s.Framing, s.Polls = simulator.Lines, b.Lines.Framing, b.Lines.Polls
 		line = b.Lines.Serial
 	case scheme == "" && b.Modbus.Framing == modbus.FramingASCII:
 		s.Kind = simulator.ASCII

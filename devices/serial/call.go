@@ -44,14 +44,14 @@ type call struct {
 // readMeter reads the meter at its interval until the stream fails or ctx is
 // done.
 func (r *Reader) readMeter(ctx context.Context, m Meter, stream Stream, emit func(*devices.Batch)) error {
-	c := &call{Meter: m, r: r, stream: stream, timeout: r.cfg.Poll.timeout(defaultCall)}
+	c := &call{Meter: m, r: r, stream: stream, timeout: r.cfg.Polls[0].timeout(defaultCall)}
 	if line, ok := stream.(tunable); ok {
 		c.line, c.baud = line, line.Baud()
 	}
 	r.countPort(stream)
-	phase := phase{every: r.cfg.Poll.Every}
+	phase := phase{every: r.cfg.Polls[0].Every}
 	for next := time.Now(); ; {
-		if err := c.idle(ctx, next, emit); err != nil {
+		if err := c.rest(ctx, time.Until(next)); err != nil {
 			return err
 		}
 		next = phase.after(time.Now())
@@ -61,25 +61,10 @@ func (r *Reader) readMeter(ctx context.Context, m Meter, stream Stream, emit fun
 	}
 }
 
-// idle waits until t, and notices meanwhile if the port is unplugged.
-func (c *call) idle(ctx context.Context, t time.Time, emit func(*devices.Batch)) error {
-	for {
-		err := c.more(ctx, t)
-		c.in = c.in[:0]
-		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			c.r.works(emit)
-			return nil
-		case err != nil:
-			return err
-		}
-	}
-}
-
 // read reads the meter once, again if that fails as often as the poll says, and
 // emits what came of it. An error is one of the stream or of ctx.
 func (c *call) read(ctx context.Context, emit func(*devices.Batch)) error {
-	for tries := c.r.cfg.Poll.Retries; ; tries-- {
+	for tries := c.r.cfg.Polls[0].Retries; ; tries-- {
 		err := c.once(ctx, emit)
 		if c.line != nil && c.line.Baud() != c.baud {
 			if back := c.line.SetBaud(c.baud); back != nil {
@@ -96,7 +81,8 @@ func (c *call) read(ctx context.Context, emit func(*devices.Batch)) error {
 			return err
 		}
 		if tries <= 0 {
-			c.r.fail(err, emit)
+			c.r.works(emit)
+			c.r.fail(err, nil, emit)
 			return nil
 		}
 	}
@@ -321,7 +307,8 @@ func (c *call) receive(ctx context.Context, id Identification, baud int, emit fu
 		switch {
 		case good != nil:
 			c.r.good.Add(1)
-			c.r.take(good, c.at, emit)
+			c.r.works(emit)
+			c.r.take(good, nil, c.at, emit)
 			return nil
 		case why != nil:
 			return why

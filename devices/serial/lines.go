@@ -3,6 +3,7 @@ package serial
 import (
 	"bytes"
 	"cmp"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -58,7 +59,7 @@ var Parses = []string{ParseCSV, ParseKeys, ParseJSON, ParseRegexp}
 
 const defaultMaxLine = 512 // bytes; NMEA allows 82, real ones have up to 100
 
-// Lines is text in lines that end with LF or CRLF.
+// Lines is text in lines.
 //
 // With checksums, only a line that proves itself yields readings. Without them
 // nothing can be proven, so that what may be a part of a line is thrown away:
@@ -67,17 +68,64 @@ const defaultMaxLine = 512 // bytes; NMEA allows 82, real ones have up to 100
 // holds control characters or is no UTF-8; and one that is no JSON object or
 // that the expression does not match as a whole, where such is expected.
 type Lines struct {
-	Checksum  string         // "nmea", or "" for none
+	Checksum  string         // "nmea", or "" for none or Sum
+	Sum       *LineSum       // of another kind; nil: none
+	Delimiter string         // what ends a line; "": LF or CRLF
 	MaxLine   int            // longest line in bytes, without its end; 0: 512, 4096 for JSON
 	Parse     string         // ParseFields …; "" with an NMEA checksum
 	Separator string         // between fields; "": a comma, for keys also semicolons and blanks; " ": any number of blanks
 	Pattern   *regexp.Regexp // of ParseRegexp; it must match the whole line
 }
 
+// A LineSum is a checksum that stands in hexadecimal digits at the end of a line.
+type LineSum struct {
+	Sum
+	From   int    // the first byte of the line that it covers
+	Behind string // what stands between the last that it covers and its digits: "*"
+	Little bool   // its low byte comes first
+}
+
+// Equal reports whether two are the same; either may be nil.
+func (s *LineSum) Equal(o *LineSum) bool {
+	return s == o || s != nil && o != nil && *s == *o
+}
+
+// Append appends the checksum of a line, with what stands before it.
+func (s *LineSum) Append(line []byte) []byte {
+	sum := s.Sum.Append(nil, line[min(s.From, len(line)):], s.Little)
+	return fmt.Appendf(line, "%s%X", s.Behind, sum)
+}
+
+// cut proves a line and returns what its checksum covers, and all before that.
+func (s *LineSum) cut(line []byte) ([]byte, error) {
+	at := len(line) - 2*s.size()
+	if at < 0 || !bytes.HasSuffix(line[:at], []byte(s.Behind)) || at-len(s.Behind) <= s.From {
+		return nil, fmt.Errorf("no checksum at the end of %q", clip(line))
+	}
+	body, digits := line[:at-len(s.Behind)], line[at:]
+	if given, err := hex.DecodeString(string(digits)); err != nil {
+		return nil, fmt.Errorf("checksum %q of %q is not hexadecimal", digits, clip(body))
+	} else if want := s.Sum.Append(nil, body[s.From:], s.Little); !bytes.Equal(given, want) {
+		return nil, fmt.Errorf("checksum of %q is %X, the line says %s", clip(body), want, digits)
+	}
+	return body, nil
+}
+
 // Check implements Framing.
 func (l Lines) Check() error {
 	nmea := l.Checksum == "nmea"
+	if l.Sum != nil {
+		if err := l.Sum.Check(); err != nil {
+			return err
+		}
+	}
 	switch {
+	case l.Sum != nil && (nmea || l.Sum.From < 0):
+		return errors.New("a line has one checksum, which begins within it")
+	case nmea && l.Delimiter != "":
+		return errors.New("NMEA sentences end with CR LF; leave the delimiter out")
+	case l.MaxLine < 0 || l.MaxLine > 1<<16:
+		return fmt.Errorf("a line of at most %d bytes; there may be 65536", l.MaxLine)
 	case l.Checksum != "" && !nmea:
 		return fmt.Errorf("checksum %q is not known: use \"nmea\" or leave it out", l.Checksum)
 	case l.Parse != ParseFields && !slices.Contains(Parses, l.Parse):
@@ -125,9 +173,10 @@ func (l Lines) decoder(out *outlet) decoder {
 		usual = 8 * defaultMaxLine
 	}
 	nmea := l.Checksum == "nmea"
+	proven := nmea || l.Sum != nil
 	return &lineDecoder{
 		Lines: l, nmea: nmea, out: out,
-		cut: cutter{max: cmp.Or(l.MaxLine, usual), skipping: !nmea, strict: !nmea},
+		cut: cutter{end: l.Delimiter, max: cmp.Or(l.MaxLine, usual), skipping: !proven, strict: !proven},
 	}
 }
 
@@ -138,10 +187,21 @@ type lineDecoder struct {
 	out    *outlet
 	cut    cutter
 	fields [][]byte // room for those of one line
+	echoes [][]byte // lines that are questions, heard by an adapter that hears itself
+}
+
+// ignore passes over the questions that are asked.
+func (d *lineDecoder) ignore(polls []Poll) {
+	for _, p := range polls {
+		d.echoes = append(d.echoes, bytes.TrimRight(p.Send, "\r\n"+d.Delimiter))
+	}
 }
 
 func (d *lineDecoder) feed(data []byte) {
 	for line := range d.cut.lines(data) {
+		if slices.ContainsFunc(d.echoes, func(q []byte) bool { return bytes.Equal(line, q) }) {
+			continue
+		}
 		if m, err := d.parse(line); err != nil {
 			d.out.bad(err.Error())
 		} else {
@@ -168,6 +228,13 @@ func (d *lineDecoder) parse(line []byte) (message, error) {
 		s, err := parseNMEA(line, d.fields)
 		d.fields = s.fields
 		return nmeaLine{s}, err
+	}
+	if d.Sum != nil {
+		body, err := d.Sum.cut(line)
+		if err != nil {
+			return nil, err
+		}
+		line = body
 	}
 	if !isText(line) {
 		return nil, fmt.Errorf("not text: %q", clip(line))

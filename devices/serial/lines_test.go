@@ -421,3 +421,85 @@ func TestLinesCheckThemselves(t *testing.T) {
 		}
 	}
 }
+
+// Checksums of lines, each computed elsewhere: DCON's and the CRC of a catalogue.
+func TestLineSums(t *testing.T) {
+	crc := Sum{Kind: "crc16", Poly: 0x8005, Init: 0xffff, RefIn: true, RefOut: true} // CRC-16/MODBUS: 4B37 of 123456789
+	for _, c := range []struct {
+		sum        LineSum
+		line, want string
+	}{
+		{LineSum{Sum: sum8}, "!01200600AA", "!01200600"},
+		{LineSum{Sum: sum8}, "!01200600aa", "!01200600"},
+		{LineSum{Sum: sum8}, "!01200600AB", ""},
+		{LineSum{Sum: sum8}, "AA", ""},
+		{LineSum{Sum: sum8}, "6", ""},
+		{LineSum{Sum: sum8}, "!01200600XX", ""},
+		{LineSum{Sum: crc, From: 1, Behind: "*"}, "$123456789*4B37", "$123456789"},
+		{LineSum{Sum: crc, From: 1, Behind: "*", Little: true}, "$123456789*374B", "$123456789"},
+		{LineSum{Sum: crc, From: 1, Behind: "*"}, "$1234567894B37", ""},
+		{LineSum{Sum: crc, From: 10, Behind: "*"}, "$123456789*4B37", ""},
+	} {
+		l := Lines{Sum: &c.sum, Delimiter: "\r"}
+		if err := l.Check(); err != nil {
+			t.Fatal(err)
+		}
+		values, bad := hear(l, Field{Index: 1}, []byte(c.line+"\r"))
+		if got := strings.Join(values, ""); got != c.want || (bad == 1) != (c.want == "") {
+			t.Errorf("%+v of %q: %q, %d bad", c.sum, c.line, values, bad)
+		}
+		if c.want != "" && !strings.EqualFold(string(c.sum.Append([]byte(c.want))), c.line) {
+			t.Errorf("%q is made %q", c.want, c.sum.Append([]byte(c.want)))
+		}
+	}
+	for _, l := range []Lines{
+		{Checksum: "nmea", Sum: &LineSum{Sum: sum8}}, {Sum: &LineSum{Sum: sum8, From: -1}}, {Sum: &LineSum{}}, {Checksum: "nmea", Delimiter: "x"}, {MaxLine: -1},
+	} {
+		if l.Check() == nil {
+			t.Errorf("%+v was taken", l)
+		}
+	}
+}
+
+// Lines end with what is said, wherever a read cuts it, also after one that is
+// too long.
+func TestDelimiters(t *testing.T) {
+	for _, c := range []struct{ end, in, want string }{
+		{"\r", "x\r1\r2\n\r3", "1,!"}, {"", "x\n1\n2\r\n3\r\r\n", "1,2,!"}, {";", "x;1;2;", "1,2"}, {"\r\n", "x\r\n1\r\n2\n\r\n\r3\r\n", "1,!,!"},
+		{"END", "xEND1ENEND2END", "1EN,2"}, {"END", "xEND" + strings.Repeat("E", 40) + "END3END", "!,3"}, {"||", "x||1|2||3|||4||", "1|2,3,|4"},
+	} {
+		for n := 1; n < 5; n++ {
+			var got []string
+			d := Lines{Delimiter: c.end, MaxLine: 20}.decoder(&outlet{
+				good: func(m message) { got = append(got, string(m.(fieldLine)[0])) },
+				bad:  func(string) { got = append(got, "!") },
+			})
+			for part := range slices.Chunk([]byte(c.in), n) {
+				d.feed(part)
+			}
+			if s := strings.Join(got, ","); s != c.want {
+				t.Errorf("%q cut by %d at %q: %s, want %s", c.in, n, c.end, s, c.want)
+			}
+		}
+	}
+}
+
+// The check values of catalogues.
+func TestCRC8(t *testing.T) {
+	for _, c := range []struct {
+		want uint16
+		sum  Sum
+	}{
+		{0xf4, Sum{Kind: "crc8", Poly: 7}}, {0xa1, Sum{Kind: "crc8", Poly: 0x31, RefIn: true, RefOut: true}},
+		{0xf7, Sum{Kind: "crc8", Poly: 0x31, Init: 0xff}}, {0xa1, Sum{Kind: "crc8", Poly: 7, XorOut: 0x55}},
+	} {
+		if got := c.sum.Of([]byte("123456789")); got != c.want || c.sum.Check() != nil {
+			t.Errorf("%+v: %02x, want %02x", c.sum, got, c.want)
+		}
+	}
+	for _, s := range []Sum{{Kind: "crc8"}, {Kind: "crc8", Poly: 0x107}, {Kind: "xor", Poly: 7}} {
+		if s.Check() == nil {
+			t.Errorf("%+v was taken", s)
+		}
+	}
+}

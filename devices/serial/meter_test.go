@@ -132,7 +132,7 @@ type fakeMeter struct {
 // startMeter reads a meter each minute through a converter, whose speed stays.
 func startMeter(t *testing.T, m Meter, answers map[string]string) *fakeMeter {
 	f := &fakeMeter{answers: answers, began: time.Now()}
-	f.talker = startTalker(t, ReaderConfig{Framing: m, Poll: &Poll{Every: time.Minute, Retries: 1}, Devices: []*devices.Device{lineDevice("meter",
+	f.talker = startTalker(t, ReaderConfig{Framing: m, Polls: []Poll{{Every: time.Minute, Retries: 1}}, Devices: []*devices.Device{lineDevice("meter",
 		linePoint("energy", Field{Key: "1.8.0*kWh"}, time.Minute))}})
 	var running sync.WaitGroup
 	running.Go(func() {
@@ -271,7 +271,7 @@ func (errStream) Close() error                    { return nil }
 
 func TestMeterOnABrokenStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k := startTalker(t, ReaderConfig{Framing: Meter{}, Poll: &Poll{Every: time.Minute}, Open: func() (Stream, error) { return errStream{}, nil },
+		k := startTalker(t, ReaderConfig{Framing: Meter{}, Polls: []Poll{{Every: time.Minute}}, Open: func() (Stream, error) { return errStream{}, nil },
 			Devices: []*devices.Device{lineDevice("meter", linePoint("energy", Field{Key: "1.8.0"}, 0))}})
 		k.want("energy!port unavailable")
 	})

@@ -25,18 +25,23 @@
 //     Reserve keeps low descriptors free for ports opened late; Open checks
 //     that it got one, and Read turns a panic into an error all the same.
 //
-// Not done: modem lines are left as the driver sets them (opening a port
-// pulses DTR, which resets an Arduino), and parity errors are visible only in
-// Port.Stats, where the driver counts: it replaces the character by NUL, and the
-// frame's checksum fails.
+// Not done: opening a port pulses DTR and RTS, which resets an Arduino, whatever
+// is wanted of them afterwards; and parity errors are visible only in Port.Stats,
+// where the driver counts: it replaces the character by NUL, and the frame's
+// checksum fails. The package opens its descriptors without O_CLOEXEC, so that
+// the gateway must start no programs while a port is open.
 //
 // # Readers
 //
 // A Reader hears devices that speak by themselves, or answer to always the same
-// few bytes. How their messages are made is a Framing, and each kind is a type
-// with its own idea of a proof. Between reads a decoder holds a bounded number of
-// bytes and nothing else, so that what it makes of a stream does not depend on
-// how it was cut into reads.
+// few bytes (asker), or are called as meters are (call). How their messages are
+// made is a Framing, and each kind is a type with its own idea of a proof. Between
+// reads a decoder holds a bounded number of bytes and nothing else, so that what it
+// makes of a stream does not depend on how it was cut into reads.
+//
+// A device that is asked and does not answer fails its points, as one on a Modbus
+// bus does; of one that speaks by itself only the silence is noticed, by whoever
+// listens.
 package serial
 
 import (
@@ -62,7 +67,18 @@ type Config struct {
 
 	RS485      RS485
 	LowLatency bool // the driver hands on each byte at once, if it can
+	DTR, RTS   Level
 }
+
+// A Level is how a modem line is held while the port is open. Many devices with
+// a converter of their own take their power from one, or talk only with it on.
+type Level uint8
+
+const (
+	LevelUsual Level = iota // as the driver has it after opening, mostly on
+	LevelOn
+	LevelOff
+)
 
 func (c Config) String() string {
 	f := c.Format
@@ -115,12 +131,36 @@ func Open(cfg Config) (*Port, error) {
 		p.Close()
 		return nil, err
 	}
+	if err := p.setLevels(); err != nil {
+		p.Close()
+		return nil, err
+	}
 	if cfg.LowLatency {
 		_ = setLowLatency(p.ioctl) // at worst the line is as slow as it was
 	}
 	unix.IoctlSetInt(control, unix.TCFLSH, unix.TCIOFLUSH)
 	p.began, p.counts = countersOf(p.ioctl)
 	return p, nil
+}
+
+// setLevels holds the modem lines as they are wanted. A pseudo-terminal has none.
+func (p *Port) setLevels() error {
+	if isPseudo(p.control) {
+		return nil
+	}
+	for _, l := range []struct {
+		level Level
+		bit   int32
+		name  string
+	}{{p.cfg.DTR, unix.TIOCM_DTR, "dtr"}, {p.cfg.RTS, unix.TIOCM_RTS, "rts"}} {
+		if l.level == LevelUsual {
+			continue
+		}
+		if err := setModem(p.ioctl, l.bit, l.level == LevelOn); err != nil {
+			return fmt.Errorf("set %s of serial port %s: it has no such line; leave %s out: %w", l.name, p.cfg.Path, l.name, portError{err})
+		}
+	}
+	return nil
 }
 
 // openControl opens the descriptor that carries the lock.
@@ -136,7 +176,7 @@ func openControl(path string) (int, error) {
 	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		holder := holderOf(fd)
 		unix.Close(fd)
-		return -1, fmt.Errorf("open serial port %s: %s holds it; stop that program, or take the port out of one of the two: %w",
+		return -1, fmt.Errorf("open serial port %s: %s holds it; stop that program, or take the port out of one of the two (gateway read, write and scan go through a gateway that runs, if they have its --state): %w",
 			path, holder, portError{err})
 	}
 	return fd, nil
@@ -258,6 +298,9 @@ func (p *Port) guard(call func() error) (err error) {
 // Write writes all of b. It waits no longer than twice the time that b takes
 // on the line and a second, for instance when a driver is dead.
 func (p *Port) Write(b []byte) (int, error) {
+	if p.closed { // its descriptor may be another file's by now
+		return 0, fmt.Errorf("write to serial port %s: it is closed: %w", p.cfg.Path, devices.ErrPort)
+	}
 	if p.byRTS {
 		return p.writeRTS(b)
 	}
@@ -314,6 +357,9 @@ func openError(path string, err error) error {
 		remedy = ": the user of this program may not open it; add it to the group that owns the port (`ls -l " + path + "`), mostly dialout"
 	case errors.Is(err, syscall.EBUSY), code == bugst.PortBusy:
 		remedy = ": another program holds it; `fuser -v " + path + "` names it"
+		if who := openBy(path); who != "" {
+			remedy = ": " + who + " has it open; stop that program"
+		}
 	case errors.Is(err, syscall.ENXIO), errors.Is(err, syscall.EIO), errors.Is(err, syscall.ENODEV):
 		remedy = ": its hardware does not answer; replug the adapter, or choose a port that exists on this board"
 	}

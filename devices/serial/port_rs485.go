@@ -132,8 +132,10 @@ func millis(d time.Duration) uint32 {
 	return uint32((d + time.Millisecond - 1) / time.Millisecond)
 }
 
-func setRTS(do ioctl, on bool) error {
-	bits := int32(unix.TIOCM_RTS)
+func setRTS(do ioctl, on bool) error { return setModem(do, unix.TIOCM_RTS, on) }
+
+// setModem switches the modem lines in bits.
+func setModem(do ioctl, bits int32, on bool) error {
 	request := uint(unix.TIOCMBIC)
 	if on {
 		request = unix.TIOCMBIS

@@ -3,11 +3,15 @@ package serial
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"os"
+	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -133,6 +137,9 @@ func TestHangUpAndReplug(t *testing.T) {
 	if err := p.Close(); err != nil {
 		t.Error(err)
 	}
+	if n, err := p.Write([]byte("x")); n != 0 || !errors.Is(err, devices.ErrPort) || !strings.Contains(err.Error(), "is closed") {
+		t.Errorf("write to a closed port: %d, %v", n, err)
+	}
 	_, err := Open(p.cfg)
 	if !errors.Is(err, devices.ErrPort) || !strings.Contains(err.Error(), pair.A) || !strings.Contains(err.Error(), "Just now") {
 		t.Errorf("open what is unplugged: %v", err)
@@ -156,7 +163,7 @@ func TestHangUpAndReplug(t *testing.T) {
 func TestOneOwner(t *testing.T) {
 	pair, p, _ := line(t, 0)
 	_, err := Open(p.cfg)
-	if !errors.Is(err, devices.ErrPort) || !strings.Contains(err.Error(), pair.A) || !strings.Contains(err.Error(), "serial.test (process") {
+	if !errors.Is(err, devices.ErrPort) || !strings.Contains(err.Error(), pair.A) || !strings.Contains(err.Error(), "serial.test (process "+strconv.Itoa(os.Getpid())+" of user ") {
 		t.Errorf("second: %v", err)
 	}
 	p.Close()
@@ -165,6 +172,59 @@ func TestOneOwner(t *testing.T) {
 		t.Fatalf("after the first was closed: %v", err)
 	}
 	p.Close()
+}
+
+// TestOpenByAnother names who has a port open without a lock: the test's child.
+func TestOpenByAnother(t *testing.T) {
+	pair, p, _ := line(t, 0)
+	p.Close()
+	if who := openBy(pair.A); who != "" {
+		t.Errorf("%s has it", who)
+	}
+	f, err := os.Open(pair.A)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	child := exec.Command("sleep", "60")
+	child.Stdin = f
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer child.Wait()
+	defer child.Process.Kill()
+	if who := openBy(pair.A); !strings.HasPrefix(who, "sleep (process "+strconv.Itoa(child.Process.Pid)+" of user ") {
+		t.Errorf("%q has it, not sleep", who)
+	}
+}
+
+// TestLevels holds DTR and RTS as they are wanted, and says if there are none.
+func TestLevels(t *testing.T) {
+	var did []string
+	known := true
+	p := &Port{cfg: Config{Path: "/dev/ttyX", DTR: LevelOn, RTS: LevelOff}, control: -1, ioctl: func(request uint, arg unsafe.Pointer) error {
+		did = append(did, fmt.Sprintf("%#x %d", request, *(*int32)(arg)))
+		if !known {
+			return unix.ENOTTY
+		}
+		return nil
+	}}
+	if err := p.setLevels(); err != nil || fmt.Sprint(did) != fmt.Sprintf("[%#x %d %#x %d]", unix.TIOCMBIS, unix.TIOCM_DTR, unix.TIOCMBIC, unix.TIOCM_RTS) {
+		t.Errorf("%v, %v", did, err)
+	}
+	known = false
+	if err := p.setLevels(); !errors.Is(err, devices.ErrPort) || !strings.Contains(err.Error(), "leave dtr out") {
+		t.Error(err)
+	}
+	did, p.cfg.DTR, p.cfg.RTS = nil, LevelUsual, LevelUsual
+	if err := p.setLevels(); err != nil || did != nil {
+		t.Errorf("%v, %v", did, err)
+	}
+	_, pseudo, _ := line(t, 0)
+	pseudo.cfg.DTR = LevelOn
+	if err := pseudo.setLevels(); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestOpenSaysWhatIsWrong(t *testing.T) {

@@ -58,7 +58,8 @@ type outlet struct {
 
 // A Poll is what a device wants to hear before it says something.
 type Poll struct {
-	Send    []byte // none for a Meter, which knows what to say
+	Device  *devices.Device // nil: all of the bus, be it with several messages
+	Send    []byte          // none for a Meter, which knows what to say
 	Every   time.Duration
 	Timeout time.Duration // until its answer is there whole; 0: 1 s. For a Meter: until it goes on; 0: 2 s
 	Retries int           // how often a question without a good answer is asked again before its points fail
@@ -78,7 +79,7 @@ type ReaderConfig struct {
 	Open    func() (Stream, error) // called again after a hang-up; its errors count as devices.ErrPort
 	Devices []*devices.Device      // their points are where Framing has them
 	Framing Framing
-	Poll    *Poll                // nil: the devices speak by themselves
+	Polls   []Poll               // none: the devices speak by themselves. One for all, or one for each
 	Now     func() devices.Stamp // nil: devices.Now
 }
 
@@ -131,8 +132,13 @@ func NewReader(cfg ReaderConfig) (*Reader, error) {
 		r.now = devices.Now
 	}
 	_, meter := cfg.Framing.(Meter)
-	if p := cfg.Poll; p == nil && meter || p != nil && (p.Every <= 0 || len(p.Send) == 0 && !meter) {
-		return nil, fmt.Errorf("bus %s: what is sent, and how often, must be known", cfg.Bus)
+	if meter && len(cfg.Polls) != 1 {
+		return nil, fmt.Errorf("bus %s: a meter is called alone", cfg.Bus)
+	}
+	for _, p := range cfg.Polls {
+		if p.Every <= 0 || len(p.Send) == 0 && !meter || p.Device == nil && len(cfg.Polls) > 1 {
+			return nil, fmt.Errorf("bus %s: what is sent, to whom and how often, must be known", cfg.Bus)
+		}
 	}
 	var errs []error
 	for _, d := range cfg.Devices {
@@ -186,7 +192,13 @@ func (r *Reader) Listen(ctx context.Context, emit func(*devices.Batch)) error {
 
 // tellPort fails all points of all devices.
 func (r *Reader) tellPort(err error, emit func(*devices.Batch)) {
-	if !errors.Is(err, devices.ErrPort) {
+	switch {
+	case errors.Is(err, devices.ErrPort):
+	case errors.Is(err, io.EOF):
+		err = fmt.Errorf("the far side closed the connection; many converters serve one client at a time: %w", devices.ErrPort)
+	case errors.Is(err, io.ErrNoProgress):
+		err = fmt.Errorf("the port says again and again that something has come, but there is nothing; its driver is broken: %w", devices.ErrPort)
+	default:
 		err = fmt.Errorf("%w: %w", devices.ErrPort, err)
 	}
 	now := r.now()
@@ -227,21 +239,26 @@ func (r *Reader) works(emit func(*devices.Batch)) {
 // notices within maxGap.
 func (r *Reader) read(ctx context.Context, stream Stream, emit func(*devices.Batch)) error {
 	var at devices.Stamp // of the bytes that are being decoded
-	ask := asker{poll: r.cfg.Poll, stream: stream}
-	if ask.poll != nil {
-		ask.phase.every = ask.poll.Every
-	}
+	ask := newAsker(r.cfg.Polls, stream)
 	dec := r.cfg.Framing.decoder(&outlet{
 		good: func(m message) {
-			ask.answered()
+			dev, ok := ask.answered(time.Now())
+			if !ok {
+				r.reject("something came when nobody was asked, so that it is not known whose it is")
+				return
+			}
 			r.good.Add(1)
-			r.take(m, at, emit)
+			r.take(m, dev, at, emit)
 		},
 		bad: func(why string) {
 			ask.bad = why + r.portTrouble(stream)
 			r.reject(ask.bad)
 		},
 	})
+	if d, ok := dec.(*lineDecoder); ok && len(r.cfg.Polls) > 0 {
+		d.ignore(r.cfg.Polls)
+		ask.begin(time.Now(), func() { d.cut.skipping = false })
+	}
 	r.countPort(stream)
 	counted := time.Now()
 	chunk := make([]byte, 1024)
@@ -250,13 +267,13 @@ func (r *Reader) read(ctx context.Context, stream Stream, emit func(*devices.Bat
 		if ask.overdue(time.Now()) {
 			dec.silence()
 		}
-		unanswered, last, err := ask.turn(time.Now())
-		if unanswered != nil {
-			r.reject(unanswered.Error())
+		failed, whom, err := ask.turn(time.Now())
+		if failed != nil {
+			r.reject(failed.Error())
 		}
-		if last {
+		if whom != nil {
 			r.works(emit)
-			r.fail(unanswered, emit)
+			r.fail(failed, whom.Device, emit)
 		}
 		if err != nil {
 			return err
@@ -273,6 +290,7 @@ func (r *Reader) read(ctx context.Context, stream Stream, emit func(*devices.Bat
 		switch {
 		case n > 0:
 			heard = time.Now()
+			ask.heard(heard)
 		case time.Since(heard) >= maxGap:
 			dec.silence()
 		}
@@ -325,11 +343,12 @@ func (r *Reader) reject(why string) {
 	r.lastBad.Store(&why)
 }
 
-// take hands on what is wanted of a message whose last byte arrived at at.
-func (r *Reader) take(m message, at devices.Stamp, emit func(*devices.Batch)) {
+// take hands on what is wanted of a message whose last byte arrived at at, and
+// which is from dev, nil for all.
+func (r *Reader) take(m message, dev *devices.Device, at devices.Stamp, emit func(*devices.Batch)) {
 	var b *devices.Batch
 	for _, s := range r.slots {
-		if !m.holds(s.Source) || !s.wanted(at) {
+		if dev != nil && s.dev != dev || !m.holds(s.Source) || !s.wanted(at) {
 			continue
 		}
 		if b != nil && b.Device != s.dev {
@@ -350,11 +369,14 @@ func (r *Reader) take(m message, at devices.Stamp, emit func(*devices.Batch)) {
 	}
 }
 
-// fail hands on that nothing is known of the points that are wanted now, after
-// the last question has failed.
-func (r *Reader) fail(err error, emit func(*devices.Batch)) {
+// fail hands on that nothing is known of the points of dev, nil for all, that are
+// wanted now, after the last question has failed.
+func (r *Reader) fail(err error, dev *devices.Device, emit func(*devices.Batch)) {
 	now := r.now()
 	for _, d := range r.cfg.Devices {
+		if dev != nil && d != dev {
+			continue
+		}
 		b := devices.NewBatch(d)
 		for _, s := range r.slots {
 			if s.dev == d && s.wanted(now) {
@@ -383,90 +405,3 @@ func (s *slot) wanted(at devices.Stamp) bool {
 	}
 	return true
 }
-
-// defaultAnswer is how long an answer may take.
-const defaultAnswer = time.Second
-
-// A phase says when intervals begin.
-type phase struct {
-	every time.Duration
-	last  time.Time // beginning of the one under way; zero before the first
-}
-
-// after notes that something happens now, and returns when the next interval
-// begins. Those missed are not made up for.
-func (p *phase) after(now time.Time) time.Time {
-	if p.last.IsZero() {
-		p.last = now
-	}
-	p.last = p.last.Add(now.Sub(p.last) / p.every * p.every)
-	return p.last.Add(p.every)
-}
-
-// An asker sends the poll when its time has come. Without one it does nothing.
-type asker struct {
-	poll    *Poll
-	stream  Stream
-	phase   phase
-	next    time.Time // when to send
-	giveUp  time.Time // until when the answer must have come
-	waiting bool
-	tries   int    // left
-	bad     string // what came in place of the answer
-}
-
-// overdue reports whether the answer should have come by now.
-func (a *asker) overdue(now time.Time) bool { return a.waiting && !now.Before(a.giveUp) }
-
-// turn sends what is due at now, and returns an error for a question whose
-// answer is overdue; last says that it is not asked again. A question is never
-// sent while one is open.
-func (a *asker) turn(now time.Time) (unanswered error, last bool, err error) {
-	if a.poll == nil {
-		return nil, false, nil
-	}
-	if a.waiting && !now.Before(a.giveUp) {
-		a.waiting, unanswered = false, a.trouble()
-		if a.tries--; a.tries >= 0 {
-			return unanswered, false, a.send(now)
-		}
-		last = true
-	}
-	if a.waiting || now.Before(a.next) {
-		return unanswered, last, nil
-	}
-	a.next = a.phase.after(now)
-	a.tries = a.poll.Retries
-	return unanswered, last, a.send(now)
-}
-
-func (a *asker) send(now time.Time) error {
-	a.waiting, a.giveUp, a.bad = true, now.Add(a.poll.timeout(defaultAnswer)), ""
-	_, err := a.stream.Write(a.poll.Send)
-	return err
-}
-
-// trouble says why there is no answer.
-func (a *asker) trouble() error {
-	if a.bad != "" {
-		return fmt.Errorf("no answer in time, but %s: %w", a.bad, devices.ErrReply)
-	}
-	return fmt.Errorf("no answer within %v: check power, wiring, baud rate and format: %w", a.poll.timeout(defaultAnswer), devices.ErrTimeout)
-}
-
-// until is when to stop reading: at t or before, when there is something to do.
-func (a *asker) until(t time.Time) time.Time {
-	if a.poll == nil {
-		return t
-	}
-	at := a.next
-	if a.waiting {
-		at = a.giveUp
-	}
-	if at.Before(t) {
-		return at
-	}
-	return t
-}
-
-func (a *asker) answered() { a.waiting = false }

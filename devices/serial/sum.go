@@ -8,16 +8,16 @@ import (
 
 // A Sum is a checksum over bytes.
 type Sum struct {
-	Kind   string // "sum8", "sum16", "xor" or "crc16"
+	Kind   string // "sum8", "sum16", "xor", "crc8" or "crc16"
 	Negate bool   // the two's complement of it: with it all bytes add up to 0
 
-	// Of crc16, as catalogues of CRCs give them; Poly is not reflected.
+	// Of crc8 and crc16, as catalogues of CRCs give them; Poly is not reflected.
 	Poly, Init, XorOut uint16
 	RefIn, RefOut      bool
 }
 
 // SumKinds lists the kinds of checksums.
-var SumKinds = []string{"sum8", "sum16", "xor", "crc16"}
+var SumKinds = []string{"sum8", "sum16", "xor", "crc8", "crc16"}
 
 // Check finds what is wrong with the checksum itself.
 func (s Sum) Check() error {
@@ -26,11 +26,17 @@ func (s Sum) Check() error {
 		return fmt.Errorf("there is no checksum %q; there is %s", s.Kind, strings.Join(SumKinds, ", "))
 	case s.Kind == "crc16" && s.Poly == 0:
 		return fmt.Errorf("a crc16 needs its poly, such as 0x8005 or 0x1021")
-	case s.Kind != "crc16" && s != Sum{Kind: s.Kind, Negate: s.Negate}:
-		return fmt.Errorf("poly, init, refin, refout and xorout are of a crc16, not of %s", s.Kind)
+	case s.Kind == "crc8" && s.Poly == 0:
+		return fmt.Errorf("a crc8 needs its poly, such as 0x31 or 0x07")
+	case s.Kind == "crc8" && max(s.Poly, s.Init, s.XorOut) > 0xff:
+		return fmt.Errorf("poly, init and xorout of a crc8 have eight bits")
+	case !s.isCRC() && s != Sum{Kind: s.Kind, Negate: s.Negate}:
+		return fmt.Errorf("poly, init, refin, refout and xorout are of a crc8 or crc16, not of %s", s.Kind)
 	}
 	return nil
 }
+
+func (s Sum) isCRC() bool { return s.Kind == "crc8" || s.Kind == "crc16" }
 
 // size is how many bytes it has.
 func (s Sum) size() int {
@@ -44,7 +50,7 @@ func (s Sum) size() int {
 func (s Sum) Of(b []byte) uint16 {
 	var sum uint16
 	switch s.Kind {
-	case "crc16":
+	case "crc8", "crc16":
 		sum = s.crc(b)
 	case "xor":
 		for _, c := range b {
@@ -76,9 +82,11 @@ func (s Sum) Append(dst, b []byte, little bool) []byte {
 	return append(dst, byte(sum>>8), byte(sum))
 }
 
-// crc goes bit by bit: frames are short and few.
+// crc goes bit by bit: frames are short and few. A crc8 is computed in the high
+// byte.
 func (s Sum) crc(b []byte) uint16 {
-	crc := s.Init
+	width := 8 * s.size()
+	crc, poly := s.Init<<(16-width), s.Poly<<(16-width)
 	for _, c := range b {
 		if s.RefIn {
 			c = byte(reflect(uint16(c), 8))
@@ -88,12 +96,13 @@ func (s Sum) crc(b []byte) uint16 {
 			carry := crc&0x8000 != 0
 			crc <<= 1
 			if carry {
-				crc ^= s.Poly
+				crc ^= poly
 			}
 		}
 	}
+	crc >>= 16 - width
 	if s.RefOut {
-		crc = reflect(crc, 16)
+		crc = reflect(crc, width)
 	}
 	return crc ^ s.XorOut
 }

@@ -147,7 +147,7 @@ func (t *talker) plain(f serial.Lines, fields []string) []byte {
 			object[x.key] = fields[i]
 		}
 		text, _ := json.Marshal(object) // strings always can be
-		return append(text, "\r\n"...)
+		return finish(f, text)
 	}
 	sep := cmp.Or(f.Separator, ",")
 	for i, x := range t.fields {
@@ -161,31 +161,50 @@ func (t *talker) plain(f serial.Lines, fields []string) []byte {
 	if t.name != "" {
 		fields = slices.Insert(fields, 0, t.name)
 	}
-	return []byte(strings.Join(fields, sep) + "\r\n")
+	return finish(f, []byte(strings.Join(fields, sep)))
 }
 
-// answer sends what the bus's devices have to say each time it hears the poll.
+// finish appends checksum and end to a line.
+func finish(f serial.Lines, line []byte) []byte {
+	if f.Sum != nil {
+		line = f.Sum.Append(line)
+	}
+	return append(line, cmp.Or(f.Delimiter, "\r\n")...)
+}
+
+// answer sends what a device has to say each time it hears its question, or what
+// all have to say at that for all.
 func (b *bus) answer(ctx context.Context, port serial.Stream) error {
 	heard := ear{port: port}
 	for {
-		switch ok, err := heard.wait(ctx, func(in []byte) int {
-			at := bytes.Index(in, b.Poll.Send)
-			if at < 0 {
-				return 0
-			}
-			return at + len(b.Poll.Send)
-		}); {
-		case err != nil:
+		var asked *serial.Poll
+		ok, err := heard.wait(ctx, func(in []byte) (end int) {
+			asked, end = b.question(in)
+			return end
+		})
+		if err != nil || !ok {
 			return err
-		case !ok:
-			return nil
 		}
 		for _, t := range b.talkers {
+			if asked.Device != nil && asked.Device != t.dev.Device.Device {
+				continue
+			}
 			if err := t.send(ctx, port); err != nil {
 				return err
 			}
 		}
 	}
+}
+
+// question finds the first in what was heard, and where it ends.
+func (b *bus) question(in []byte) (asked *serial.Poll, end int) {
+	for i := range b.Polls {
+		p := &b.Polls[i]
+		if at := bytes.Index(in, p.Send); at >= 0 && (asked == nil || at+len(p.Send) < end) {
+			asked, end = p, at+len(p.Send)
+		}
+	}
+	return asked, end
 }
 
 // An ear listens for what somebody is to say.

@@ -29,7 +29,7 @@ type playedPoint struct {
 // framings are plants of one device each.
 var framings = map[string]struct {
 	framing serial.Framing
-	poll    *serial.Poll
+	polls   []serial.Poll
 	points  map[string]playedPoint
 }{
 	"sds011": {framing: dustFrame, points: map[string]playedPoint{
@@ -40,7 +40,7 @@ var framings = map[string]struct {
 		"pm1":  {serial.Span{At: 10, Len: 2}, mapping.Point{Type: mapping.U16, Unit: "µg/m³"}},
 		"name": {serial.Span{At: 20, Len: 5, Tail: 1}, mapping.Point{Type: mapping.String, Length: 5}},
 	}},
-	"mh-z19": {framing: co2Frame, poll: &serial.Poll{Send: []byte{0xff, 1, 0x86, 0, 0, 0, 0, 0, 0x79}, Every: 50 * time.Millisecond}, points: map[string]playedPoint{
+	"mh-z19": {framing: co2Frame, polls: []serial.Poll{{Send: []byte{0xff, 1, 0x86, 0, 0, 0, 0, 0, 0x79}, Every: 50 * time.Millisecond}}, points: map[string]playedPoint{
 		"co2":         {serial.Span{At: 2, Len: 2}, mapping.Point{Type: mapping.U16, Unit: "ppm"}},
 		"temperature": {serial.Span{At: 4, Len: 1, Pad: 1}, mapping.Point{Type: mapping.U16, Offset: mapping.Decimal{Mant: -40}, Unit: "°C"}},
 		"cold":        {serial.Span{At: 5, Len: 1, Pad: 1, Signed: true}, mapping.Point{Type: mapping.I16, Unit: "°C"}},
@@ -80,18 +80,18 @@ func TestFramingsArePlayed(t *testing.T) {
 					points = append(points, &point)
 				}
 				dev := newTestDevice(&devices.Device{ID: "d", Name: "d", Bus: "b"}, points)
-				s := newPlant(t, nil, Config{Check: check, Buses: []Bus{{Name: "b", Kind: Lines, Baud: 115200, Framing: c.framing, Poll: c.poll, Devices: []*mapping.Device{dev}}}})
+				s := newPlant(t, nil, Config{Check: check, Buses: []Bus{{Name: "b", Kind: Lines, Baud: 115200, Framing: c.framing, Polls: c.polls, Devices: []*mapping.Device{dev}}}})
 				run(t, s)
-				hearPlant(t, s, dev, c.framing, c.poll)
+				hearPlant(t, s, dev, c.framing, c.polls)
 			})
 		}
 	}
 }
 
 // hearPlant reads three messages from a line.
-func hearPlant(t *testing.T, s *Simulator, dev *mapping.Device, framing serial.Framing, poll *serial.Poll) {
+func hearPlant(t *testing.T, s *Simulator, dev *mapping.Device, framing serial.Framing, polls []serial.Poll) {
 	t.Helper()
-	hear(t, s, dev, serial.ReaderConfig{Framing: framing, Poll: poll, Open: func() (serial.Stream, error) {
+	hear(t, s, dev, serial.ReaderConfig{Framing: framing, Polls: polls, Open: func() (serial.Stream, error) {
 		return serial.Open(serial.Config{Path: s.Addresses()["b"], Baud: 115200})
 	}}, 3)
 }
@@ -154,7 +154,7 @@ func TestMetersAreCalled(t *testing.T) {
 			const baud = 2400 // not as slow as a real one
 			s := newPlant(t, nil, Config{Buses: []Bus{{Name: "b", Kind: Lines, Carrier: c.carrier, Baud: baud, Format: "7E1", Framing: c.meter, Devices: []*mapping.Device{dev}}}})
 			run(t, s)
-			hear(t, s, dev, serial.ReaderConfig{Framing: c.meter, Poll: &serial.Poll{Every: time.Second, Retries: 5}, Open: func() (serial.Stream, error) {
+			hear(t, s, dev, serial.ReaderConfig{Framing: c.meter, Polls: []serial.Poll{{Every: time.Second, Retries: 5}}, Open: func() (serial.Stream, error) {
 				if c.carrier == Socket {
 					return net.Dial("tcp", strings.TrimPrefix(s.Addresses()["b"], "tcp://"))
 				}

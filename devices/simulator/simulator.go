@@ -113,7 +113,7 @@ type Bus struct {
 	Format  string         // line: 8N1
 	Link    string         // line: path that leads to the gateway's end; "": one in a folder for temporary files
 	Framing serial.Framing // Lines: what these are made like; nil: fields between commas, without a checksum
-	Poll    *serial.Poll   // Lines: what the devices are sent to say something; nil: they speak by themselves
+	Polls   []serial.Poll  // Lines: what the devices are sent to say something; none: they speak by themselves
 	Devices []*mapping.Device
 	Behind  bool           // TCP: a gateway to a serial line, which passes unit 0 on to all and answers nothing
 	Lenient bool           // holes between declared addresses read as 0, as on many real devices
@@ -307,7 +307,7 @@ func (b *bus) talk(ctx context.Context, port serial.Stream) error {
 		return modbus.ServeASCII(ctx, p, line, &p.desk)
 	case isMeter:
 		return b.answerCalls(ctx, meter, port)
-	case b.Poll != nil:
+	case len(b.Polls) > 0:
 		return b.answer(ctx, port)
 	}
 	return b.speak(ctx, port)

@@ -108,7 +108,7 @@ func (b *bus) attend(ctx context.Context, conn net.Conn) {
 // silentClient reports whether a client only listens.
 func (b *bus) silentClient() bool {
 	_, meter := b.Framing.(serial.Meter)
-	return b.Kind == Lines && b.Poll == nil && !meter
+	return b.Kind == Lines && len(b.Polls) == 0 && !meter
 }
 
 // attendTCP serves a client of Modbus TCP, encrypted or not.

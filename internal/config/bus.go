@@ -131,6 +131,10 @@ func (l *loader) readPort(b *bus, raw *rawBus) {
 	b.line.Path = b.pub.Address
 	b.line.RS485 = l.readRS485(b, &raw.RS485)
 	b.line.LowLatency = raw.LowLatency.V
+	b.line.DTR, b.line.RTS = level(raw.DTR), level(raw.RTS)
+	if raw.RTS.set() && raw.RS485.set() {
+		l.errorKey(raw.RTS.at, "with rs485 it is RTS that switches the direction, so that it cannot be held; keep one of the two")
+	}
 	l.readFraming(b, raw)
 	if raw.at.child("baud") == nil {
 		l.errorKey(raw.at, "bus %q needs baud, the speed its devices are set to, such as 9600", b.key)
@@ -138,6 +142,17 @@ func (l *loader) readPort(b *bus, raw *rawBus) {
 	if raw.Behind.set() {
 		l.errorKey(raw.Behind.at, "behind is for a serial line behind a TCP gateway; this bus is a port of this machine: give it baud and format")
 	}
+}
+
+// level is how a modem line is to be held.
+func level(b boolean) serial.Level {
+	switch {
+	case !b.set():
+		return serial.LevelUsual
+	case b.V:
+		return serial.LevelOn
+	}
+	return serial.LevelOff
 }
 
 // readRS485 reads who switches the direction of a line.
@@ -179,7 +194,7 @@ func (l *loader) readFraming(b *bus, raw *rawBus) {
 
 // readEndpoint reads a bus on the network.
 func (l *loader) readEndpoint(b *bus, raw *rawBus, a address) {
-	for _, n := range []*node{raw.RS485.at, raw.LowLatency.at} {
+	for _, n := range []*node{raw.RS485.at, raw.LowLatency.at, raw.DTR.at, raw.RTS.at} {
 		if n != nil {
 			l.errorKey(n, "%s is of a serial port of this machine, not of an endpoint of the network", n.keyText())
 		}
@@ -361,7 +376,7 @@ func (l *loader) setUnit(d *deviceBuilder, n *node) {
 		l.setFrames(d)
 		return
 	}
-	for _, x := range []*node{d.raw.Checksum.at, d.raw.Line.at, d.raw.Parse.at, d.raw.Separator.at, d.raw.Pattern.at} {
+	for _, x := range append(d.raw.lineKeys(), d.raw.Line.at) {
 		if x != nil {
 			l.errorKey(x, "bus %q speaks Modbus; sentences come on a bus with protocol = %q", d.bus.key, Lines)
 		}
@@ -450,7 +465,7 @@ func (b *bus) finish() {
 	p := b.pub
 	if p.Protocol != Modbus {
 		p.Modbus = modbus.Config{}
-		b.finishPoll()
+		b.finishPolls()
 		p.Lines.Serial = b.line
 		p.Lines.Address = strings.TrimPrefix(p.Address, "tcp://")
 		if b.line.Path != "" {

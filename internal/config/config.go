@@ -100,7 +100,7 @@ type LinesBus struct {
 	Serial  serial.Config
 	Address string         // host:port
 	Framing serial.Framing // nil without devices
-	Poll    *serial.Poll   // nil: the devices speak by themselves
+	Polls   []serial.Poll  // none: the devices speak by themselves
 }
 
 // Commands says how commands are taken.

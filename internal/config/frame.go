@@ -3,6 +3,7 @@ package config
 import (
 	"cmp"
 	"encoding/hex"
+	"fmt"
 	"math"
 	"regexp"
 	"slices"
@@ -50,38 +51,63 @@ func (l *loader) setLines(d *deviceBuilder) {
 		l.reportOtherLines(d, first, f)
 	}
 	d.bus.pub.Lines.Framing, d.framing = f, f
+	l.setPoll(d, []byte(d.raw.Send.V), d.raw.Retries, false)
+	l.checkAllAsked(d)
+}
+
+// checkAllAsked finds a bus on which some devices are asked and others are not:
+// of what these say nobody would know whose it is.
+func (l *loader) checkAllAsked(d *deviceBuilder) {
+	first := d.bus.users[0]
+	if (len(first.raw.Send.V) > 0) != (len(d.raw.Send.V) > 0) {
+		l.errorKey(d.raw.at, "of the devices %q and %q on one bus only one has send; either all are asked or none", first.key, d.key)
+	}
 }
 
 func sameLines(a, b serial.Lines) bool {
-	same := (a.Pattern == nil) == (b.Pattern == nil) && (a.Pattern == nil || a.Pattern.String() == b.Pattern.String())
-	a.Pattern, b.Pattern = nil, nil
+	same := (a.Pattern == nil) == (b.Pattern == nil) && (a.Pattern == nil || a.Pattern.String() == b.Pattern.String()) && a.Sum.Equal(b.Sum)
+	a.Pattern, b.Pattern, a.Sum, b.Sum = nil, nil, nil, nil
 	return same && a == b
+}
+
+// lineKeys are what says how the lines of a device are made.
+func (r *rawDevice) lineKeys() []*node {
+	return []*node{r.Checksum.at, r.Parse.at, r.Separator.at, r.Pattern.at, r.Delimiter.at, r.MaxLine.at, r.Send.at, r.Retries.at}
 }
 
 // reportOtherLines complains of a device whose lines differ from those of the
 // first on its bus.
 func (l *loader) reportOtherLines(d *deviceBuilder, first, f serial.Lines) {
 	other := d.bus.users[0].key
-	if first.Checksum == f.Checksum {
-		l.errorKey(d.raw.at, "device %q on the same bus has other lines; parse, separator and pattern must be the same for all", other)
+	if first.Checksum == f.Checksum && first.Sum.Equal(f.Sum) {
+		l.errorKey(d.raw.at, "device %q on the same bus has other lines; parse, separator, pattern, delimiter and max_line must be the same for all", other)
 		return
 	}
 	at := d.raw.Checksum.at
 	if at == nil {
 		at = d.raw.at
 	}
-	l.errorKey(at, "device %q on the same bus has checksum %q; it must be the same for all", other, first.Checksum)
+	has := "another checksum"
+	if first.Sum == nil {
+		has = fmt.Sprintf("checksum %q", first.Checksum)
+	}
+	l.errorKey(at, "device %q on the same bus has %s; it must be the same for all", other, has)
 }
 
 func (l *loader) linesOf(d *deviceBuilder) (f serial.Lines, ok bool) {
 	before := l.Errors()
 	c := d.raw.Checksum
-	switch c.V {
+	switch c.name.V {
 	case "nmea":
-		f.Checksum = c.V
+		f.Checksum = c.name.V
 	case "", "none":
+		f.Sum = l.lineSumOf(&c)
 	default:
-		l.errorAt(c.at, `there is no checksum %q; there is "nmea" and "none"`, c.V)
+		l.errorAt(c.at, `there is no checksum %q; there is "nmea" and "none", and tables such as { kind = "xor", behind = "*" }`, c.name.V)
+	}
+	f.Delimiter = d.raw.Delimiter.V
+	if d.raw.MaxLine.within(l.binder, 1, 1<<16, "max_line") {
+		f.MaxLine = int(d.raw.MaxLine.V)
 	}
 	if p := d.raw.Parse; p.set() {
 		if f.Parse = p.V; !slices.Contains(serial.Parses, p.V) {
@@ -110,8 +136,12 @@ func (l *loader) setFrames(d *deviceBuilder) {
 	if n := d.raw.UnitID.at; n != nil {
 		l.errorKey(n, "bus %q carries frames; its device has no unit_id", d.bus.key)
 	}
-	for _, n := range []*node{d.raw.Line.at, d.raw.Checksum.at, d.raw.Parse.at, d.raw.Separator.at, d.raw.Pattern.at} {
-		if n != nil {
+	for _, n := range append(d.raw.lineKeys(), d.raw.Line.at) {
+		switch {
+		case n == nil:
+		case n == d.raw.Send.at, n == d.raw.Retries.at:
+			l.errorKey(n, "bus %q carries frames; write this in [device.%s.frame]", d.bus.key, d.key)
+		default:
 			l.errorKey(n, "bus %q carries frames; lines come on a bus with protocol = %q", d.bus.key, Lines)
 		}
 	}
@@ -138,23 +168,23 @@ func (l *loader) setFrames(d *deviceBuilder) {
 	if meter {
 		l.checkMeter(d, m)
 	}
-	l.setPoll(d, send, meter)
+	l.setPoll(d, send, d.raw.Frame.Retries, meter)
 }
 
-// setPoll makes the question that a device is asked, if it is asked.
-func (l *loader) setPoll(d *deviceBuilder, send []byte, asked bool) {
-	retries := d.raw.Frame.Retries
-	if !retries.set() {
-		retries.V = defaultRetries
-	}
-	retries.within(l.binder, 0, 10, "retries")
+// setPoll makes the question that a device is asked: what is sent, or what its
+// protocol says.
+func (l *loader) setPoll(d *deviceBuilder, send []byte, retries integer, asked bool) {
 	if len(send) == 0 && !asked {
 		if retries.set() {
 			l.errorKey(retries.at, "retries are of a question; device %q is sent nothing", d.key)
 		}
 		return
 	}
-	d.bus.pub.Lines.Poll = &serial.Poll{Send: send, Timeout: cmp.Or(d.raw.Timeout.V, d.bus.pub.Modbus.Timeout), Retries: int(retries.V)}
+	poll := serial.Poll{Send: send, Timeout: cmp.Or(d.raw.Timeout.V, d.bus.pub.Modbus.Timeout), Retries: defaultRetries}
+	if retries.set() && retries.within(l.binder, 0, 10, "retries") {
+		poll.Retries = int(retries.V)
+	}
+	d.bus.pub.Lines.Polls = append(d.bus.pub.Lines.Polls, poll)
 }
 
 // checkMeter finds what a meter cannot do on its bus.
@@ -254,6 +284,15 @@ func (l *loader) little(order text) bool {
 	return o == mapping.DCBA || o == mapping.BADC
 }
 
+// lineSumOf reads the checksum of lines, nil for none.
+func (l *loader) lineSumOf(raw *rawLineSum) *serial.LineSum {
+	if raw.at == nil || !raw.at.isTable() {
+		return nil
+	}
+	raw.From.within(l.binder, 0, 1024, "the first byte of the checksum")
+	return &serial.LineSum{Sum: l.sumOf(&raw.rawSum), From: int(raw.From.V), Behind: raw.Behind.V, Little: l.little(raw.Order)}
+}
+
 func (l *loader) sumOf(raw *rawSum) serial.Sum {
 	for _, x := range []struct {
 		integer
@@ -286,20 +325,24 @@ func (l *loader) bytes(t text, plain bool) []byte {
 	return b
 }
 
-// finishPoll decides how often a device is asked: as often as its quickest
-// point wants.
-func (b *bus) finishPoll() {
-	poll := b.pub.Lines.Poll
-	if poll == nil {
-		return
-	}
-	every := time.Duration(math.MaxInt64)
-	for _, d := range b.pub.Devices {
-		for _, p := range d.Points {
+// finishPolls decides whom each question is for and how often it is asked: as
+// often as the quickest point wants. Of several devices each has one.
+func (b *bus) finishPolls() {
+	polls := b.pub.Lines.Polls
+	for i := range polls {
+		if i >= len(b.pub.Devices) {
+			return // what is wrong was reported
+		}
+		dev := b.pub.Devices[i]
+		if len(polls) > 1 {
+			polls[i].Device = dev.Device
+		}
+		every := time.Duration(math.MaxInt64)
+		for _, p := range dev.Points {
 			every = min(every, p.Every)
 		}
-	}
-	if poll.Every = every; every == math.MaxInt64 {
-		poll.Every = defaultEvery
+		if polls[i].Every = every; every == math.MaxInt64 {
+			polls[i].Every = defaultEvery
+		}
 	}
 }

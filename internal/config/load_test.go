@@ -173,7 +173,7 @@ func TestBusesBecomeConfigsOfTheirProtocol(t *testing.T) {
 		{"tcp://192.168.10.6:1502", modbus.Config{URL: "tcp://192.168.10.6:1502"}, LinesBus{}, 2},
 	} {
 		b := cfg.Buses[i]
-		if b.ID != want.id || !reflect.DeepEqual(b.Modbus, want.modbus) || b.Lines != want.lines || len(b.Devices) != want.users {
+		if b.ID != want.id || !reflect.DeepEqual(b.Modbus, want.modbus) || !reflect.DeepEqual(b.Lines, want.lines) || len(b.Devices) != want.users {
 			t.Errorf("bus %d: %+v with %d devices, want %+v", i, b, len(b.Devices), want)
 		}
 	}

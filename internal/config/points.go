@@ -98,7 +98,7 @@ func (p *pointBuilder) every() time.Duration {
 			return d.Every.V
 		}
 	}
-	if p.deviceBuilder.raw.Frame.Send.set() {
+	if p.deviceBuilder.raw.Frame.Send.set() || p.deviceBuilder.raw.Send.set() {
 		return defaultEvery
 	}
 	if p.deviceBuilder.raw.Frame.Kind.V == frameMeter {

@@ -32,6 +32,8 @@ type rawBus struct {
 	LowLatency boolean   `toml:"low_latency"`
 	Phase      text      `toml:"phase"`
 	Pipeline   integer   `toml:"pipeline"`
+	DTR        boolean   `toml:"dtr"`
+	RTS        boolean   `toml:"rts"`
 }
 
 func (*rawBus) what() string { return "a bus" }
@@ -168,7 +170,11 @@ type rawDevice struct {
 	Blocks    texts            `toml:"blocks"`
 	Single    boolean          `toml:"single"`
 	FromZero  texts            `toml:"from_zero"`
-	Checksum  text             `toml:"checksum"`
+	Checksum  rawLineSum       `toml:"checksum"`
+	Delimiter text             `toml:"delimiter"`
+	MaxLine   integer          `toml:"max_line"`
+	Send      text             `toml:"send"`
+	Retries   integer          `toml:"retries"`
 	Parse     text             `toml:"parse"`
 	Separator text             `toml:"separator"`
 	Pattern   text             `toml:"pattern"`
@@ -243,6 +249,28 @@ type rawSum struct {
 	RefIn  boolean `toml:"refin"`
 	RefOut boolean `toml:"refout"`
 	XorOut integer `toml:"xorout"`
+}
+
+// rawLineSum is the checksum of lines: the name of one that stands for all of
+// it, or a table.
+type rawLineSum struct {
+	at   *node
+	name text
+	rawLineSumTable
+}
+
+type rawLineSumTable struct {
+	rawSum
+	Behind text `toml:"behind"`
+}
+
+func (s *rawLineSum) bind(b *binder, n *node) {
+	s.at = n
+	if n.isTable() {
+		b.table(n, &s.rawLineSumTable, "a checksum")
+		return
+	}
+	s.name.bind(b, n)
 }
 
 type rawGroup struct {

@@ -91,11 +91,11 @@ func startSensor(t *testing.T, profile string) *sensor {
 	near, far := net.Pipe()
 	s := &sensor{far: far}
 	bus := cfg.Buses[0]
-	if bus.Lines.Poll != nil {
-		bus.Lines.Poll.Every = 10 * time.Second
+	for i := range bus.Lines.Polls {
+		bus.Lines.Polls[i].Every = 10 * time.Second
 	}
 	r, err := serial.NewReader(serial.ReaderConfig{
-		Bus: "s", Devices: []*devices.Device{bus.Devices[0].Device}, Framing: bus.Lines.Framing, Poll: bus.Lines.Poll,
+		Bus: "s", Devices: []*devices.Device{bus.Devices[0].Device}, Framing: bus.Lines.Framing, Polls: bus.Lines.Polls,
 		Open: func() (serial.Stream, error) { return near, nil },
 		Now:  func() devices.Stamp { return devices.Stamp(time.Now().UnixNano()) },
 	})
@@ -289,8 +289,8 @@ line."*".t = { field = "a.t", type = "f64" }
 		t.Fatal(report.Summary())
 	}
 	air := cfg.Buses[0].Lines
-	if air.Poll.Every != 2*time.Second || air.Poll.Timeout != 300*time.Millisecond || len(air.Poll.Send) != 9 {
-		t.Errorf("%+v", air.Poll)
+	if p := air.Polls; len(p) != 1 || p[0].Every != 2*time.Second || p[0].Timeout != 300*time.Millisecond || len(p[0].Send) != 9 || p[0].Retries != 1 {
+		t.Errorf("%+v", p)
 	}
 	if want := (serial.RS485{Direction: serial.DirectionAuto, Before: time.Millisecond}); air.Serial.RS485 != want || !air.Serial.LowLatency {
 		t.Errorf("%+v", air.Serial)
