@@ -2,9 +2,6 @@ package serial
 
 import (
 	"errors"
-	"fmt"
-	"os"
-	"strings"
 	"sync"
 
 	bugst "go.bug.st/serial"
@@ -91,26 +88,4 @@ func probe(tty bugst.Port) error {
 	tty.SetReadTimeout(0)
 	tty.Read(nil)
 	return nil
-}
-
-// holderOf names the program that has locked the file of fd.
-func holderOf(fd int) string {
-	const unknown = "another program, or another bus of this one,"
-	var st unix.Stat_t
-	locks, err := os.ReadFile("/proc/locks")
-	if err != nil || unix.Fstat(fd, &st) != nil {
-		return unknown
-	}
-	file := fmt.Sprintf("%02x:%02x:%d", unix.Major(st.Dev), unix.Minor(st.Dev), st.Ino)
-	for line := range strings.Lines(string(locks)) {
-		// 1: FLOCK ADVISORY WRITE 1234 00:06:123 0 EOF
-		f := strings.Fields(line)
-		if len(f) < 6 || f[5] != file {
-			continue
-		}
-		if name, err := os.ReadFile("/proc/" + f[4] + "/comm"); err == nil {
-			return fmt.Sprintf("%s (process %s)", strings.TrimSpace(string(name)), f[4])
-		}
-	}
-	return unknown
 }
