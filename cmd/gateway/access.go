@@ -178,6 +178,7 @@ func ownBus(line devices.Line) *plantBus {
 
 func readLoop(ctx context.Context, a *access, req readRequest, every time.Duration, asJSON bool) error {
 	for first := true; ; first = false {
+		req.Hints = first
 		results, err := a.read(ctx, req)
 		if err != nil {
 			return err

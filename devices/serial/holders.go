@@ -116,7 +116,9 @@ func holder(pid string) (Holder, bool) {
 func held(path string) string {
 	var list []Holder
 	if port, ok := portOf(path); ok {
-		if h, ok := lockerOf(&port); ok && h.PID != os.Getpid() {
+		if h, ok := lockerOf(&port); ok && h.PID == os.Getpid() {
+			return fmt.Sprintf("another bus of this very program has it, %v; let the devices share one bus", h)
+		} else if ok {
 			list = []Holder{h}
 		}
 	}
@@ -124,7 +126,7 @@ func held(path string) string {
 		list = Holders(path)
 	}
 	if len(list) == 0 {
-		return "another program, or another bus of this one, holds it (`sudo fuser -v " + path + "` names it); stop that program, or take the port out of one of the two"
+		return "another program holds it (`sudo fuser -v " + path + "` names it); stop that program, or take the port out of one of the two"
 	}
 	var names []string
 	gateway := false
