@@ -28,10 +28,17 @@ func (p *plant) addHints(ctx context.Context, dev *mapping.Device, results []poi
 	for i := range results {
 		r := &results[i]
 		at := slices.IndexFunc(dev.Points, func(point *mapping.Point) bool { return point.Name == r.Point })
-		if r.Error != "" || at < 0 || looks == maxLooks {
+		if at < 0 || looks == maxLooks {
 			continue
 		}
 		point := dev.Points[at]
+		if r.Error == illegalAddress && tells(point) {
+			looks++
+			r.Hint = hintOfRefused(dev, point, p.neighbours(ctx, dev, point), p.cfg.Where(point.Point))
+		}
+		if r.Error != "" {
+			continue
+		}
 		reading := slices.IndexFunc(b.Readings, func(x devices.Reading) bool { return x.Point == point.Point })
 		if reading < 0 || !beyond(point, b.Readings[reading].Raw) {
 			continue
@@ -39,6 +46,49 @@ func (p *plant) addHints(ctx context.Context, dev *mapping.Device, results []poi
 		looks++
 		r.Hint = hintOf(dev, point, b.Readings[reading].Raw, p.neighbours(ctx, dev, point), p.cfg.Where(point.Point))
 	}
+}
+
+// illegalAddress is what a device says that has not got a register.
+var illegalAddress = (&modbus.Exception{Code: modbus.IllegalAddress}).Cause()
+
+// tells reports whether a value of the point is known when it is seen: a mains
+// voltage or frequency in registers.
+func tells(p *mapping.Point) bool {
+	reg, ok := modbus.RegisterOf(p.Source)
+	return ok && !reg.Table.Bits() && ranges[p.Unit].is == typical
+}
+
+// hintOfRefused says where a point may be that is refused where it was looked
+// for, "" if that is not known.
+func hintOfRefused(dev *mapping.Device, p *mapping.Point, neighbours map[int][]byte, where string) string {
+	shift, value := shiftFit(p, neighbours)
+	if value == "" {
+		return ""
+	}
+	return fmt.Sprintf("%s.%s is refused%s; %s", dev.ID, p.Name, inBrackets(where), shiftWords(dev, p, shift, value))
+}
+
+func inBrackets(where string) string {
+	if where == "" {
+		return ""
+	}
+	return " (" + where + ")"
+}
+
+// shiftWords say what the point is some registers on, and how to say so.
+func shiftWords(dev *mapping.Device, p *mapping.Point, shift int, value string) string {
+	there, write := shiftParts(dev, p, shift, value)
+	return there + ": write " + write + ", as manuals count from 0 or from 1"
+}
+
+func shiftParts(dev *mapping.Device, p *mapping.Point, shift int, value string) (there, write string) {
+	reg, _ := modbus.RegisterOf(p.Source)
+	word := map[int]string{-1: "lower", 1: "higher"}[shift]
+	write = fmt.Sprintf("%v = %d", reg.Table, int(reg.Address)+shift)
+	if dev.Profile != "" { // whose file stays as it is
+		write = fmt.Sprintf("points.%s.%s for device %s", tomlKey(p.Name), write, dev.ID)
+	}
+	return fmt.Sprintf("one register %s it would be %s", word, withUnit(value, p.Unit)), write
 }
 
 // beyond reports whether raw, of a point in registers, is no value that its
@@ -98,12 +148,12 @@ func hintOf(dev *mapping.Device, p *mapping.Point, raw []byte, neighbours map[in
 	if !beyond(p, raw) {
 		return ""
 	}
-	if where != "" {
-		where = " (" + where + ")"
-	}
 	order, inOrder := orderFit(p, raw)
 	shift, shifted := shiftFit(p, neighbours)
-	wrong := fmt.Sprintf("%s.%s cannot be right%s; ", dev.ID, p.Name, where)
+	if inOrder != "" && shifted != "" && emptyWord(shift, neighbours[shift]) {
+		shifted = "" // half of the value, in that order
+	}
+	wrong := fmt.Sprintf("%s.%s cannot be right%s; ", dev.ID, p.Name, inBrackets(where))
 	inOtherOrder := fmt.Sprintf("in order %v it would be %s", order, withUnit(inOrder, p.Unit))
 	write := fmt.Sprintf("order = %q for the device or the point", order)
 	switch {
@@ -112,17 +162,20 @@ func hintOf(dev *mapping.Device, p *mapping.Point, raw []byte, neighbours map[in
 	case shifted == "":
 		return wrong + inOtherOrder + ": write " + write
 	}
-	reg, _ := modbus.RegisterOf(p.Source)
-	word := map[int]string{-1: "lower", 1: "higher"}[shift]
-	at := fmt.Sprintf("%v = %d", reg.Table, int(reg.Address)+shift)
-	if dev.Profile != "" { // whose file stays as it is
-		at = fmt.Sprintf("points.%s.%s for device %s", tomlKey(p.Name), at, dev.ID)
-	}
-	there := fmt.Sprintf("one register %s it would be %s", word, withUnit(shifted, p.Unit))
 	if inOrder == "" {
-		return wrong + there + ": write " + at + ", as manuals count from 0 or from 1"
+		return wrong + shiftWords(dev, p, shift, shifted)
 	}
+	there, at := shiftParts(dev, p, shift, shifted)
 	return wrong + inOtherOrder + ", and " + there + ": write " + write + " if the other points of two registers are wrong, too, and " + at + " if they are right"
+}
+
+// emptyWord reports whether the register that only the shifted value has is 0.
+func emptyWord(shift int, raw []byte) bool {
+	at := 0
+	if shift > 0 {
+		at = len(raw) - 2
+	}
+	return raw[at]|raw[at+1] == 0
 }
 
 func withUnit(value, unit string) string { return strings.TrimSpace(value + " " + unit) }

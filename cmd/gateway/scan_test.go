@@ -272,6 +272,7 @@ func TestHints(t *testing.T) {
 		{"one register higher", mapping.F32, mapping.ABCD, "V", low, "", right, "one register higher it would be 230.1 V: write input = 13, as"},
 		{"on both sides", mapping.F32, mapping.ABCD, "V", low, right, right, ""},
 		{"order or place", mapping.F32, mapping.ABCD, "V", halves, right, "", `write order = "CDAB" for the device or the point if the other points of two registers are wrong, too, and input = 11 if they are right`},
+		{"order, as half of the neighbour is empty", mapping.F32, mapping.CDAB, "V", right, "00004366", "", `it would be 230.1 V: write order = "ABCD"`},
 		{"right, whatever the neighbours are", mapping.F32, mapping.ABCD, "V", right, right, right, ""},
 		{"one register, beyond anything", mapping.U16, mapping.ABCD, "V", "FFFE", "00E6", "", "one register lower it would be 230 V"},
 		{"one register that says no value", mapping.U16, mapping.ABCD, "V", "FFFF", "00E6", "", ""},
@@ -293,6 +294,20 @@ func TestHints(t *testing.T) {
 		got := hintOf(dev, p, raw, neighbours, "devices.d/a.toml:7")
 		if !strings.Contains(got, c.want) || (c.want == "") != (got == "") || got != "" && !strings.Contains(got, "devices.d/a.toml:7") {
 			t.Errorf("%s: got %q, want %q", c.name, got, c.want)
+		}
+	}
+}
+
+func TestHintOfARefusedPoint(t *testing.T) {
+	dev := &mapping.Device{Device: &devices.Device{ID: "main"}, Profile: "acme/meter"}
+	p := &mapping.Point{Point: &devices.Point{Name: "hz", Source: modbus.Register{Table: modbus.Holding, Address: 29, Count: 2}}, Type: mapping.F32, Unit: "Hz"}
+	fifty, nothing := []byte{0x42, 0x48, 0, 0}, []byte{0, 0, 0, 0}
+	if got := hintOfRefused(dev, p, map[int][]byte{1: fifty, -1: nothing}, "x.toml:3"); got != "main.hz is refused (x.toml:3); one register higher it would be 50 Hz: write points.hz.holding = 30 for device main, as manuals count from 0 or from 1" {
+		t.Error(got)
+	}
+	for _, neighbours := range []map[int][]byte{nil, {1: nothing}, {1: fifty, -1: fifty}} {
+		if got := hintOfRefused(dev, p, neighbours, ""); got != "" {
+			t.Error(got)
 		}
 	}
 }
