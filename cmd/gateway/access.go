@@ -14,6 +14,7 @@ import (
 
 	"edgegateway/broker"
 	"edgegateway/devices"
+	"edgegateway/devices/modbus"
 	"edgegateway/internal/clock"
 	"edgegateway/internal/config"
 	"edgegateway/mapping"
@@ -168,14 +169,16 @@ func openPlant(cfg *config.Config) (*plant, func(), error) {
 
 // ownBus is a bus whose line only this command uses.
 func ownBus(line devices.Line) *plantBus {
-	return &plantBus{
-		line: line,
-		do:   func(ctx context.Context, q devices.Query, b *devices.Batch) error { return q.Do(ctx, b) },
+	b := &plantBus{line: line, do: func(ctx context.Context, q devices.Query, b *devices.Batch) error { return q.Do(ctx, b) }}
+	if l, ok := line.(*modbus.Line); ok {
+		b.do = warnOthers(l.Address(), b.do)
 	}
+	return b
 }
 
 func readLoop(ctx context.Context, a *access, req readRequest, every time.Duration, asJSON bool) error {
 	for first := true; ; first = false {
+		req.Hints = first
 		results, err := a.read(ctx, req)
 		if err != nil {
 			return err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"os"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -182,6 +183,9 @@ func (d *diagnoser) look(now *snapshot) {
 	}
 	d.then = now
 	found := diagnose(s)
+	if others := othersOn(d.bus.Address, os.Getpid()); found.bus != "" && others != "" {
+		found.bus = others + throughGateway
+	}
 	d.found.Store(&found)
 	texts := maps.Clone(found.devices)
 	if found.bus != "" {

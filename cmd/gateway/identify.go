@@ -320,24 +320,3 @@ func judgePoint(p *mapping.Point, raw []byte) judgement {
 	}
 	return r.is
 }
-
-// orderHint says which order would make a value plausible that is absurd in
-// the one that is configured, "" if there is no such thing to say.
-func orderHint(dev *mapping.Device, p *mapping.Point, raw []byte) string {
-	if len(raw) < 4 || judgePoint(p, raw) != absurd {
-		return ""
-	}
-	for _, order := range []mapping.Order{mapping.CDAB, mapping.ABCD, mapping.BADC, mapping.DCBA} {
-		other := *p
-		other.Order = order
-		if judgePoint(&other, raw) < telltale {
-			continue
-		}
-		v, err := mapping.Decode(&other, raw)
-		if err != nil {
-			continue
-		}
-		return fmt.Sprintf("%s.%s cannot be right; in order %v it would be %s %s: write order = %q for the device or the point", dev.ID, p.Name, order, v, p.Unit, order)
-	}
-	return ""
-}

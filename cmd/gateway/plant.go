@@ -233,6 +233,9 @@ type readRequest struct {
 	Order  string `json:"order,omitempty"`
 	// Timeout is how long to wait for the answer; 0: as long as the bus does.
 	Timeout time.Duration `json:"timeout,omitempty"`
+	// Hints asks what would make absurd values right, which may take some
+	// more requests.
+	Hints bool `json:"hints,omitempty"`
 }
 
 // A pointResult is one point as it was just read.
@@ -271,6 +274,9 @@ func (p *plant) read(ctx context.Context, req readRequest) ([]pointResult, error
 		}
 		results = append(results, pointResultOf(dev, point, &b.Readings[i], b.Readings, clock))
 	}
+	if req.Hints && req.Source == "" {
+		p.addHints(ctx, dev, results, b)
+	}
 	return results, nil
 }
 
@@ -299,7 +305,6 @@ func pointResultOf(dev *mapping.Device, point *mapping.Point, r *devices.Reading
 		var v mapping.Value
 		if v, err = mapping.DecodeWith(point, r.Raw, all); err == nil {
 			result.Value = v.AppendJSON(nil)
-			result.Hint = orderHint(dev, point, r.Raw)
 		}
 	}
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -125,7 +126,8 @@ type foundUnit struct {
 	Profile  string   `json:"profile,omitempty"`
 	Perhaps  bool     `json:"perhaps,omitempty"` // the profile fits, but much else would look the same
 	Evidence []string `json:"evidence,omitempty"`
-	Also     []string `json:"also,omitempty"` // other profiles that fit
+	Also     []string `json:"also,omitempty"`    // other profiles that fit
+	Aliases  []int    `json:"aliases,omitempty"` // 255 or 0, which answer likewise: the address itself
 	SunSpec  *sunSpec `json:"sunspec,omitempty"`
 
 	listed bool // its bus stands in the configuration
@@ -209,7 +211,23 @@ func scanBus(ctx context.Context, place *busPlace, s scanSettings, profiles []*c
 			return all, err
 		}
 	}
+	place.tellMissing(all, s.units)
 	return all, tally.verdict(place, len(all), tty, s)
+}
+
+// tellMissing names the devices of the configuration that were asked and did
+// not answer.
+func (p *busPlace) tellMissing(found []foundUnit, asked []int) {
+	for _, id := range slices.Sorted(maps.Keys(p.known)) {
+		if !slices.Contains(asked, int(id)) || slices.ContainsFunc(found, func(u foundUnit) bool { return u.Unit == id || slices.Contains(u.Aliases, int(id)) }) {
+			continue
+		}
+		for _, dev := range p.known[id] {
+			if !dev.WrittenOnly() {
+				fmt.Fprintf(os.Stderr, "Device %s is configured with unit id %d, which does not answer.\n", dev.ID, id)
+			}
+		}
+	}
 }
 
 // A scanTally counts what came of the questions.
@@ -260,6 +278,7 @@ func (x *scanner) run(ctx context.Context) ([]foundUnit, error) {
 			break
 		}
 	}
+	found = joinAliases(found, x.cfg)
 	for i := range found {
 		if u := &found[i]; !u.Broken && ctx.Err() == nil {
 			x.progress.show("%s: what is unit %d?", x.cfg.URL, u.Unit)
@@ -267,6 +286,25 @@ func (x *scanner) run(ctx context.Context) ([]foundUnit, error) {
 		}
 	}
 	return found, context.Cause(ctx)
+}
+
+// joinAliases leaves out the unit ids 255 and 0 of a host that answers to
+// another one likewise: they mean the address itself (Modbus messaging on
+// TCP/IP V1.0b, section 4.4.2.3). Those that are configured stay.
+func joinAliases(found []foundUnit, cfg modbus.Config) []foundUnit {
+	if !strings.Contains(cfg.URL, "://") || cfg.Behind != nil || len(found) == 0 {
+		return found
+	}
+	first := &found[0]
+	rest := found[:1]
+	for _, u := range found[1:] {
+		if (u.Unit == 255 || u.Unit == 0) && len(u.Devices) == 0 && u.Answer == first.Answer && u.Broken == first.Broken {
+			first.Aliases = append(first.Aliases, int(u.Unit))
+		} else {
+			rest = append(rest, u)
+		}
+	}
+	return rest
 }
 
 // alike reports whether units on this bus may be one and the same device: a
@@ -483,6 +521,9 @@ func (u *foundUnit) print(out io.Writer) {
 	}
 	if len(u.Devices) > 0 {
 		fmt.Fprintf(out, "# It is configured as %s.\n", strings.Join(u.Devices, ", "))
+	}
+	for _, id := range u.Aliases {
+		fmt.Fprintf(out, "# Unit id %d answers likewise: it means whatever is at this address.\n", id)
 	}
 	if u.Identity != "" {
 		fmt.Fprintf(out, "# It calls itself %s.\n", u.Identity)

@@ -248,30 +248,66 @@ func TestScanTriesSpeedsOfAPort(t *testing.T) {
 	}
 }
 
-func TestOrderHint(t *testing.T) {
+func TestHints(t *testing.T) {
 	dev := &mapping.Device{Device: &devices.Device{ID: "main"}}
+	const right, halves, low = "4366199A", "199A4366", "0000199A" // 230.1 V; its halves in the other order; a low half alone
 	for _, c := range []struct {
-		name string
-		typ  mapping.Type
-		ord  mapping.Order
-		unit string
-		raw  string
-		want string
+		name     string
+		typ      mapping.Type
+		ord      mapping.Order
+		unit     string
+		raw      string
+		down, up string // what is one register lower and higher
+		want     string
 	}{
-		{"right", mapping.F32, mapping.ABCD, "V", "4366199A", ""},
-		{"low word first", mapping.F32, mapping.ABCD, "V", "199A4366", "in order CDAB it would be 230.1 V"},
-		{"high word first", mapping.F32, mapping.CDAB, "Hz", "42480000", "in order ABCD it would be 50 Hz"},
-		{"bytes swapped", mapping.F32, mapping.ABCD, "V", "66439A19", "in order BADC it would be 230.1 V"},
-		{"integer", mapping.U32, mapping.ABCD, "V", "00E60000", "in order CDAB it would be 230 V"},
-		{"zero", mapping.F32, mapping.ABCD, "V", "00000000", ""},
-		{"no quantity", mapping.F32, mapping.ABCD, "", "199A4366", ""},
-		{"absurd in all", mapping.F32, mapping.ABCD, "V", "7E7E7E7E", ""},
-		{"one register", mapping.U16, mapping.ABCD, "V", "FFFE", ""},
+		{"right", mapping.F32, mapping.ABCD, "V", right, "", "", ""},
+		{"low word first", mapping.F32, mapping.ABCD, "V", halves, "", "", `in order CDAB it would be 230.1 V: write order = "CDAB"`},
+		{"high word first", mapping.F32, mapping.CDAB, "Hz", "42480000", "", "", "in order ABCD it would be 50 Hz"},
+		{"bytes swapped", mapping.F32, mapping.ABCD, "V", "66439A19", "", "", "in order BADC it would be 230.1 V"},
+		{"integer", mapping.U32, mapping.ABCD, "V", "00E60000", "", "", "in order CDAB it would be 230 V"},
+		{"zero", mapping.F32, mapping.ABCD, "V", "00000000", right, "", ""},
+		{"no quantity", mapping.F32, mapping.ABCD, "", halves, right, "", ""},
+		{"absurd in all", mapping.F32, mapping.ABCD, "V", "7E7E7E7E", "7E7E7E7E", "", ""},
+		{"one register lower", mapping.F32, mapping.ABCD, "V", "199A0000", right, "00000000", "one register lower it would be 230.1 V: write input = 11, as"},
+		{"one register higher", mapping.F32, mapping.ABCD, "V", low, "", right, "one register higher it would be 230.1 V: write input = 13, as"},
+		{"on both sides", mapping.F32, mapping.ABCD, "V", low, right, right, ""},
+		{"order or place", mapping.F32, mapping.ABCD, "V", halves, right, "", `write order = "CDAB" for the device or the point if the other points of two registers are wrong, too, and input = 11 if they are right`},
+		{"order, as half of the neighbour is empty", mapping.F32, mapping.CDAB, "V", right, "00004366", "", `it would be 230.1 V: write order = "ABCD"`},
+		{"right, whatever the neighbours are", mapping.F32, mapping.ABCD, "V", right, right, right, ""},
+		{"one register, beyond anything", mapping.U16, mapping.ABCD, "V", "FFFE", "00E6", "", "one register lower it would be 230 V"},
+		{"one register that says no value", mapping.U16, mapping.ABCD, "V", "FFFF", "00E6", "", ""},
+		{"one register of a battery", mapping.U16, mapping.ABCD, "V", "000C", "00E6", "", ""},
 	} {
-		raw, _ := hex.DecodeString(c.raw)
-		p := &mapping.Point{Point: &devices.Point{Name: "x"}, Type: c.typ, Order: c.ord, Unit: c.unit}
-		if got := orderHint(dev, p, raw); !strings.Contains(got, c.want) || (c.want == "") != (got == "") {
+		bytesOf := func(text string) []byte {
+			raw, _ := hex.DecodeString(text)
+			return raw
+		}
+		neighbours := map[int][]byte{}
+		for by, text := range map[int]string{-1: c.down, 1: c.up} {
+			if text != "" {
+				neighbours[by] = bytesOf(text)
+			}
+		}
+		raw := bytesOf(c.raw)
+		source := modbus.Register{Table: modbus.Input, Address: 12, Count: uint16(len(raw) / 2)}
+		p := &mapping.Point{Point: &devices.Point{Name: "x", Source: source}, Type: c.typ, Order: c.ord, Unit: c.unit}
+		got := hintOf(dev, p, raw, neighbours, "devices.d/a.toml:7")
+		if !strings.Contains(got, c.want) || (c.want == "") != (got == "") || got != "" && !strings.Contains(got, "devices.d/a.toml:7") {
 			t.Errorf("%s: got %q, want %q", c.name, got, c.want)
+		}
+	}
+}
+
+func TestHintOfARefusedPoint(t *testing.T) {
+	dev := &mapping.Device{Device: &devices.Device{ID: "main"}, Profile: "acme/meter"}
+	p := &mapping.Point{Point: &devices.Point{Name: "hz", Source: modbus.Register{Table: modbus.Holding, Address: 29, Count: 2}}, Type: mapping.F32, Unit: "Hz"}
+	fifty, nothing := []byte{0x42, 0x48, 0, 0}, []byte{0, 0, 0, 0}
+	if got := hintOfRefused(dev, p, map[int][]byte{1: fifty, -1: nothing}, "x.toml:3"); got != "main.hz is refused (x.toml:3); one register higher it would be 50 Hz: write points.hz.holding = 30 for device main, as manuals count from 0 or from 1" {
+		t.Error(got)
+	}
+	for _, neighbours := range []map[int][]byte{nil, {1: nothing}, {1: fifty, -1: fifty}} {
+		if got := hintOfRefused(dev, p, neighbours, ""); got != "" {
+			t.Error(got)
 		}
 	}
 }

@@ -27,6 +27,7 @@ type Status struct {
 	Name     string  `json:"name"`
 	Version  string  `json:"version"`
 	Config   string  `json:"config"` // hash of the configuration
+	PID      int     `json:"pid"`
 	Uptime   float64 `json:"uptime"` // seconds
 	Clock    string  `json:"clock"`
 	Readings uint64  `json:"readings"` // since the start, failed ones too
@@ -76,7 +77,7 @@ type PointStatus struct {
 func (g *gateway) status() *Status {
 	now := devices.Now()
 	s := &Status{
-		Name: g.cfg.Name, Version: version(), Config: g.cfg.Hash(),
+		Name: g.cfg.Name, Version: version(), Config: g.cfg.Hash(), PID: os.Getpid(),
 		Uptime: now.Sub(g.started).Seconds(), Clock: g.clock.Now().Quality.String(),
 		Spools: map[string]spool.Stats{}, Broker: g.broker.Stats(), Listen: g.listening(), Holds: g.command.holds.status(),
 	}
@@ -184,9 +185,11 @@ func (s *Status) print(out io.Writer) error {
 	fmt.Fprintf(w, "%s  up %s, clock %s, version %s, configuration %s\n", s.Name, brief(s.Uptime), s.Clock, s.Version, s.Config)
 	fmt.Fprintf(w, "broker  %s, %d clients\n", strings.Join(s.Listen, " "), s.Broker.Clients)
 	fmt.Fprintln(w, "\nBUS\tADDRESS\tBUSY\tREQUESTS\tTIMEOUTS\tERRORS\tLATE\t")
-	for _, b := range s.Buses {
+	for i := range s.Buses {
+		b := &s.Buses[i]
 		fmt.Fprintf(w, "%s\t%s\t%.0f %%\t%d\t%d\t%d\t%d\t%s\n", b.Bus, b.Address, 100*b.Busy, b.Requests, b.Timeouts, b.Errors, b.Overruns, b.trouble())
 	}
+	s.printOthers(w)
 	fmt.Fprintln(w, "\nDEVICE\tBUS\tSTATE\tFOR\tPOINTS\tLAST ANSWER\t")
 	for _, d := range s.Devices {
 		trouble := d.trouble()
@@ -213,6 +216,17 @@ func (s *Status) print(out io.Writer) error {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\t%s\n", b.Name, b.State, brief(time.Since(b.Since).Seconds()), b.URL, b.Acked, waiting, bridgeTrouble(&b))
 	}
 	return w.Flush()
+}
+
+// printOthers names other programs that have a port open. It looks for them
+// here, as the service's user cannot see those of others.
+func (s *Status) printOthers(w io.Writer) {
+	for i := range s.Buses {
+		b := &s.Buses[i]
+		if text := othersOn(b.Address, s.PID); text != "" && !strings.Contains(b.trouble(), "(process ") {
+			fmt.Fprintf(w, "bus %s: %s%s\n", b.Bus, text, throughGateway)
+		}
+	}
 }
 
 func (b *BusStatus) trouble() string {

@@ -174,10 +174,9 @@ func openControl(path string) (int, error) {
 		return -1, fmt.Errorf("open serial port %s: it is no serial port: %w", path, portError{err})
 	}
 	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		holder := holderOf(fd)
+		who := held(path)
 		unix.Close(fd)
-		return -1, fmt.Errorf("open serial port %s: %s holds it; stop that program, or take the port out of one of the two (gateway read, write and scan go through a gateway that runs, if they have its --state): %w",
-			path, holder, portError{err})
+		return -1, fmt.Errorf("open serial port %s: %s: %w", path, who, devices.ErrPort)
 	}
 	return fd, nil
 }
@@ -356,10 +355,7 @@ func openError(path string, err error) error {
 	case errors.Is(err, fs.ErrPermission), code == bugst.PermissionDenied:
 		remedy = ": the user of this program may not open it; add it to the group that owns the port (`ls -l " + path + "`), mostly dialout"
 	case errors.Is(err, syscall.EBUSY), code == bugst.PortBusy:
-		remedy = ": another program holds it; `fuser -v " + path + "` names it"
-		if who := openBy(path); who != "" {
-			remedy = ": " + who + " has it open; stop that program"
-		}
+		remedy = ": " + held(path)
 	case errors.Is(err, syscall.ENXIO), errors.Is(err, syscall.EIO), errors.Is(err, syscall.ENODEV):
 		remedy = ": its hardware does not answer; replug the adapter, or choose a port that exists on this board"
 	}

@@ -37,6 +37,7 @@ import (
 	"edgegateway/bridge"
 	"edgegateway/broker"
 	"edgegateway/broker/spool"
+	"edgegateway/devices"
 	"edgegateway/devices/modbus"
 	"edgegateway/devices/serial"
 	"edgegateway/mapping"
@@ -71,7 +72,17 @@ type Config struct {
 
 	Commands Commands
 
-	hash string
+	hash  string
+	where func(*devices.Point) string
+}
+
+// Where says in which line of which file a point is written: FILE:LINE, ""
+// where that is not known.
+func (c *Config) Where(p *devices.Point) string {
+	if c.where == nil {
+		return ""
+	}
+	return c.where(p)
 }
 
 // Hash is short, and the same for configurations that say the same in

@@ -335,6 +335,12 @@ func (l *loader) readGateway(root *node) {
 	}
 	l.checkPlans()
 	l.cfg.hash = l.hash(root)
+	l.cfg.where = func(p *devices.Point) string {
+		if n := l.at[p]; n != nil {
+			return n.where()
+		}
+		return ""
+	}
 }
 
 // hash covers all that was read, after profiles and overlays.

@@ -248,15 +248,17 @@ func hear(ctx context.Context, r *Result) error {
 	const every = time.Second // some framings need the silence between messages
 	lines := r.Profile.Bus.Lines
 	dev := standIn(r.Profile.Device, "p", nil, every)
-	var poll *serial.Poll
-	if lines.Poll != nil {
-		copied := *lines.Poll
-		copied.Every, poll = every, &copied
+	polls := slices.Clone(lines.Polls)
+	for i := range polls {
+		polls[i].Every = every
+		if polls[i].Device != nil {
+			polls[i].Device = dev.Device
+		}
 	}
-	bus := simulator.Bus{Name: "frames", Kind: simulator.Lines, Framing: lines.Framing, Poll: lines.Poll, Baud: 115200, Format: lines.Serial.Format, Devices: []*mapping.Device{dev}}
+	bus := simulator.Bus{Name: "frames", Kind: simulator.Lines, Framing: lines.Framing, Polls: polls, Baud: 115200, Format: lines.Serial.Format, Devices: []*mapping.Device{dev}}
 	return onPlant(ctx, []simulator.Bus{bus}, nil, func(sim *simulator.Simulator) error {
 		reader, err := serial.NewReader(serial.ReaderConfig{
-			Bus: "frames", Devices: []*devices.Device{dev.Device}, Framing: lines.Framing, Poll: poll,
+			Bus: "frames", Devices: []*devices.Device{dev.Device}, Framing: lines.Framing, Polls: polls,
 			Open: func() (serial.Stream, error) {
 				return serial.Open(serial.Config{Path: sim.Addresses()["frames"], Baud: 115200, Format: lines.Serial.Format})
 			},
