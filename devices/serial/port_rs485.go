@@ -205,7 +205,11 @@ func (p *Port) drain(n int) error {
 		left = time.Duration(queued) * p.cfg.CharTime()
 	}
 	// The driver's own buffer is empty; what the chip holds is a few characters.
-	if err := unix.IoctlSetInt(p.control, unix.TCSBRK, 1); err != nil {
+	var err error = unix.EINTR
+	for err == unix.EINTR { // the runtime's signals reach a thread that waits here
+		err = unix.IoctlSetInt(p.control, unix.TCSBRK, 1)
+	}
+	if err != nil {
 		return p.gone("write to", err)
 	}
 	return nil
