@@ -85,6 +85,8 @@ type wire interface {
 	exchange(ctx context.Context, p Port, u Unit, r *request) (answer, error)
 	// reset prepares for a port just opened.
 	reset()
+	// declare tells which registers the points of a unit need.
+	declare(u Unit, regs []Register)
 	// thinking is how long the unit takes to answer, as learned; 0: unknown.
 	thinking(unit byte) time.Duration
 }
