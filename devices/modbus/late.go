@@ -36,7 +36,8 @@ type lateReplies struct {
 	quiet     time.Time     // when a late answer is no longer likely
 	raised    time.Duration // timeout learned from late answers; 0: none
 	latency   latency
-	nextProbe int // in probeFunctions
+	declared  []Register // what points of the unit need
+	nextProbe int        // of tables, and then another length
 }
 
 // An openRequest may still be answered.
@@ -135,16 +136,41 @@ func (l *lateReplies) raise(d, wait time.Duration) {
 // not know.
 var probeTables = [...]Table{Input, Holding, Coil, Discrete}
 
-// probe returns a request whose answer settles the open ones before r is
-// sent.
-func (l *lateReplies) probe(r *request) *request {
-	for i := l.nextProbe % (len(probeTables) + 1); i < len(probeTables); i++ {
-		p := readRequest(r.unit, Register{Table: probeTables[i]})
-		if p.pdu.function() != r.pdu.function() && !l.asked(p) {
-			return p
+// probe returns a request whose answer settles the open ones before r is sent,
+// and that u's quirks allow; nil if there is none, so that only time settles
+// them.
+func (l *lateReplies) probe(u Unit, r *request) *request {
+	tables := l.tables(u, r)
+	if i := l.nextProbe % (len(tables) + 1); i < len(tables) {
+		return tables[i]
+	}
+	if p := l.otherLength(u, r); p != nil || len(tables) == 0 {
+		return p
+	}
+	return tables[0]
+}
+
+// tables are the probes with a function code that neither r nor any open request
+// has: reads of what points of the device declare, which it certainly bears, and
+// then of an entry at the beginning of the tables that have none.
+func (l *lateReplies) tables(u Unit, r *request) (probes []*request) {
+	for _, declared := range []bool{true, false} {
+		for _, t := range probeTables {
+			i := slices.IndexFunc(l.declared, func(reg Register) bool { return reg.Table == t })
+			if declared != (i >= 0) {
+				continue
+			}
+			reg := Register{Table: t}
+			if declared {
+				reg = l.declared[i]
+			}
+			whole, err := u.whole(reg)
+			if p := readRequest(r.unit, whole); err == nil && p.pdu.function() != r.pdu.function() && !l.asked(p) {
+				probes = append(probes, p)
+			}
 		}
 	}
-	return l.otherLength(r)
+	return probes
 }
 
 // asked reports whether an open request other than p has p's function code.
@@ -154,19 +180,33 @@ func (l *lateReplies) asked(p *request) bool {
 	})
 }
 
-// otherLength returns a read where r reads or writes, whose answer is as long
-// as that of no open request, nor r's.
-func (l *lateReplies) otherLength(r *request) *request {
-	reg := Register{Table: cmp.Or(r.reg.Table, Holding)}
-	for n := 1; ; n++ {
-		reg.Count = uint16(n)
-		reg.Address = min(r.reg.Address, uint16(1<<16-n))
-		p := readRequest(r.unit, reg)
-		if p.alike(r) || slices.ContainsFunc(l.open, func(o openRequest) bool { return o.r.alike(p) && !o.r.same(p) }) {
-			continue
+// otherLength returns a read where r reads or writes, or else what a point
+// declares, whose answer is as long as that of no open request, nor r's.
+func (l *lateReplies) otherLength(u Unit, r *request) *request {
+	t := cmp.Or(r.reg.Table, Holding)
+	for n := 1; n <= u.limit(t); n++ {
+		reg := Register{Table: t, Address: min(r.reg.Address, uint16(1<<16-n)), Count: uint16(n)}
+		if p := l.tells(u, r, reg); p != nil {
+			return p
 		}
-		return p
 	}
+	for _, reg := range l.declared {
+		if p := l.tells(u, r, reg); p != nil {
+			return p
+		}
+	}
+	return nil
+}
+
+// tells returns the request that reads reg, if u bears that and its answer is
+// like that of no open request, nor r's.
+func (l *lateReplies) tells(u Unit, r *request, reg Register) *request {
+	whole, err := u.whole(reg)
+	p := readRequest(r.unit, whole)
+	if err != nil || p.alike(r) || slices.ContainsFunc(l.open, func(o openRequest) bool { return o.r.alike(p) && !o.r.same(p) }) {
+		return nil
+	}
+	return p
 }
 
 // A latency is a running mean of how long a unit thinks before it answers.

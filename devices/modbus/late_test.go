@@ -179,7 +179,7 @@ func TestProbeIsUnmistakable(t *testing.T) {
 	ask := readRequest(1, Register{Holding, 5, 1})
 	for i := range 3 * maxOpen {
 		l.nextProbe = i
-		p := l.probe(ask)
+		p := l.probe(Unit{}, ask)
 		for _, o := range l.open {
 			if !o.r.same(p) && o.r.alike(p) {
 				t.Fatalf("probe %v is like open %v", p, o.r)
@@ -224,5 +224,37 @@ func TestSameQuestionTwiceHasTwoAnswers(t *testing.T) {
 	// One to a later question settles all before it.
 	if mine, _ := l.settle(&exchanging{r: readRequest(1, Register{Input, 0, 1}), sent: now}, PDU{4, 2, 0, 1}, now); !mine || l.confuses(other) {
 		t.Errorf("mine %v, confused %v", mine, l.confuses(other))
+	}
+}
+
+// A probe keeps to what the device's map says, and reads what its points declare
+// where it can.
+func TestProbeRespectsQuirks(t *testing.T) {
+	ask := readRequest(1, Register{Holding, 30, 2})
+	for _, tt := range []struct {
+		name     string
+		unit     Unit
+		declared []Register
+		want     []string // by how many probes had no answer
+	}{
+		{"none", Unit{}, []Register{{Input, 12, 2}, {Holding, 30, 2}}, []string{"input 12-13", "coil 0", "discrete 0", "holding 30"}},
+		{"a forbidden beginning", Unit{Quirks: forbid("0-10")}, []Register{{Holding, 30, 2}}, []string{"holding 30"}},
+		{"one of a table", Unit{Quirks: forbid("coil 0", "holding 31")}, []Register{{Holding, 30, 1}}, []string{"input 0", "discrete 0", "holding 30"}},
+		{"from zero", Unit{Quirks: &Quirks{FromZero: []Table{Input, Holding}}}, []Register{{Input, 12, 2}}, []string{"input 0-13", "coil 0", "discrete 0", "holding 0-30"}},
+		{"blocks", Unit{Quirks: blocks("input 0-3", "coil 0-7")}, nil, []string{"input 0-3", "coil 0-7", "discrete 0", "holding 30"}},
+		{"all forbidden but what is asked", Unit{MaxRead: 2, Quirks: forbid("0-29", "32-65535")}, []Register{{Holding, 30, 2}}, []string{"holding 30"}},
+		{"all forbidden", Unit{MaxRead: 2, Quirks: forbid("0-65535")}, []Register{{Holding, 30, 2}}, []string{"none"}},
+	} {
+		l := &lateReplies{declared: tt.declared}
+		for i, want := range tt.want {
+			l.nextProbe = i
+			got := "none"
+			if p := l.probe(tt.unit, ask); p != nil {
+				got = p.reg.String()
+			}
+			if got != want {
+				t.Errorf("%s: probe %d reads %s, want %s", tt.name, i, got, want)
+			}
+		}
 	}
 }

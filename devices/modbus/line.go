@@ -85,6 +85,8 @@ type wire interface {
 	exchange(ctx context.Context, p Port, u Unit, r *request) (answer, error)
 	// reset prepares for a port just opened.
 	reset()
+	// declare tells which registers the points of a unit need.
+	declare(u Unit, regs []Register)
 	// thinking is how long the unit takes to answer, as learned; 0: unknown.
 	thinking(unit byte) time.Duration
 }
@@ -95,7 +97,10 @@ type answer struct {
 	at  devices.Stamp
 }
 
-var _ devices.Pipeliner = (*Line)(nil)
+var (
+	_ devices.Pipeliner = (*Line)(nil)
+	_ devices.Prompter  = (*Line)(nil)
+)
 
 // NewLine returns a line that opens its port with the first query.
 func NewLine(cfg Config) (*Line, error) {
@@ -139,6 +144,10 @@ func newLine(cfg Config, c carrier) *Line {
 
 // Address is the URL or path of the line.
 func (l *Line) Address() string { return l.carrier.address }
+
+// Prompt says that a serial port of this machine stands still until its owner
+// runs.
+func (l *Line) Prompt() bool { return l.carrier.tty }
 
 // broadcast reports whether unit id is no unit but all of a serial line, also
 // of one behind a gateway.

@@ -38,6 +38,7 @@ func (l *Line) Plan(dev *devices.Device, points []*devices.Point) ([]devices.Que
 		return nil, err
 	}
 	sc := &scope{unit: u, known: l.knownOf(dev.ID), declared: declared(dev)}
+	l.wire.declare(u, sc.declared)
 	return append(l.readQueries(sc, l.spans(sc, atomsOf(places))), queues...), nil
 }
 

@@ -65,6 +65,8 @@ func (w *serialWire) thinking(unit byte) time.Duration {
 	return 0
 }
 
+func (w *serialWire) declare(u Unit, regs []Register) { w.unit(u.ID).declared = regs }
+
 // exchange asks r and returns the proven answer.
 func (w *serialWire) exchange(ctx context.Context, p Port, u Unit, r *request) (answer, error) {
 	if r.unit == 0 {
@@ -129,7 +131,10 @@ func (w *serialWire) clearWay(ctx context.Context, p Port, u Unit, r *request) e
 	if !late.confuses(r) {
 		return nil
 	}
-	_, err := w.send(ctx, p, u, late.probe(r))
+	probe, err := late.probe(u, r), error(devices.ErrTimeout)
+	if probe != nil {
+		_, err = w.send(ctx, p, u, probe)
+	}
 	if !late.confuses(r) {
 		return nil
 	}

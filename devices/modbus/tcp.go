@@ -50,6 +50,8 @@ func (w *tcpWire) thinking(unit byte) time.Duration {
 	return 0
 }
 
+func (w *tcpWire) declare(Unit, []Register) {} // answers say what they answer
+
 // exchange asks r and returns the proven answer.
 func (w *tcpWire) exchange(ctx context.Context, p Port, u Unit, r *request) (answer, error) {
 	if !devices.Sleep(ctx, time.Until(w.last.Add(u.Pause))) {
