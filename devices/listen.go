@@ -103,7 +103,7 @@ func (p *Poller) hear(b *Batch) {
 			h.muted = true
 			p.setState(h, Offline)
 		}
-	} else if p.portUp(); silent(b) {
+	} else if p.portUp(); unproven(b) {
 		h.misses++
 	} else if len(b.Readings) > 0 {
 		p.answered(h, b)
@@ -115,10 +115,12 @@ func (p *Poller) hear(b *Batch) {
 	p.put(h, b)
 }
 
-// silent reports whether a batch tells of a device that was asked and did not
-// answer.
-func silent(b *Batch) bool {
-	return slices.ContainsFunc(b.Readings, func(r Reading) bool { return errors.Is(r.Err, ErrTimeout) }) && !anyGood(b.Readings)
+// unproven reports whether a batch tells of a device that was asked and did not
+// answer, or with nothing that could be proven: whether it is well is not known.
+func unproven(b *Batch) bool {
+	return !anyGood(b.Readings) && slices.ContainsFunc(b.Readings, func(r Reading) bool {
+		return errors.Is(r.Err, ErrTimeout) || errors.Is(r.Err, ErrReply)
+	})
 }
 
 func portError(b *Batch) error {

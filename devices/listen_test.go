@@ -85,6 +85,26 @@ func TestListeningPollerNotesSilence(t *testing.T) {
 	})
 }
 
+// A device that is asked and says nothing, or nothing that can be proven, is not
+// taken for well.
+func TestListeningPollerDoubtsFailures(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mast := testDevice("mast", 0, "speed")
+		l := make(fakeListener)
+		b := startBench(t, PollerConfig{Listener: l, Devices: []*Device{mast}}, newFakeLine())
+		for _, cause := range []error{ErrTimeout, ErrReply} {
+			for range 40 {
+				l.hear(mast, cause)
+				b.run(time.Second)
+			}
+			b.wantState("mast", Offline)
+		}
+		l.hear(mast, nil)
+		b.run(time.Second)
+		b.wantState("mast", Online)
+	})
+}
+
 func TestListeningPollerTellsPort(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mast := testDevice("mast", 0, "speed")

@@ -252,12 +252,18 @@ func (c *call) agree(ctx context.Context, id Identification) (baud int, err erro
 	}
 	// Each side leaves the other time to turn around. Some meters do not wait,
 	// although their speed is a digit.
-	err = c.more(ctx, time.Now().Add(id.Reaction()))
-	if err == nil || len(bytes.Trim(c.in, "\x00")) > 0 {
-		return 0, nil
-	}
-	if !errors.Is(err, os.ErrDeadlineExceeded) {
-		return 0, err
+	for end := time.Now().Add(id.Reaction()); ; {
+		if bytes.IndexByte(c.in, stx) >= 0 {
+			return 0, nil
+		}
+		c.in = c.in[:0]
+		err := c.more(ctx, end)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			break
+		}
+		if err != nil {
+			return 0, err
+		}
 	}
 	most := c.MaxBaud
 	switch {

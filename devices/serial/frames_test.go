@@ -72,6 +72,9 @@ var framings = []struct {
 		arc.Append(unhex("02 07 FE FF 11 22"), unhex("02 07 FE FF 11 22"), true), Span{At: 2, Len: 1, Pad: 1, Signed: true}, "\xff\xfe"},
 	{"p1", p1, []byte(kaifaTelegram), Field{Key: "0-1:24.2.1*m3"}, "00981.443"},
 	{"ve.direct", VEDirect{}, mpptBlock, Field{Key: "V"}, "12800"},
+	{"iec 62056-21", Meter{}, []byte(iskraBlock), Field{Key: "1.8.0*kWh"}, "0000502.853"},
+	{"lines with a sum", Lines{Sum: &LineSum{Sum: arc, From: 1, Behind: "*", Little: true}}, append((&LineSum{Sum: arc, From: 1, Behind: "*", Little: true}).Append([]byte("$7,21.5")), "\r\n"...), Field{Index: 2}, "21.5"},
+	{"lines with an end", Lines{Sum: &LineSum{Sum: sum8}, Delimiter: "END"}, append((&LineSum{Sum: sum8}).Append([]byte("x=21.5")), "END"...), Field{Key: "x"}, "21.5"},
 }
 
 // hear feeds parts to a new decoder, which falls silent after each "", and

@@ -80,7 +80,7 @@ type Lines struct {
 // A LineSum is a checksum that stands in hexadecimal digits at the end of a line.
 type LineSum struct {
 	Sum
-	From   int    // the first byte of the line that it covers
+	From   int    // the first byte of the line that it covers; those before are not read
 	Behind string // what stands between the last that it covers and its digits: "*"
 	Little bool   // its low byte comes first
 }
@@ -96,7 +96,7 @@ func (s *LineSum) Append(line []byte) []byte {
 	return fmt.Appendf(line, "%s%X", s.Behind, sum)
 }
 
-// cut proves a line and returns what its checksum covers, and all before that.
+// cut proves a line and returns what its checksum covers.
 func (s *LineSum) cut(line []byte) ([]byte, error) {
 	at := len(line) - 2*s.size()
 	if at < 0 || !bytes.HasSuffix(line[:at], []byte(s.Behind)) || at-len(s.Behind) <= s.From {
@@ -108,7 +108,7 @@ func (s *LineSum) cut(line []byte) ([]byte, error) {
 	} else if want := s.Sum.Append(nil, body[s.From:], s.Little); !bytes.Equal(given, want) {
 		return nil, fmt.Errorf("checksum of %q is %X, the line says %s", clip(body), want, digits)
 	}
-	return body, nil
+	return body[s.From:], nil
 }
 
 // Check implements Framing.

@@ -184,10 +184,11 @@ func TestMeterModes(t *testing.T) {
 		"A behind noise":    {"\x00\x00\xff/ABC X\n\x00\x00" + plainMeter, "energy=0012.5"},
 		"B":                 {"/ABCEX\r\n" + plainMeter, "energy!bad reply"},
 		"C that hurries on": {"/ABC5X\r\n" + plainMeter, "energy=0012.5"},
+		"C and noise":       {"/ABC5X\r\n\xfe\x00", "energy=0012.5"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				f := startMeter(t, Meter{}, map[string]string{"/?!\r\n": c.answer})
+				f := startMeter(t, Meter{}, map[string]string{"/?!\r\n": c.answer, "\x06000\r\n": plainMeter})
 				time.Sleep(50 * time.Second)
 				f.want(c.want)
 			})

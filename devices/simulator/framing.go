@@ -167,7 +167,7 @@ func (t *talker) plain(f serial.Lines, fields []string) []byte {
 // finish appends checksum and end to a line.
 func finish(f serial.Lines, line []byte) []byte {
 	if f.Sum != nil {
-		line = f.Sum.Append(line)
+		line = f.Sum.Append(append(bytes.Repeat([]byte{'$'}, f.Sum.From), line...))
 	}
 	return append(line, cmp.Or(f.Delimiter, "\r\n")...)
 }

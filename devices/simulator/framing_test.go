@@ -61,6 +61,12 @@ var framings = map[string]struct {
 		"t": {serial.Field{Key: "t"}, mapping.Point{Type: mapping.F64, FromText: true, Unit: "°C"}},
 		"h": {serial.Field{Key: "h"}, mapping.Point{Type: mapping.F64, FromText: true, Unit: "%"}},
 	}},
+	"sum and end": {framing: serial.Lines{Delimiter: "\r", Sum: &serial.LineSum{Sum: meterSum, From: 2, Behind: "*", Little: true}}, points: map[string]playedPoint{
+		"t": {serial.Field{Index: 1}, mapping.Point{Type: mapping.F64, FromText: true, Unit: "°C"}},
+	}},
+	"asked": {framing: serial.Lines{}, polls: []serial.Poll{{Send: []byte("D?\r\n"), Every: 50 * time.Millisecond}}, points: map[string]playedPoint{
+		"t": {serial.Field{Index: 2}, mapping.Point{Type: mapping.F64, FromText: true, Unit: "°C"}},
+	}},
 	"json": {framing: serial.Lines{Parse: serial.ParseJSON}, points: map[string]playedPoint{
 		"t": {serial.Field{Key: "a.t"}, mapping.Point{Type: mapping.F64, FromText: true, Unit: "°C"}},
 		"n": {serial.Field{Key: "n"}, mapping.Point{Type: mapping.U16, FromText: true}},
