@@ -142,30 +142,31 @@ type rawDefaults struct {
 type rawDevice struct {
 	here
 	rawDefaults
-	Profile   text             `toml:"profile"`
-	Bus       text             `toml:"bus"`
-	UnitID    integer          `toml:"unit_id"`
-	Name      text             `toml:"name"`
-	Tags      words            `toml:"tags"`
-	Stale     duration         `toml:"stale"`
-	Timeout   duration         `toml:"timeout"`
-	Pause     duration         `toml:"pause"`
-	MaxRead   integer          `toml:"max_read"`
-	Gaps      boolean          `toml:"gaps"`
-	Forbid    texts            `toml:"forbid"`
-	Blocks    texts            `toml:"blocks"`
-	Single    boolean          `toml:"single"`
-	FromZero  texts            `toml:"from_zero"`
-	Checksum  text             `toml:"checksum"`
-	Parse     text             `toml:"parse"`
-	Separator text             `toml:"separator"`
-	Pattern   text             `toml:"pattern"`
-	Frame     rawFrame         `toml:"frame"`
-	Groups    tables[rawGroup] `toml:"groups"`
-	Points    tables[rawPoint] `toml:"points"`
-	Line      tables[rawTalk]  `toml:"line"`
-	Maker     text             `toml:"maker"`
-	Model     text             `toml:"model"`
+	Profile    text             `toml:"profile"`
+	Bus        text             `toml:"bus"`
+	UnitID     integer          `toml:"unit_id"`
+	Name       text             `toml:"name"`
+	Tags       words            `toml:"tags"`
+	Stale      duration         `toml:"stale"`
+	Timeout    duration         `toml:"timeout"`
+	Pause      duration         `toml:"pause"`
+	MaxRead    integer          `toml:"max_read"`
+	Gaps       boolean          `toml:"gaps"`
+	Forbid     texts            `toml:"forbid"`
+	Blocks     texts            `toml:"blocks"`
+	Single     boolean          `toml:"single"`
+	FromZero   texts            `toml:"from_zero"`
+	Checksum   text             `toml:"checksum"`
+	Parse      text             `toml:"parse"`
+	Separator  text             `toml:"separator"`
+	Pattern    text             `toml:"pattern"`
+	Frame      rawFrame         `toml:"frame"`
+	PointsFile rawPointsFile    `toml:"points_file"`
+	Groups     tables[rawGroup] `toml:"groups"`
+	Points     tables[rawPoint] `toml:"points"`
+	Line       tables[rawTalk]  `toml:"line"`
+	Maker      text             `toml:"maker"`
+	Model      text             `toml:"model"`
 }
 
 func (*rawDevice) what() string { return "a device" }
