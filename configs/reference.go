@@ -8,7 +8,8 @@ import "embed"
 var Reference []byte
 
 // Examples holds whole configurations to start from, as
-// examples/NAME/gateway.toml and examples/NAME/devices.d/*.toml.
+// examples/NAME/gateway.toml and examples/NAME/devices.d/*.toml, with what
+// these read beside them.
 //
 //go:embed examples
 var Examples embed.FS

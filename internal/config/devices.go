@@ -18,7 +18,7 @@ const (
 )
 
 // deviceKeys belong to a device at its place; a profile has none of them.
-var deviceKeys = []string{"bus", "unit_id", "name", "tags", "profile"}
+var deviceKeys = []string{"bus", "unit_id", "name", "tags", "profile", "points_file"}
 
 // addDevices makes the devices of one [device] or [devices] entry.
 func (l *loader) addDevice(key string, n *node) {
@@ -27,6 +27,7 @@ func (l *loader) addDevice(key string, n *node) {
 		return
 	}
 	if far, ok := l.profileOf(n); ok {
+		far = l.withList(far, n)
 		l.checkDropped(far, n)
 		l.buildDevice(key, overlayDevice(far, n))
 	}
@@ -61,6 +62,7 @@ func (l *loader) addTemplate(key string, n *node) {
 	if !ok {
 		return
 	}
+	far = l.withList(far, common)
 	l.checkDropped(far, common)
 	for _, id := range ids {
 		near := common.with("unit_id", t.UnitIDs.at.as(int64(id)))
@@ -283,7 +285,7 @@ func (d *deviceBuilder) readPoints(n *node) {
 	if d.all {
 		d.checkBroadcast()
 	}
-	if len(d.dev.Points) == 0 && d.raw.Points.at == nil && d.raw.Line.at == nil {
+	if len(d.dev.Points) == 0 && !d.raw.PointsFile.set() && d.raw.Points.at == nil && d.raw.Line.at == nil {
 		d.warnKey(n, "device %q has no points: give it a profile, or [device.%s.points]", d.key, d.key)
 	}
 }

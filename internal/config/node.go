@@ -23,6 +23,10 @@ type node struct {
 	keys  map[string]*node // not nil: a table
 	order []string         // its keys as written
 	items []*node          // not nil: an array
+
+	// Of what stands in a list instead of a TOML file:
+	spelled  string // how the value is written
+	unplaced bool   // a point whose place is wrong, which was reported
 }
 
 // parse decodes a file. The second result is false after a syntax error,
@@ -124,6 +128,9 @@ func (n *node) with(name string, c *node) *node {
 
 // written is the value as it stands in the file.
 func (n *node) written() string {
+	if n.spelled != "" {
+		return n.spelled
+	}
 	end := min(n.val.end, len(n.src.data))
 	return n.src.data[min(n.val.start, end):end]
 }

@@ -222,6 +222,9 @@ func refHint(v int64) string {
 // reportNowhere complains of a point without a place, unless one of its keys
 // was meant as such and is reported already.
 func (p *pointBuilder) reportNowhere() {
+	if p.raw.at.unplaced {
+		return
+	}
 	for _, k := range p.raw.at.order {
 		if slices.Contains(placeKeys, k) || slices.Contains(placeKeys, nearest(k, keysOf[rawPoint]())) || k == "address" {
 			return

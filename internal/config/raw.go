@@ -155,34 +155,35 @@ type rawDefaults struct {
 type rawDevice struct {
 	here
 	rawDefaults
-	Profile   text             `toml:"profile"`
-	Bus       text             `toml:"bus"`
-	UnitID    integer          `toml:"unit_id"`
-	Name      text             `toml:"name"`
-	Tags      words            `toml:"tags"`
-	Stale     duration         `toml:"stale"`
-	Timeout   duration         `toml:"timeout"`
-	Pause     duration         `toml:"pause"`
-	Delay     duration         `toml:"connect_delay"`
-	MaxRead   integer          `toml:"max_read"`
-	Gaps      boolean          `toml:"gaps"`
-	Forbid    texts            `toml:"forbid"`
-	Blocks    texts            `toml:"blocks"`
-	Single    boolean          `toml:"single"`
-	FromZero  texts            `toml:"from_zero"`
-	Checksum  rawLineSum       `toml:"checksum"`
-	Delimiter text             `toml:"delimiter"`
-	MaxLine   integer          `toml:"max_line"`
-	Send      text             `toml:"send"`
-	Retries   integer          `toml:"retries"`
-	Parse     text             `toml:"parse"`
-	Separator text             `toml:"separator"`
-	Pattern   text             `toml:"pattern"`
-	Frame     rawFrame         `toml:"frame"`
-	Groups    tables[rawGroup] `toml:"groups"`
-	Points    tables[rawPoint] `toml:"points"`
-	Line      tables[rawTalk]  `toml:"line"`
-	Setup     tables[rawSetup] `toml:"setup"`
+	Profile    text             `toml:"profile"`
+	Bus        text             `toml:"bus"`
+	UnitID     integer          `toml:"unit_id"`
+	Name       text             `toml:"name"`
+	Tags       words            `toml:"tags"`
+	Stale      duration         `toml:"stale"`
+	Timeout    duration         `toml:"timeout"`
+	Pause      duration         `toml:"pause"`
+	Delay      duration         `toml:"connect_delay"`
+	MaxRead    integer          `toml:"max_read"`
+	Gaps       boolean          `toml:"gaps"`
+	Forbid     texts            `toml:"forbid"`
+	Blocks     texts            `toml:"blocks"`
+	Single     boolean          `toml:"single"`
+	FromZero   texts            `toml:"from_zero"`
+	Checksum   rawLineSum       `toml:"checksum"`
+	Delimiter  text             `toml:"delimiter"`
+	MaxLine    integer          `toml:"max_line"`
+	Send       text             `toml:"send"`
+	Retries    integer          `toml:"retries"`
+	Parse      text             `toml:"parse"`
+	Separator  text             `toml:"separator"`
+	Pattern    text             `toml:"pattern"`
+	Frame      rawFrame         `toml:"frame"`
+	PointsFile rawPointsFile    `toml:"points_file"`
+	Groups     tables[rawGroup] `toml:"groups"`
+	Points     tables[rawPoint] `toml:"points"`
+	Line       tables[rawTalk]  `toml:"line"`
+	Setup      tables[rawSetup] `toml:"setup"`
 	rawAbout
 }
 

@@ -17,6 +17,11 @@ import (
 func TestReferenceExplainsEveryKey(t *testing.T) {
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, "reference.toml"), string(configs.Reference))
+	list, err := fs.ReadFile(configs.Examples, "examples/plc-list/plc.csv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, "plc.csv"), string(list))
 	pair := newPair(t)
 	for name, data := range map[string]string{
 		"credentials/aws.crt": pair.cert, "credentials/aws.key": pair.key, "office-ca.crt": pair.cert,
