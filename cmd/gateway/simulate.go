@@ -10,12 +10,14 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"edgegateway/devices/simulator"
 	"edgegateway/internal/config"
+	"edgegateway/mapping"
 )
 
 func newSimulate(opts *options) *cobra.Command {
@@ -123,7 +125,10 @@ func simulatorConfig(cfg *config.Config, only []string) (simulator.Config, error
 }
 
 func simulatorBus(b *config.Bus) simulator.Bus {
-	s := simulator.Bus{Name: b.ID, Devices: b.Devices, Lenient: true}
+	s := simulator.Bus{Name: b.ID, Lenient: true}
+	for _, dev := range b.Devices {
+		s.Devices = append(s.Devices, withSetup(dev))
+	}
 	u, err := url.Parse(b.Address)
 	serial := err != nil || u.Host == ""
 	switch {
@@ -143,6 +148,24 @@ func simulatorBus(b *config.Bus) simulator.Bus {
 		s.Link = b.Address
 	}
 	return s
+}
+
+// withSetup returns dev with the registers of its set-up, which bear what is
+// written there.
+func withSetup(dev *mapping.Device) *mapping.Device {
+	if len(dev.Setup) == 0 {
+		return dev
+	}
+	far, seam := *dev, *dev.Device
+	far.Device, far.Points, seam.Points = &seam, slices.Clone(dev.Points), slices.Clone(dev.Device.Points)
+	for _, set := range dev.Setup {
+		if i := slices.IndexFunc(far.Points, func(p *mapping.Point) bool { return p.Point == set.Point.Point }); i < 0 {
+			far.Points, seam.Points = append(far.Points, set.Point), append(seam.Points, set.Point.Point)
+		} else if far.Points[i].Write == nil {
+			far.Points[i] = set.Point
+		}
+	}
+	return &far
 }
 
 // linkable reports whether a pseudo-terminal may appear under this path: it
