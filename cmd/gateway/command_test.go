@@ -116,8 +116,13 @@ level    = { holding = 6 }
 
 func newDesk(t *testing.T, more string) *desk {
 	t.Helper()
+	return newDeskOf(t, deskConfig+more)
+}
+
+func newDeskOf(t *testing.T, text string) *desk {
+	t.Helper()
 	dir := t.TempDir()
-	writeFile(t, filepath.Join(dir, "gateway.toml"), deskConfig+more)
+	writeFile(t, filepath.Join(dir, "gateway.toml"), text)
 	cfg, report := config.Load(dir, config.Options{})
 	if cfg == nil {
 		t.Fatal(report.Err())
@@ -163,7 +168,7 @@ func (d *desk) build(p *plant) {
 	d.c = newCommander(p, p.cfg.Commands, writes, d.publish, log)
 	d.c.now = d.now
 	d.c.holds = openHolds(holdsPath(d.state), &holds{
-		gateway: "plant", clock: d.clock, publish: d.publish, log: log, now: d.now,
+		gateway: p.cfg.Name, clock: d.clock, publish: d.publish, log: log, now: d.now,
 		names: func(id string) string { return id },
 	})
 }

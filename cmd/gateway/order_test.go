@@ -9,7 +9,9 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -18,6 +20,8 @@ import (
 
 	"github.com/eclipse/paho.golang/paho"
 
+	"edgegateway/broker"
+	"edgegateway/devices"
 	"edgegateway/devices/modbus"
 	"edgegateway/devices/simulator"
 	"edgegateway/internal/config"
@@ -356,5 +360,118 @@ func TestAnswersGoWhereTheyAreAwaited(t *testing.T) {
 	out, err := exec.Command("mosquitto_rr", "-V", "5", "-p", s.broker, "-t", "plant/plc/a/set", "-e", "panel/answers", "-m", "7", "-W", "20", "-D", "publish", "correlation-data", "job-1", "-F", "%t %D %p").CombinedOutput()
 	if err != nil || !strings.HasPrefix(string(out), "panel/answers job-1 {\"status\":\"verified\"") {
 		t.Errorf("mosquitto_rr: %v: %s", err, out)
+	}
+}
+
+// BenchmarkCommandOnABusyLine writes over MQTT while an RTU line at 9600 baud
+// has more to read than it can, and compares the time from publish to the
+// verified answer with that of the requests: one write, and one poll that may
+// have just begun. The answer also takes the request that reads back.
+func BenchmarkCommandOnABusyLine(b *testing.B) {
+	dir, state := b.TempDir(), b.TempDir()
+	addrs, err := freeAddresses(1)
+	if err != nil {
+		b.Fatal(err)
+	}
+	var text strings.Builder
+	fmt.Fprintf(&text, "name = \"plant\"\n[broker]\nlisten = [\"tcp://%s\"]\n[bus.rs485]\naddress = %q\nbaud = 9600\n", addrs[0], filepath.Join(dir, "tty"))
+	for unit := 1; unit <= 4; unit++ {
+		fmt.Fprintf(&text, "[device.m%d]\nbus = \"rs485\"\nunit_id = %d\nevery = \"100ms\"\n[device.m%[1]d.points]\nsetpoint = { holding = 0, write = true }\n", unit, unit)
+		for r := 1; r < 20; r++ {
+			fmt.Fprintf(&text, "r%d = { holding = %d }\n", r, r)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "gateway.toml"), []byte(text.String()), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	cfg, report := config.Load(dir, config.Options{})
+	if cfg == nil {
+		b.Fatal(report.Err())
+	}
+	plan, err := simulatorConfig(cfg, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	sim, err := simulator.New(plan)
+	if err != nil {
+		b.Fatal(err)
+	}
+	g, err := newGateway(cfg, places{state: state, runtime: state}, false, slog.New(slog.DiscardHandler))
+	if err != nil {
+		b.Fatal(err)
+	}
+	answers := make(chan time.Time, 1)
+	if err := g.broker.Handle("plant/+/+/set/result", func(m *broker.Message) {
+		if strings.Contains(string(m.Payload), `"accepted"`) {
+			return
+		}
+		if !strings.Contains(string(m.Payload), `"verified"`) {
+			b.Errorf("%s", m.Payload)
+		}
+		select {
+		case answers <- time.Now():
+		default: // nobody asked
+		}
+	}); err != nil {
+		b.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 2)
+	go func() { ended <- sim.Run(ctx) }()
+	<-sim.Ready()
+	up := make(chan struct{})
+	go func() { ended <- g.run(ctx, func() { close(up) }) }()
+	<-up
+	conn, err := net.Dial("tcp", addrs[0])
+	if err != nil {
+		b.Fatal(err)
+	}
+	client := paho.NewClient(paho.ClientConfig{Conn: conn})
+	if _, err := client.Connect(ctx, &paho.Connect{ClientID: "panel", CleanStart: true, KeepAlive: 30}); err != nil {
+		b.Fatal(err)
+	}
+
+	// What the requests take by themselves, as plans count it.
+	line, err := modbus.NewLine(cfg.Buses[0].Modbus)
+	if err != nil {
+		b.Fatal(err)
+	}
+	dev := cfg.Devices[0]
+	polls, err := line.Plan(dev.Device, dev.Device.Points)
+	if err != nil {
+		b.Fatal(err)
+	}
+	write, err := line.Write(dev.Device, dev.Points[0].Point, []byte{0, 1}, false)
+	if err != nil {
+		b.Fatal(err)
+	}
+	cost := func(q devices.Query) time.Duration { return q.(interface{ Cost() time.Duration }).Cost() }
+	bound := 2 * (cost(write) + cost(polls[0]))
+
+	var took []time.Duration
+	for i := 0; b.Loop(); i++ {
+		time.Sleep(time.Duration(i*37%100) * time.Millisecond) // anywhere in a poll
+		began := time.Now()
+		if _, err := client.Publish(ctx, &paho.Publish{Topic: fmt.Sprintf("plant/m%d/setpoint/set", 1+i%4), QoS: 1, Payload: fmt.Append(nil, i%1000)}); err != nil {
+			b.Fatal(err)
+		}
+		took = append(took, (<-answers).Sub(began))
+	}
+	slices.Sort(took)
+	p99 := took[len(took)*99/100]
+	b.ReportMetric(float64(p99)/float64(bound), "p99/bound")
+	b.ReportMetric(float64(took[len(took)/2].Milliseconds()), "ms-median")
+	b.ReportMetric(float64(p99.Milliseconds()), "ms-p99")
+	b.ReportMetric(float64(bound.Milliseconds()), "ms-bound")
+	b.ReportMetric(100*g.buses[0].poller.Stats().Busy, "%busy")
+	conn.Close()
+	stop()
+	for range 2 {
+		if err := <-ended; err != nil {
+			b.Error(err)
+		}
+	}
+	if err := g.close(); err != nil {
+		b.Error(err)
 	}
 }
