@@ -109,7 +109,7 @@ func (c *commander) recover() {
 			e.Done = momentNow(c.plant.clock())
 			if dev := c.plant.device(e.Device); dev != nil {
 				sets, points := c.restore(dev, &e)
-				c.audit(dev, &e, sets, points, devices.Now())
+				c.audit(dev, &e, sets, points, c.now())
 			}
 		}
 		if r := c.resultOf(&e); e.Reply != "" {

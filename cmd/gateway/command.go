@@ -31,6 +31,7 @@ type commander struct {
 	publish func(*broker.Message)
 	log     *slog.Logger
 	cfg     config.Commands
+	now     func() devices.Stamp
 	writes  *writelog.Log
 	holds   *holds
 	loss    *lossGuard
@@ -79,7 +80,7 @@ type order struct {
 
 func newCommander(p *plant, cfg config.Commands, writes *writelog.Log, publish func(*broker.Message), log *slog.Logger) *commander {
 	c := &commander{
-		plant: p, publish: publish, log: log, cfg: cfg, writes: writes,
+		plant: p, publish: publish, log: log, cfg: cfg, now: devices.Now, writes: writes,
 		in: make(chan *order, 256), lanes: map[string]*lane{},
 	}
 	for bus := range p.buses {
@@ -118,7 +119,7 @@ func (c *commander) handle(msg *broker.Message, done func(error)) {
 func (c *commander) submit(ctx context.Context, o *order) (*mapping.Result, error) {
 	answers := make(chan *mapping.Result, 1)
 	o.tell = func(r *mapping.Result) { answers <- r }
-	o.command.Received = devices.Now()
+	o.command.Received = c.now()
 	select {
 	case c.in <- o:
 	case <-ctx.Done():
@@ -268,7 +269,7 @@ func (c *commander) heldBack(o *order) error {
 // late reports whether o came, or its turn, after its end. An error says that
 // it cannot be told.
 func (c *commander) late(o *order) (bool, error) {
-	now := devices.Now()
+	now := c.now()
 	if o.latest != 0 && now >= o.latest {
 		return true, nil
 	}
@@ -334,12 +335,10 @@ func (c *commander) accepted(o *order) {
 
 // work carries out what is given to a lane until ctx is done.
 func (c *commander) work(ctx context.Context, l *lane) {
-	for {
-		todo := l.next(ctx)
-		if ctx.Err() != nil {
-			break
+	for ctx.Err() == nil {
+		if todo := l.next(ctx); todo != nil {
+			todo(ctx, c, l)
 		}
-		todo(ctx, c, l)
 	}
 	for _, o := range l.rest() {
 		c.finish(o, &mapping.Result{State: mapping.Failed, Reason: errStopping.Error()})
@@ -377,9 +376,11 @@ func unsent(err error) bool {
 // command with an end of its own waits for a port that is missing.
 func (c *commander) set(ctx context.Context, l *lane, o *order) {
 	cmd := &o.command
+	polite, done := outlive(ctx, stopGrace)
+	defer done()
 	result := new(mapping.Result)
 	for i, set := range cmd.Sets {
-		done, err := c.plant.put(ctx, cmd.Device, set)
+		done, err := c.plant.put(polite, cmd.Device, set)
 		if i == 0 && unsent(err) && (cmd.Deadline != 0 || !cmd.Expires.IsZero()) {
 			o.waits = err
 			l.putBack(o)
@@ -398,6 +399,19 @@ func (c *commander) set(ctx context.Context, l *lane, o *order) {
 		}
 	}
 	c.finish(o, result)
+}
+
+// stopGrace is how long a write that was begun may take when the gateway stops:
+// cut off, nobody would know what became of it.
+const stopGrace = 3 * time.Second
+
+// outlive returns a context that ends so long after ctx.
+func outlive(ctx context.Context, grace time.Duration) (context.Context, func()) {
+	longer, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		time.AfterFunc(grace, func() { cancel(context.Cause(ctx)) })
+	})
+	return longer, func() { stop(); cancel(nil) }
 }
 
 // worse returns the state and reason that tell of both: a set of points is
@@ -436,7 +450,7 @@ func (c *commander) get(ctx context.Context, o *order) {
 
 // reject answers what is not to be carried out.
 func (c *commander) reject(o *order, err error) {
-	c.log.Info("command rejected", "device", deviceOf(&o.command), "from", o.by, "reason", err)
+	c.log.Debug("command rejected", "device", deviceOf(&o.command), "from", o.by, "reason", err)
 	c.finish(o, &mapping.Result{State: mapping.Rejected, Reason: err.Error()})
 }
 
@@ -456,7 +470,7 @@ func (c *commander) finish(o *order, r *mapping.Result) {
 	if o.timer != nil {
 		o.timer.Stop()
 	}
-	r.Stamp = devices.Now()
+	r.Stamp = c.now()
 	if o.entry == nil {
 		c.answer(o, r)
 		return
@@ -500,7 +514,7 @@ func (c *commander) answer(o *order, r *mapping.Result) {
 
 func (c *commander) send(r *mapping.Result) {
 	if r.Stamp == 0 {
-		r.Stamp = devices.Now()
+		r.Stamp = c.now()
 	}
 	for _, msg := range mapping.AppendResult(nil, r, c.plant.clock()) {
 		c.publish(&msg)

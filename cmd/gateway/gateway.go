@@ -346,8 +346,8 @@ func (s *stage) end() {
 	s.parts.Wait()
 }
 
-// run works until ctx is done, and then ends politely: first what asks and
-// obeys, then what publishes, then the bridges, which get some time to hand
+// run works until ctx is done, and then ends politely: first what obeys, then
+// what asks, then what publishes, then the bridges, which get some time to hand
 // over what they still have, then the broker with its clients. ready is
 // called when all listeners listen.
 func (g *gateway) run(ctx context.Context, ready func()) error {
@@ -357,10 +357,10 @@ func (g *gateway) run(ctx context.Context, ready func()) error {
 	}
 	ctx, fail := context.WithCancelCause(ctx)
 	failed := func(err error) { fail(err) }
-	field, pumps, uplinks, site := newStage("field", failed), newStage("pumps", failed), newStage("bridges", failed), newStage("site", failed)
+	orders, field, pumps, uplinks, site := newStage("commands", failed), newStage("field", failed), newStage("pumps", failed), newStage("bridges", failed), newStage("site", failed)
 	defer func() {
 		g.log.Info("stopping", "reason", context.Cause(ctx))
-		for _, s := range []*stage{field, pumps, uplinks, site} {
+		for _, s := range []*stage{orders, field, pumps, uplinks, site} {
 			s.end()
 		}
 	}()
@@ -388,7 +388,7 @@ func (g *gateway) run(ctx context.Context, ready func()) error {
 	for _, filter := range commandTopics(g.cfg.Name) {
 		g.command.retained(g.broker.Retained(filter))
 	}
-	field.run("commands", g.command.run)
+	orders.run("commands", g.command.run)
 	field.run("clock", g.clock.Run)
 	ready()
 	<-ctx.Done()

@@ -58,8 +58,8 @@ type holds struct {
 	publish func(*broker.Message)
 	names   func(device string) string // in topics; "" for one that is gone
 	log     *slog.Logger
-	now     func() devices.Stamp
-	wake    chan struct{} // one token: look again
+	now     func() devices.Stamp // nil: devices.Now
+	wake    chan struct{}        // one token: look again
 
 	mu    sync.Mutex
 	byKey map[string]*hold
@@ -80,7 +80,9 @@ func holdKey(device, point string) string { return device + "\x00" + point }
 // point is held.
 func openHolds(path string, h *holds) *holds {
 	h.path, h.byKey, h.wake = path, map[string]*hold{}, make(chan struct{}, 1)
-	h.now = devices.Now
+	if h.now == nil {
+		h.now = devices.Now
+	}
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return h
@@ -153,11 +155,11 @@ func (h *holds) until(one *hold) time.Time {
 
 // describe says who holds a point until when, and how that ends.
 func (h *holds) describe(one *hold) string {
-	until := h.until(one).Format(time.RFC3339)
+	until := "until " + h.until(one).Format(time.RFC3339)
 	if h.clock().Quality != broker.Exact {
-		until = fmt.Sprintf("%s from now", one.ends.Sub(h.now()).Round(time.Second))
+		until = fmt.Sprintf("for another %s", max(time.Second, one.ends.Sub(h.now()).Round(time.Second)))
 	}
-	return fmt.Sprintf("held at %s by %s until %s; `gateway release %s.%s` ends that", one.Value, one.By, until, one.Device, one.Point)
+	return fmt.Sprintf("held at %s by %s %s; `gateway release %s.%s` ends that", one.Value, one.By, until, one.Device, one.Point)
 }
 
 // set begins a hold, or changes one. It counts once it is saved.
@@ -196,7 +198,9 @@ func (h *holds) release(device, point string) (bool, error) {
 		err = h.saveLocked()
 	}
 	h.mu.Unlock()
-	h.changed(device)
+	if held {
+		h.changed(device)
+	}
 	if err != nil {
 		err = fmt.Errorf("released, but that is not saved: it will be held again after a restart: %w", err)
 	}
@@ -359,6 +363,7 @@ func (c *commander) release(target, by string) error {
 		err = fmt.Errorf("%s.%s is not held", dev.ID, point.Name)
 	}
 	if held {
+		c.loss.released(point)
 		c.log.Info("hold released", "device", dev.ID, "point", point.Name, "by", by)
 	}
 	return err
@@ -376,7 +381,7 @@ func (c *commander) holdAgain(dev *mapping.Device) {
 			continue
 		}
 		o := &order{command: command, by: "hold by " + one.By, kind: byHold, tell: func(*mapping.Result) {}}
-		o.command.Received = devices.Now()
+		o.command.Received = c.now()
 		select {
 		case c.in <- o:
 		default: // a flood: it will be written when the device comes back next

@@ -29,7 +29,6 @@ const (
 // time begins anew when the hold ends.
 type lossGuard struct {
 	c    *commander
-	now  func() devices.Stamp
 	wake chan struct{} // one token: look again
 
 	mu     sync.Mutex
@@ -45,7 +44,7 @@ type guarded struct {
 }
 
 func newLossGuard(c *commander) *lossGuard {
-	g := &lossGuard{c: c, now: devices.Now, wake: make(chan struct{}, 1), points: map[*devices.Point]*guarded{}}
+	g := &lossGuard{c: c, wake: make(chan struct{}, 1), points: map[*devices.Point]*guarded{}}
 	for _, dev := range c.plant.cfg.Devices {
 		for _, p := range dev.Points {
 			if p.Write != nil && p.Write.OnLoss != nil {
@@ -62,12 +61,22 @@ func (g *lossGuard) heard(dev *mapping.Device, sets []mapping.Set) {
 	defer g.mu.Unlock()
 	for _, s := range sets {
 		if p := g.points[s.Point.Point]; p != nil {
-			p.arm(g.now())
+			p.arm(g.c.now())
 			p.heard++
 			p.backoff = 0
 		}
 	}
 	g.poke()
+}
+
+// released begins the time of a point anew whose hold was ended.
+func (g *lossGuard) released(p *mapping.Point) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if x := g.points[p.Point]; x != nil && x.due != 0 {
+		x.arm(g.c.now())
+		g.poke()
+	}
 }
 
 func (p *guarded) arm(now devices.Stamp) {
@@ -107,7 +116,7 @@ func (g *lossGuard) start() {
 	for _, p := range g.points {
 		e, ok := g.c.writes.Latest(p.dev.ID, p.point.Name)
 		if p.heard == 0 && (!ok || e.By != lossUser || !succeeded(stateOf(e.State))) {
-			p.arm(g.now())
+			p.arm(g.c.now())
 		}
 	}
 }
@@ -119,13 +128,13 @@ func (g *lossGuard) review(ctx context.Context) time.Duration {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	wait := time.Hour
-	now := g.now()
+	now := g.c.now()
 	for _, p := range g.points {
-		switch _, held := g.c.holds.get(p.dev.ID, p.point.Name); {
+		switch h, held := g.c.holds.get(p.dev.ID, p.point.Name); {
 		case p.due == 0:
 			continue
 		case held:
-			p.arm(now)
+			p.arm(h.ends)
 		case now >= p.due:
 			g.fire(ctx, p)
 			continue
@@ -143,7 +152,7 @@ func (g *lossGuard) fire(ctx context.Context, p *guarded) {
 	o := &order{
 		kind: byLoss, by: lossUser,
 		command: mapping.Command{
-			Device: p.dev, Sets: []mapping.Set{p.point.Write.OnLoss.Set}, Received: g.now(),
+			Device: p.dev, Sets: []mapping.Set{p.point.Write.OnLoss.Set}, Received: g.c.now(),
 			Reply: mapping.Reply{Topic: g.c.plant.cfg.Name + "/" + p.dev.Name + "/" + p.point.Name + "/set/result"},
 		},
 	}
@@ -167,6 +176,6 @@ func (g *lossGuard) fired(p *guarded, heard int, r *mapping.Result) {
 		return
 	}
 	p.backoff = min(max(2*p.backoff, firstLossRetry), lastLossRetry)
-	p.due = g.now() + devices.Stamp(p.backoff)
+	p.due = g.c.now() + devices.Stamp(p.backoff)
 	g.poke()
 }

@@ -42,7 +42,8 @@ type started struct {
 	round   int           // counts its comings
 	ready   bool          // set up
 	since   devices.Stamp // from when on its readings are believed, if it is
-	trouble string        // why it is not; "" while that is under way
+	done    int           // how many of its values it has, in this round
+	trouble string        // why it is not ready; "" while that is under way
 	backoff time.Duration
 }
 
@@ -99,7 +100,7 @@ func (s *starter) screen(b *devices.Batch) {
 // came has a device set up and its holds written.
 func (s *starter) came(d *started) {
 	d.round++
-	d.trouble, d.backoff = "", 0
+	d.done, d.trouble, d.backoff = 0, "", 0
 	if d.ready {
 		s.c.holdAgain(d.dev)
 		return
@@ -119,19 +120,20 @@ func (s *starter) again(d *started, round int) {
 // setUp sets a device up, on the goroutine of its lane.
 func (s *starter) setUp(ctx context.Context, d *started, round int) {
 	s.mu.Lock()
-	over := d.round != round || d.ready || d.state != devices.Online
+	over, done := d.round != round || d.ready || d.state != devices.Online, d.done
 	s.mu.Unlock()
 	if over {
 		return
 	}
-	written, err := s.c.writeSetup(ctx, d.dev)
+	n, written, err := s.c.writeSetup(ctx, d.dev, d.dev.Setup[done:])
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if d.round != round || ctx.Err() != nil {
 		return
 	}
+	d.done += n
 	if err == nil {
-		d.ready, d.since, d.trouble = true, devices.Now(), ""
+		d.ready, d.since, d.trouble = true, s.c.now(), ""
 		s.c.log.Info("device set up", "device", d.dev.ID, "values", len(d.dev.Setup), "written", written)
 		s.c.holdAgain(d.dev)
 		return
@@ -154,23 +156,23 @@ func (s *starter) hint(id string) string {
 	return ""
 }
 
-// writeSetup gives a device what it has to hold and returns how many values
-// it did not.
-func (c *commander) writeSetup(ctx context.Context, dev *mapping.Device) (written int, err error) {
-	for _, set := range dev.Setup {
-		same, old, err := c.alreadyHolds(ctx, dev, set)
+// writeSetup gives a device what it has to hold. It returns how many of the
+// values it has, and how many of them had to be written.
+func (c *commander) writeSetup(ctx context.Context, dev *mapping.Device, sets []mapping.Set) (n, written int, err error) {
+	for ; n < len(sets); n++ {
+		same, old, err := c.alreadyHolds(ctx, dev, sets[n])
 		if err != nil {
-			return written, fmt.Errorf("%s: %s", set.Point.Name, devices.Cause(err))
+			return n, written, fmt.Errorf("%s: %s", sets[n].Point.Name, devices.Cause(err))
 		}
 		if same {
 			continue
 		}
-		written++
-		if r := c.writeOne(ctx, dev, set, old); !succeeded(r.State) {
-			return written, fmt.Errorf("%s: %s", set.Point.Name, r.Reason)
+		if r := c.writeOne(ctx, dev, sets[n], old); !succeeded(r.State) {
+			return n, written, fmt.Errorf("%s: %s", sets[n].Point.Name, r.Reason)
 		}
+		written++
 	}
-	return written, nil
+	return n, written, nil
 }
 
 // alreadyHolds reads what a set-up value is to be, if that can be read.
@@ -206,6 +208,6 @@ func (c *commander) writeOne(ctx context.Context, dev *mapping.Device, set mappi
 		c.writes.Finish(e.Seq, logged(sets, points), r.State.String(), r.Reason)
 		c.writes.Told(e.Seq)
 	}
-	c.audit(dev, e, sets, points, devices.Now())
+	c.audit(dev, e, sets, points, c.now())
 	return r
 }

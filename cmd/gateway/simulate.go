@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -19,6 +20,7 @@ import (
 	"edgegateway/devices/modbus"
 	"edgegateway/devices/simulator"
 	"edgegateway/internal/config"
+	"edgegateway/mapping"
 )
 
 func newSimulate(opts *options) *cobra.Command {
@@ -155,8 +157,11 @@ func simulatorBus(b *config.Bus) simulator.Bus {
 		scheme = ""
 	}
 	as := carriers[scheme]
-	s := simulator.Bus{Name: b.ID, Kind: as.kind, Carrier: as.carrier, Devices: b.Devices, Lenient: true}
+	s := simulator.Bus{Name: b.ID, Kind: as.kind, Carrier: as.carrier, Lenient: true}
 	line := b.Modbus.Serial
+	for _, dev := range b.Devices {
+		s.Devices = append(s.Devices, withSetup(dev))
+	}
 	switch {
 	case b.Protocol != config.Modbus:
 		s.Kind, s.Framing, s.Polls = simulator.Lines, b.Lines.Framing, b.Lines.Polls
@@ -267,6 +272,24 @@ func (p *papers) overlay(bus string) string {
 	}
 	dir := p.of(bus)
 	return fmt.Sprintf("ca      = %q\ncert    = %q\nkey     = %q\n", filepath.Join(dir, "ca.crt"), filepath.Join(dir, "client.crt"), filepath.Join(dir, "client.key"))
+}
+
+// withSetup returns dev with the registers of its set-up, which bear what is
+// written there.
+func withSetup(dev *mapping.Device) *mapping.Device {
+	if len(dev.Setup) == 0 {
+		return dev
+	}
+	far, seam := *dev, *dev.Device
+	far.Device, far.Points, seam.Points = &seam, slices.Clone(dev.Points), slices.Clone(dev.Device.Points)
+	for _, set := range dev.Setup {
+		if i := slices.IndexFunc(far.Points, func(p *mapping.Point) bool { return p.Point == set.Point.Point }); i < 0 {
+			far.Points, seam.Points = append(far.Points, set.Point), append(seam.Points, set.Point.Point)
+		} else if far.Points[i].Write == nil {
+			far.Points[i] = set.Point
+		}
+	}
+	return &far
 }
 
 // linkable reports whether a pseudo-terminal may appear under this path: it

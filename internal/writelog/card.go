@@ -132,6 +132,15 @@ func (c *card) open(name string) (spool.File, error) {
 	return f, nil
 }
 
+// reserve makes sure that there is room for the other file, too.
+func (c *card) reserve() error {
+	f, err := c.open(fileNames[1-c.at])
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
 // drop ends the present file.
 func (c *card) drop() {
 	if c.file != nil {

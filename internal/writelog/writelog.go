@@ -66,7 +66,7 @@ const (
 	MaxEntry = 16 << 10
 
 	keepBytes   = 512 << 10
-	defaultSize = 2 << 20
+	defaultSize = 1 << 20
 	flushEvery  = time.Second
 )
 
@@ -132,7 +132,7 @@ type Outcome struct {
 type Config struct {
 	FS     spool.FS // nil: the operating system's
 	Dir    string
-	Size   int64         // of each of its two files, bytes; 0: 2 MiB
+	Size   int64         // of each of its two files, bytes; 0: 1 MiB
 	NoSync bool          // Take does not wait for the medium: a power cut may forget it
 	Age    time.Duration // for how long an ID counts as used; 0: as long as its entry is kept
 	Now    func() Moment
@@ -202,7 +202,11 @@ func Open(cfg Config) (*Log, error) {
 	}
 	// Frames that were written and not synced may not be on the medium, and
 	// the old file may end in a torn one: begin a generation.
-	if err := l.switchLocked(); err != nil {
+	err = l.switchLocked()
+	if err == nil {
+		err = l.card.reserve()
+	}
+	if err != nil {
 		l.card.drop()
 		l.trouble = err
 		l.log.Error("writes to devices are refused until they can be logged", "err", err)
