@@ -182,7 +182,7 @@ func (s *Status) print(out io.Writer) error {
 	fmt.Fprintln(w, "\nDEVICE\tBUS\tSTATE\tFOR\tPOINTS\tLAST ANSWER\t")
 	for _, d := range s.Devices {
 		trouble := d.trouble()
-		if slices.ContainsFunc(s.Buses, func(b BusStatus) bool { return b.Bus == d.Bus && b.PortDown }) {
+		if d.State == devices.Offline.String() && slices.ContainsFunc(s.Buses, func(b BusStatus) bool { return b.Bus == d.Bus && b.trouble() != "" }) {
 			trouble = "see bus " + d.Bus
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", d.ID, d.Bus, d.State, brief(d.For), len(d.Points), d.answered(), trouble)
@@ -228,9 +228,28 @@ func (d *DeviceStatus) answered() string {
 
 func (d *DeviceStatus) trouble() string {
 	if d.State == devices.Online.String() {
-		return ""
+		return d.pointTrouble()
 	}
 	return cmp.Or(d.Hint, d.LastError)
+}
+
+// pointTrouble says how many points of a device that answers have no value, and
+// why the first has none.
+func (d *DeviceStatus) pointTrouble() string {
+	n, first := 0, ""
+	for _, p := range d.Points {
+		if p.Error != "" {
+			n++
+			first = cmp.Or(first, fmt.Sprintf("%s (%s)", p.Name, p.Error))
+		}
+	}
+	switch {
+	case n == 0:
+		return ""
+	case n == 1:
+		return "no value of " + first
+	}
+	return fmt.Sprintf("no value of %d of %d points, such as %s; see `gateway read %s`", n, len(d.Points), first, d.ID)
 }
 
 func bridgeTrouble(b *bridge.Stats) string {
