@@ -17,8 +17,9 @@ type pump struct {
 	mapper   *mapping.Mapper
 	publish  func(*broker.Message)
 	clock    func() broker.Clock
-	messages []broker.Message // reused for each batch
-	readings atomic.Uint64    // good and bad ones alike
+	note     func(*devices.Batch) // sees each batch; keeps nothing of it
+	messages []broker.Message     // reused for each batch
+	readings atomic.Uint64        // good and bad ones alike
 }
 
 func newPump(m *mapping.Mapper, publish func(*broker.Message), clock func() broker.Clock) *pump {
@@ -28,6 +29,7 @@ func newPump(m *mapping.Mapper, publish func(*broker.Message), clock func() brok
 		mapper:  m,
 		publish: publish,
 		clock:   clock,
+		note:    func(*devices.Batch) {},
 	}
 }
 
@@ -54,6 +56,7 @@ func (p *pump) run(ctx context.Context) error {
 
 func (p *pump) take(b *devices.Batch) {
 	p.readings.Add(uint64(len(b.Readings)))
+	p.note(b)
 	p.messages = p.mapper.AppendMessages(p.messages[:0], b, p.clock())
 	p.send()
 	b.Release()

@@ -57,7 +57,8 @@ type DeviceStatus struct {
 	LastAnswer *float64      `json:"last_answer"`         // seconds ago; null: never
 	Broadcast  bool          `json:"broadcast,omitempty"` // it is all of its line, and never answers
 	LastError  string        `json:"last_error,omitempty"`
-	Hint       string        `json:"hint,omitempty"` // what that means, as others on the bus are well
+	Hint       string        `json:"hint,omitempty"`   // what that means, as others on the bus are well
+	Doubts     []string      `json:"doubts,omitempty"` // points that cannot be right, and what would make them
 	Points     []PointStatus `json:"points"`
 }
 
@@ -103,7 +104,7 @@ func (b *bus) deviceStatus(now devices.Stamp, stats devices.BusStats) []DeviceSt
 			d := DeviceStatus{
 				ID: dev.ID, Name: dev.Name, Bus: dev.Bus, State: figures.State.String(),
 				For: now.Sub(figures.Since).Seconds(), LastAnswer: ago(now, figures.LastAnswer), LastError: figures.LastError, Hint: b.doctor.hint(dev.ID),
-				Broadcast: dev.WrittenOnly(),
+				Broadcast: dev.WrittenOnly(), Doubts: b.doubts.of(dev.ID),
 			}
 			for _, c := range m.Snapshot(dev.ID) {
 				d.Points = append(d.Points, PointStatus{
@@ -228,6 +229,11 @@ func (d *DeviceStatus) answered() string {
 
 func (d *DeviceStatus) trouble() string {
 	if d.State == devices.Online.String() {
+		if n := len(d.Doubts); n > 1 {
+			return fmt.Sprintf("%s; and %d more, see `gateway read %s`", d.Doubts[0], n-1, d.ID)
+		} else if n == 1 {
+			return d.Doubts[0]
+		}
 		return d.pointTrouble()
 	}
 	return cmp.Or(d.Hint, d.LastError)
