@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"edgegateway/devices"
 	"edgegateway/devices/modbus"
 	"edgegateway/internal/config"
+	"edgegateway/mapping"
 )
 
 // What is wrong on a bus is in the figures: whether anything comes at all, of
@@ -35,25 +37,31 @@ type symptoms struct {
 	figures devices.BusStats
 }
 
-// diagnose draws the conclusions.
-func diagnose(s symptoms) diagnosis {
-	if s.figures.PortDown {
-		return diagnosis{} // the port's own error says it
-	}
-	var answering, silent, all int
+// undecided reports whether nobody has answered yet, and not everybody has been
+// asked often enough.
+func (s *symptoms) undecided() bool {
+	answering, silent, asked := s.count()
+	return !s.figures.PortDown && answering == 0 && silent < asked
+}
+
+// count returns how many devices answer, how many do not, and how many
+// should.
+func (s *symptoms) count() (answering, silent, asked int) {
 	for _, d := range s.figures.Devices {
 		switch d.State {
 		case devices.Online, devices.Stale:
-			if d.LastAnswer == 0 {
-				all++ // it is written only
-				continue
-			}
 			answering++
 		case devices.Offline:
 			silent++
 		}
 	}
-	if silent == 0 || answering == 0 && silent < len(s.figures.Devices)-all { // or not all have been asked yet
+	return answering, silent, len(s.figures.Devices)
+}
+
+// diagnose draws the conclusions.
+func diagnose(s symptoms) diagnosis {
+	answering, silent, _ := s.count()
+	if s.figures.PortDown || silent == 0 || s.undecided() { // the port's own error says it
 		return diagnosis{}
 	}
 	if answering == 0 {
@@ -114,9 +122,13 @@ func (n *snapshot) since(then *snapshot, b *config.Bus) symptoms {
 	line.BadReplies -= then.line.BadReplies
 	line.Exceptions -= then.line.Exceptions
 	line.Received -= then.line.Received
+	figures := n.figures
+	figures.Devices = slices.DeleteFunc(slices.Clone(figures.Devices), func(d devices.DeviceStats) bool {
+		return slices.ContainsFunc(b.Devices, func(dev *mapping.Device) bool { return dev.ID == d.Device && dev.WrittenOnly() })
+	})
 	return symptoms{
 		name: b.ID, tty: !strings.Contains(b.Address, "://"), behind: b.Modbus.Behind != nil,
-		line: line, figures: n.figures,
+		line: line, figures: figures,
 	}
 }
 
@@ -180,6 +192,9 @@ func (d *diagnoser) look(now *snapshot) {
 	s := now.since(d.then, d.bus)
 	if n := s.line.Requests; !now.figures.PortDown && n < fewRequests && (n == 0 || now.at.Sub(d.then.at) < longTime) {
 		return
+	}
+	if s.undecided() {
+		return // so that what happened until all have been asked counts together
 	}
 	d.then = now
 	found := diagnose(s)

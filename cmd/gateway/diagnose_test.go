@@ -93,6 +93,19 @@ func TestDiagnosisIsLoggedOnce(t *testing.T) {
 	}
 }
 
+// What happened while devices were still being asked counts when the last of
+// them has been: after that hardly anything happens.
+func TestDiagnosisCountsFromTheFirstRequest(t *testing.T) {
+	d := &diagnoser{bus: &config.Bus{ID: "rs485", Address: "/dev/ttyX"}, log: slog.New(slog.DiscardHandler), told: map[string]telling{}, then: new(snapshot)}
+	d.found.Store(new(diagnosis))
+	for i, states := range []devices.BusStats{figures(devices.Unknown, devices.Unknown), figures(devices.Offline, devices.Unknown), figures(devices.Offline, devices.Offline)} {
+		d.look(&snapshot{at: devices.Stamp(10 * time.Second), figures: states, line: modbus.Stats{Requests: uint64(5 + i)}})
+		if hint := d.hint("") != ""; hint != (i == 2) {
+			t.Errorf("step %d: hint %v", i, hint)
+		}
+	}
+}
+
 func TestStatusTellsTheSilentFromTheBroken(t *testing.T) {
 	s := newSite(t, "[bus.rs485]\naddress = \"/dev/serial/by-id/none\"\nbaud = 38400\ntimeout = \"100ms\"\n[bus.dead]\naddress = \"/dev/serial/by-id/nor\"\nbaud = 38400\ntimeout = \"100ms\"\n", map[string]string{
 		"a": `

@@ -49,6 +49,7 @@ type bus struct {
 	poller *devices.Poller
 	pump   *pump
 	doctor *diagnoser // nil: the bus speaks by itself
+	doubts *doubter
 }
 
 // places are the folders a gateway works in.
@@ -272,6 +273,8 @@ func (g *gateway) newBus(settings *config.Bus) (*bus, devices.Line, error) {
 		return nil, nil, err
 	}
 	b.doctor = newDiagnoser(b, poll.Line, g.log)
+	b.doubts = newDoubter(settings, g.plant, g.log)
+	b.pump.note = b.doubts.note
 	return b, poll.Line, nil
 }
 
@@ -380,6 +383,7 @@ func (g *gateway) run(ctx context.Context, ready func()) error {
 	for _, b := range g.buses {
 		pumps.run("bus "+b.ID, b.pump.run)
 		field.run("bus "+b.ID, b.poller.Run)
+		field.run("doubts of bus "+b.ID, b.doubts.run)
 		if b.doctor != nil {
 			field.run("diagnosis of bus "+b.ID, b.doctor.run)
 		}

@@ -91,26 +91,30 @@ func shiftParts(dev *mapping.Device, p *mapping.Point, shift int, value string) 
 	return fmt.Sprintf("one register %s it would be %s", word, withUnit(value, p.Unit)), write
 }
 
+// limits are what no quantity exceeds, whatever is measured: a battery has 12 V
+// and a transformer 20,000, which is odd of neither.
+var limits = map[string]float64{"V": 1e5, "Hz": 1000, "°C": 2000, "%": 1000}
+
 // beyond reports whether raw, of a point in registers, is no value that its
-// quantity can have. One register holds nothing that only another type would
-// explain, so that it must be far beyond; and no bit pattern that devices use
-// for "no value".
+// quantity can have: nothing of that kind is as large, or as small as what
+// other types look like as floats. Bit patterns that devices use for "no value"
+// are none.
 func beyond(p *mapping.Point, raw []byte) bool {
-	if _, ok := p.Source.(modbus.Queue); ok || len(raw) < 2 || len(raw)%2 != 0 || judgePoint(p, raw) != absurd {
+	limit, known := limits[p.Unit]
+	none := bytes.Count(raw, []byte{0xFF}) == len(raw) || len(raw) > 0 && (raw[0] == 0x7F || raw[0] == 0x80) && onlyRest(raw)
+	if _, ok := p.Source.(modbus.Queue); ok || !known || none || len(raw) < 2 || len(raw)%2 != 0 {
 		return false
 	}
-	if len(raw) > 2 {
-		return true
-	}
-	for _, none := range []string{"\x7F\xFF", "\x80\x00", "\xFF\xFF"} {
-		if bytes.Equal(raw, []byte(none)) {
-			return false
-		}
-	}
-	limit, known := map[string]float64{"V": 2000, "Hz": 1000, "°C": 2000, "%": 1000}[p.Unit]
 	v, err := mapping.Decode(p, raw)
 	number, ok := v.Float64()
-	return known && err == nil && ok && math.Abs(number) > limit
+	size := math.Abs(number)
+	return err == nil && ok && number != 0 && (size < 1e-6 || size > limit)
+}
+
+// onlyRest reports whether raw is 7F FF FF … or 80 00 00 …
+func onlyRest(raw []byte) bool {
+	rest := raw[1:]
+	return bytes.Count(rest, []byte{0xFF}) == len(rest) && raw[0] == 0x7F || bytes.Count(rest, []byte{0}) == len(rest) && raw[0] == 0x80
 }
 
 // neighbours reads the point one register lower and higher, as far as the

@@ -84,12 +84,25 @@ func (n *notebook) Facts(device string) (f modbus.Facts, ok bool) {
 	return n.facts[device], slices.Contains(n.devices, device)
 }
 
+// fewRefused is how many refused points of a device are told one by one. A
+// device that refuses more has another map, and that is what to say.
+const fewRefused = 3
+
 // Learned takes what is known of a device now and logs the news.
 func (n *notebook) Learned(device string, f modbus.Facts, news string) {
-	n.log.Warn(news, "device", device)
 	n.mu.Lock()
+	more := len(f.Illegal) > fewRefused && len(f.Illegal) > len(n.facts[device].Illegal)
 	n.facts[device] = f
 	n.mu.Unlock()
+	switch {
+	case !more:
+		n.log.Warn(news, "device", device)
+	case len(f.Illegal) == fewRefused+1:
+		n.log.Warn("the device refuses many of its points, the rest of which is not told one by one: its map is probably that of another model or counts from 1; "+
+			"`gateway read "+device+"` shows which, `gateway scan` what the device is", "device", device)
+	default:
+		n.log.Debug(news, "device", device)
+	}
 	select {
 	case n.wake <- struct{}{}:
 	default: // it will be written with what is under way
@@ -117,7 +130,7 @@ func (n *notebook) save() {
 	n.mu.Lock()
 	file := notebookFile{Version: notebookVersion, Devices: map[string]modbus.Facts{}}
 	for device, f := range n.facts {
-		if len(f.Illegal)+len(f.Holes)+len(f.Apart) > 0 {
+		if len(f.Illegal)+len(f.Holes)+len(f.Apart) > 0 || f.NoMask {
 			file.Devices[device] = f
 		}
 	}

@@ -24,10 +24,11 @@ func TestNotebookSurvivesARestart(t *testing.T) {
 	if f, ok := n.Facts("main"); !ok || !reflect.DeepEqual(f, modbus.Facts{}) || logs.Len() > 0 {
 		t.Errorf("without a file it knows %+v and logs %s", f, logs.String())
 	}
-	want := modbus.Facts{Holes: []modbus.Range{{Table: modbus.Input, First: 5, Last: 9}}}
+	want := modbus.Facts{Holes: []modbus.Range{{Table: modbus.Input, First: 5, Last: 9}}, NoMask: true}
 	n.Learned("main", modbus.Facts{Illegal: want.Holes}, "something")
 	n.Learned("main", want, "the device refuses input 5-9")
 	n.Learned("boiler", modbus.Facts{}, "nothing is left")
+	n.Learned("door", modbus.Facts{NoMask: true}, "it sets no bits")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := n.run(ctx); err != nil { // writes what is left
@@ -37,7 +38,7 @@ func TestNotebookSurvivesARestart(t *testing.T) {
 		t.Errorf("logs %s", logs.String())
 	}
 	text, err := os.ReadFile(path)
-	if err != nil || strings.Contains(string(text), "boiler") {
+	if err != nil || strings.Contains(string(text), "boiler") || !strings.Contains(string(text), "door") {
 		t.Errorf("%s, %v", text, err)
 	}
 	if f, ok := openNotebook(path, []string{"main"}, log).Facts("main"); !ok || !reflect.DeepEqual(f, want) {
@@ -45,6 +46,24 @@ func TestNotebookSurvivesARestart(t *testing.T) {
 	}
 	if _, ok := openNotebook(path, nil, log).Facts("main"); ok {
 		t.Error("facts of a device that is not in the configuration are kept")
+	}
+}
+
+// A device with the wrong map is told of once, not once for each of its points.
+func TestManyRefusedPointsAreOneLine(t *testing.T) {
+	var logs bytes.Buffer
+	n := openNotebook(filepath.Join(t.TempDir(), "learned.json"), []string{"main"}, slog.New(slog.NewTextHandler(&logs, nil)))
+	var f modbus.Facts
+	for i := range uint16(50) {
+		f.Illegal = append(f.Illegal, modbus.Range{Table: modbus.Input, First: i, Last: i})
+		n.Learned("main", f, fmt.Sprintf("refuses %d", i))
+	}
+	if lines := strings.Count(logs.String(), "\n"); lines != fewRefused+1 || !strings.Contains(logs.String(), "refuses many") {
+		t.Errorf("%d lines:\n%s", lines, logs.String())
+	}
+	n.Learned("main", modbus.Facts{}, "gives it now")
+	if !strings.Contains(logs.String(), "gives it now") {
+		t.Error("better news are not told")
 	}
 }
 

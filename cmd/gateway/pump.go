@@ -22,6 +22,7 @@ type pump struct {
 	messages []broker.Message     // reused for each batch
 	readings atomic.Uint64        // good and bad ones alike
 	screen   func(*devices.Batch) // sees each batch first and may take readings back
+	note     func(*devices.Batch) // sees what screen left; keeps nothing of it
 }
 
 func newPump(m *mapping.Mapper, publish func(*broker.Message), clock func() broker.Clock, log *slog.Logger) *pump {
@@ -32,6 +33,8 @@ func newPump(m *mapping.Mapper, publish func(*broker.Message), clock func() brok
 		publish: publish,
 		clock:   clock,
 		log:     log,
+		screen:  func(*devices.Batch) {},
+		note:    func(*devices.Batch) {},
 	}
 }
 
@@ -58,9 +61,8 @@ func (p *pump) run(ctx context.Context) error {
 
 func (p *pump) take(b *devices.Batch) {
 	p.readings.Add(uint64(len(b.Readings)))
-	if p.screen != nil {
-		p.screen(b)
-	}
+	p.screen(b)
+	p.note(b)
 	p.messages = p.mapper.AppendMessages(p.messages[:0], b, p.clock())
 	p.send()
 	p.tell()

@@ -274,8 +274,12 @@ func TestHints(t *testing.T) {
 		{"order or place", mapping.F32, mapping.ABCD, "V", halves, right, "", `write order = "CDAB" for the device or the point if the other points of two registers are wrong, too, and input = 11 if they are right`},
 		{"order, as half of the neighbour is empty", mapping.F32, mapping.CDAB, "V", right, "00004366", "", `it would be 230.1 V: write order = "ABCD"`},
 		{"right, whatever the neighbours are", mapping.F32, mapping.ABCD, "V", right, right, right, ""},
-		{"one register, beyond anything", mapping.U16, mapping.ABCD, "V", "FFFE", "00E6", "", "one register lower it would be 230 V"},
-		{"one register that says no value", mapping.U16, mapping.ABCD, "V", "FFFF", "00E6", "", ""},
+		{"one register, beyond anything", mapping.U16, mapping.ABCD, "Hz", "FFFE", "0032", "", "one register lower it would be 50 Hz"},
+		{"one register that says no value", mapping.U16, mapping.ABCD, "Hz", "FFFF", "0032", "", ""},
+		{"another way to say no value", mapping.I16, mapping.ABCD, "Hz", "8000", "0032", "", ""},
+		{"two registers that say no value", mapping.U32, mapping.ABCD, "V", "7FFFFFFF", "000000E6", "", ""},
+		{"24 V of a supply", mapping.F32, mapping.ABCD, "V", "41C00000", right, "", ""},
+		{"20 kV of a transformer", mapping.F32, mapping.ABCD, "V", "469C4000", right, "", ""},
 		{"one register of a battery", mapping.U16, mapping.ABCD, "V", "000C", "00E6", "", ""},
 	} {
 		bytesOf := func(text string) []byte {

@@ -60,7 +60,8 @@ type DeviceStatus struct {
 	LastAnswer *float64      `json:"last_answer"`         // seconds ago; null: never
 	Broadcast  bool          `json:"broadcast,omitempty"` // it is all of its line, and never answers
 	LastError  string        `json:"last_error,omitempty"`
-	Hint       string        `json:"hint,omitempty"` // what that means, as others on the bus are well
+	Hint       string        `json:"hint,omitempty"`   // what that means, as others on the bus are well
+	Doubts     []string      `json:"doubts,omitempty"` // points that cannot be right, and what would make them
 	Points     []PointStatus `json:"points"`
 }
 
@@ -114,7 +115,7 @@ func (b *bus) deviceStatus(now devices.Stamp, stats devices.BusStats) []DeviceSt
 			d := DeviceStatus{
 				ID: dev.ID, Name: dev.Name, Bus: dev.Bus, State: figures.State.String(),
 				For: now.Sub(figures.Since).Seconds(), LastAnswer: ago(now, figures.LastAnswer), LastError: figures.LastError, Hint: b.doctor.hint(dev.ID),
-				Broadcast: dev.WrittenOnly(),
+				Broadcast: dev.WrittenOnly(), Doubts: b.doubts.of(dev.ID),
 			}
 			for _, c := range m.Snapshot(dev.ID) {
 				d.Points = append(d.Points, PointStatus{
@@ -193,7 +194,7 @@ func (s *Status) print(out io.Writer) error {
 	fmt.Fprintln(w, "\nDEVICE\tBUS\tSTATE\tFOR\tPOINTS\tLAST ANSWER\t")
 	for _, d := range s.Devices {
 		trouble := d.trouble()
-		if slices.ContainsFunc(s.Buses, func(b BusStatus) bool { return b.Bus == d.Bus && b.PortDown }) {
+		if d.State == devices.Offline.String() && slices.ContainsFunc(s.Buses, func(b BusStatus) bool { return b.Bus == d.Bus && b.trouble() != "" }) {
 			trouble = "see bus " + d.Bus
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", d.ID, d.Bus, d.State, brief(d.For), len(d.Points), d.answered(), trouble)
@@ -248,9 +249,33 @@ func (d *DeviceStatus) answered() string {
 
 func (d *DeviceStatus) trouble() string {
 	if d.State == devices.Online.String() {
-		return ""
+		if n := len(d.Doubts); n > 1 {
+			return fmt.Sprintf("%s; and %d more, see `gateway read %s`", d.Doubts[0], n-1, d.ID)
+		} else if n == 1 {
+			return d.Doubts[0]
+		}
+		return d.pointTrouble()
 	}
 	return cmp.Or(d.Hint, d.LastError)
+}
+
+// pointTrouble says how many points of a device that answers have no value, and
+// why the first has none.
+func (d *DeviceStatus) pointTrouble() string {
+	n, first := 0, ""
+	for _, p := range d.Points {
+		if p.Error != "" {
+			n++
+			first = cmp.Or(first, fmt.Sprintf("%s (%s)", p.Name, p.Error))
+		}
+	}
+	switch {
+	case n == 0:
+		return ""
+	case n == 1:
+		return "no value of " + first
+	}
+	return fmt.Sprintf("no value of %d of %d points, such as %s; see `gateway read %s`", n, len(d.Points), first, d.ID)
 }
 
 func bridgeTrouble(b *bridge.Stats) string {

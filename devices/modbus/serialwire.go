@@ -139,6 +139,9 @@ func (w *serialWire) clearWay(ctx context.Context, p Port, u Unit, r *request) e
 		return nil
 	}
 	late.nextProbe++
+	if errors.Is(err, devices.ErrTimeout) {
+		return err // it is silent, which is what there is to say
+	}
 	if err == nil || isException(err) {
 		err = devices.ErrReply
 	}
