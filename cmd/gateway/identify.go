@@ -43,11 +43,11 @@ type examiner struct {
 	*asker
 	unit byte
 	seen map[modbus.Register]answerOf
-	mute int // questions that were never answered: some units are silent where others refuse
+	mute int // first questions that were never answered: some units are silent where others refuse
 }
 
 // oftenMute is how many of these show that a unit is so, and need not be asked
-// twice.
+// twice whether it has a register.
 const oftenMute = 3
 
 type answerOf struct {
@@ -55,18 +55,30 @@ type answerOf struct {
 	err error
 }
 
+// ask asks for a register, a second time if no whole answer came.
 func (x *examiner) ask(ctx context.Context, r modbus.Register) ([]byte, error) {
+	return x.once(r, func() ([]byte, error) { return x.insist(ctx, x.unit, r) })
+}
+
+// wonder asks for a register that the unit likely does not have.
+func (x *examiner) wonder(ctx context.Context, r modbus.Register) ([]byte, error) {
+	return x.once(r, func() (raw []byte, err error) {
+		if x.mute >= oftenMute {
+			return x.registers(ctx, x.unit, r)
+		}
+		if raw, err = x.insist(ctx, x.unit, r); err != nil && replyOf(err) == silent {
+			x.mute++
+		}
+		return raw, err
+	})
+}
+
+// once returns the answer of before, if r was asked for.
+func (x *examiner) once(r modbus.Register, ask func() ([]byte, error)) ([]byte, error) {
 	if a, ok := x.seen[r]; ok {
 		return a.raw, a.err
 	}
-	ask := x.insist
-	if x.mute >= oftenMute {
-		ask = x.registers
-	}
-	raw, err := ask(ctx, x.unit, r)
-	if err != nil && replyOf(err) == silent {
-		x.mute++
-	}
+	raw, err := ask()
 	x.seen[r] = answerOf{raw, err}
 	return raw, err
 }
@@ -147,7 +159,7 @@ func (x *examiner) fingerprint(ctx context.Context, p *config.Profile) (w word, 
 		return unsaid, ""
 	}
 	r := registerOf(p.Fingerprint.Point)
-	raw, err := x.ask(ctx, r)
+	raw, err := x.wonder(ctx, r)
 	if err != nil || len(strings.Trim(string(raw), "\x00")) == 0 {
 		return unsaid, ""
 	}
@@ -162,7 +174,7 @@ func (x *examiner) fingerprint(ctx context.Context, p *config.Profile) (w word, 
 // rest for most profiles.
 func (x *examiner) opens(ctx context.Context, dev *mapping.Device) bool {
 	best := slices.MaxFunc(dev.Points, func(a, b *mapping.Point) int { return cmp.Compare(rank(a), rank(b)) })
-	raw, err := x.ask(ctx, registerOf(best))
+	raw, err := x.wonder(ctx, registerOf(best))
 	return err == nil && judgePoint(best, raw) > absurd
 }
 

@@ -120,3 +120,31 @@ func TestFingerprintsDecide(t *testing.T) {
 		}
 	}
 }
+
+// A SunSpec device whose model has a profile is that; another is offered what
+// its common model tells.
+func TestSunSpecDevicesMayHaveAProfile(t *testing.T) {
+	profiles := config.Profiles(t.TempDir(), config.Options{})
+	i := slices.IndexFunc(profiles, func(p *config.Profile) bool { return p.Name == "fronius/inverter-float" })
+	for model, want := range map[string][]string{
+		"\x00\x71": {"# SunSpec at holding 40000: Acme", "# holding 40069 is 113, which names it", "[device.inverter-float-x-1]", `profile = "fronius/inverter-float"`},
+		"\x00\x67": {"# SunSpec at holding 40000: Acme", "[device.sunspec-x-1]", "points.maker = { holding = 40004"},
+	} {
+		extra := map[modbus.Register]string{{Table: modbus.Holding, Address: 40069}: model}
+		for n, word := range strings.Split("Su,nS,\x00\x01,\x00\x41,Ac,me"+strings.Repeat(",\x00\x00", 64), ",") {
+			if r := (modbus.Register{Table: modbus.Holding, Address: 40000 + uint16(n)}); r.Address < 40069 {
+				extra[r] = word
+			}
+		}
+		a, _ := simulatedUnit(t, profiles[i], extra)
+		u := &foundUnit{Bus: "x", Address: "tcp://192.0.2.1:502", Unit: 1, listed: true}
+		(&scanner{profiles: profiles}).identify(t.Context(), a, u)
+		var out strings.Builder
+		u.print(&out)
+		for _, line := range want {
+			if !strings.Contains(out.String(), line) {
+				t.Errorf("model %q: it does not say %q:\n%s", model, line, out.String())
+			}
+		}
+	}
+}

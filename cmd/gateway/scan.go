@@ -367,10 +367,11 @@ func (x *scanner) knock(ctx context.Context, a *asker, id byte) (*foundUnit, err
 func (x *scanner) identify(ctx context.Context, a *asker, u *foundUnit) {
 	u.Identity = a.identity(ctx, u.Unit)
 	e := examiner{asker: a, unit: u.Unit, seen: map[modbus.Register]answerOf{}}
-	if u.SunSpec = e.sunSpec(ctx); u.SunSpec != nil {
-		return
+	profiles := x.profiles
+	if u.SunSpec = e.sunSpec(ctx); u.SunSpec != nil { // it has the registers of a model, not those of others
+		profiles = slices.DeleteFunc(slices.Clone(profiles), func(p *config.Profile) bool { w, _ := e.fingerprint(ctx, p); return w != named })
 	}
-	fits := e.fits(ctx, x.profiles)
+	fits := e.fits(ctx, profiles)
 	if len(fits) == 0 {
 		return
 	}
@@ -534,10 +535,12 @@ func (u *foundUnit) print(out io.Writer) {
 	if len(u.Also) > 0 {
 		fmt.Fprintf(out, "# Also possible: %s\n", strings.Join(u.Also, ", "))
 	}
+	if u.SunSpec != nil {
+		fmt.Fprintf(out, "# SunSpec at holding %d: %s\n", u.SunSpec.Address, strings.TrimSpace(u.SunSpec.Maker+" "+u.SunSpec.Model))
+	}
 	var lines []string
 	switch {
-	case u.SunSpec != nil:
-		fmt.Fprintf(out, "# SunSpec at holding %d: %s\n", u.SunSpec.Address, strings.TrimSpace(u.SunSpec.Maker+" "+u.SunSpec.Model))
+	case u.SunSpec != nil && u.Profile == "":
 		lines = []string{
 			fmt.Sprintf("points.maker = { holding = %d, type = \"string(32)\", every = \"1h\" }", u.SunSpec.Address+4),
 			fmt.Sprintf("points.model = { holding = %d, type = \"string(32)\", every = \"1h\" }", u.SunSpec.Address+20),
@@ -565,7 +568,7 @@ func (u *foundUnit) print(out io.Writer) {
 func (u *foundUnit) device() string {
 	kind := u.Profile[strings.LastIndexByte(u.Profile, '/')+1:]
 	if u.SunSpec != nil {
-		kind = "sunspec"
+		kind = cmp.Or(kind, "sunspec")
 	}
 	where := u.Bus
 	if _, host, isURL := strings.Cut(u.Bus, "://"); isURL {

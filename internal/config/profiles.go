@@ -19,6 +19,7 @@ import (
 type Profile struct {
 	Name    string // eastron/sdm630
 	File    string // where it was read; "" if it is built in
+	Text    string // the whole file
 	Comment string // above its first key: what it is for, its sources and doubts
 	Maker   string
 	Model   string
@@ -165,6 +166,11 @@ func Profiles(path string, opts Options) []*Profile {
 	return list
 }
 
+// ProfileNames returns the names of all profiles, also of those with faults.
+func ProfileNames(path string, opts Options) []string {
+	return newProfileLoader(path, opts).profileNames()
+}
+
 // LoadProfile reads one profile, of the configuration at path or built in. It
 // is nil if it has faults, or is not there, as the report says.
 func LoadProfile(path, name string, opts Options) (*Profile, *Report) {
@@ -217,7 +223,7 @@ func (l *loader) finishProfile(name string, n *node) *Profile {
 	dev := l.cfg.Devices[0]
 	a := l.abouts[dev]
 	return &Profile{
-		Name: name, Comment: headComment(n.src.data), Maker: a.maker, Model: a.model, Checked: a.checked,
+		Name: name, Text: n.src.data, Comment: headComment(n.src.data), Maker: a.maker, Model: a.model, Checked: a.checked,
 		Factory: a.factory, Fingerprint: a.fingerprint, Bus: l.cfg.Buses[0], Device: dev,
 	}
 }
