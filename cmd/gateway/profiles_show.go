@@ -255,7 +255,7 @@ func (s *profileSheet) printPlan(out io.Writer) {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "EVERY\tREQUEST\tTIME\tPOINTS\t")
 	for _, r := range s.Plan.Requests {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t\n", budget.Brief(r.every), r.register, budget.Brief(r.time), fewNames(r.Points))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t\n", r.every, r.register, budget.Brief(r.time), fewNames(r.Points))
 	}
 	w.Flush()
 	line := "the network"
