@@ -18,17 +18,21 @@ type Config struct {
 }
 
 // A Mapper turns batches into messages and commands into writes. It keeps
-// the last value of each point, for deadbands and Snapshot, and the buffers
+// the last value of each point, what waits to be published, and the buffers
 // its messages lie in. One goroutine owns it; others may call Command, Write
 // and AppendCurrent at the same time, which read nothing that changes.
 type Mapper struct {
 	gateway  string
-	publish  []Publish
+	publish  []*table
 	devices  []*deviceState
 	byDevice map[*devices.Device]*deviceState
 	byName   map[string]*deviceState
 	out      composer
-	cycle    uint64 // counts batches; what was read in one carries its number
+	cycle    uint64        // counts what is published together; what was read for one carries its number
+	fresh    []fresh       // readings of the batch at hand; reused
+	latest   devices.Stamp // of them
+	next     devices.Stamp // when AppendDue has something to do; 0: nothing waits
+	trouble  error         // not told yet; see Trouble
 }
 
 type deviceState struct {
@@ -36,8 +40,8 @@ type deviceState struct {
 	points  []*pointState
 	byPoint map[*devices.Point]*pointState
 	byName  map[string]*pointState
-	topics  []string // one per publish table; "" if it publishes no objects of this device
-	status  string   // topic
+	routes  []route // one per publish table
+	status  string  // topic
 	state   devices.State
 	stated  bool          // state was published
 	latest  devices.Stamp // of the readings so far; 0: none
@@ -46,16 +50,21 @@ type deviceState struct {
 
 type pointState struct {
 	*Point
-	topics []string // one per publish table; "" if it does not publish this point
-	key    string   // `"name":`
-	unit   string   // `,"unit":"V"`, "" for none
+	routes []route // one per publish table
+	key    string  // `"name":`
+	unit   string  // `,"unit":"V"`, "" for none
 
-	current   Current
-	sent      Value  // last published
-	sentCause string // likewise, "" for a good value
-	everSent  bool
-	cycle     uint64 // in which it was read last
-	due       bool   // and that it is to be published
+	field     string  // of InfluxDB lines
+	whole     bool    // its values are integers there
+	senml     string  // of SenML: its name
+	senmlUnit string  // `,"u":"V"`, "" for none
+	factor    Decimal // to that unit; zero: 1
+
+	current Current
+	out     output // what is to be published of it in this cycle, if it is due
+	cycle   uint64 // in which it was read last
+	due     bool   // and that it is to be published
+	pace
 }
 
 // A Current is the last thing known of a point.
@@ -70,23 +79,29 @@ type Current struct {
 func (c *Current) Good() bool { return c.Cause == "" && c.At != 0 }
 
 // reserved are the members of a device object that are no points.
-var reserved = []string{"time", "clock", "id", "replayed", "errors"}
+var reserved = []string{"time", "clock", "id", "replayed", "errors", "bad"}
 
 // New returns a Mapper. Its error joins all that is wrong with names and
 // templates, each with the place.
 func New(cfg Config) (*Mapper, error) {
 	m := &Mapper{
 		gateway:  cfg.Gateway,
-		publish:  cfg.Publish,
 		byDevice: map[*devices.Device]*deviceState{},
 		byName:   map[string]*deviceState{},
 	}
-	if len(m.publish) == 0 {
-		m.publish = DefaultPublish()
+	publish := cfg.Publish
+	if len(publish) == 0 {
+		publish = DefaultPublish()
 	}
 	err := checkName("gateway", cfg.Gateway)
-	for i := range m.publish {
-		err = errors.Join(err, m.publish[i].check())
+	for _, p := range publish {
+		wrong := p.check()
+		if wrong == nil {
+			var t *table
+			t, wrong = m.ready(p)
+			m.publish = append(m.publish, t)
+		}
+		err = errors.Join(err, wrong)
 	}
 	if err != nil {
 		return nil, err
@@ -121,10 +136,13 @@ func (m *Mapper) add(dev *Device, taken map[string]string) error {
 	for _, p := range dev.Points {
 		errs = append(errs, m.addPoint(d, p, taken))
 	}
-	d.topics = make([]string, len(m.publish))
-	for i := range m.publish {
-		if t := &m.publish[i]; t.Per == "device" && t.wants(dev) {
-			errs = append(errs, claim(&d.topics[i], t, m.gateway, dev, nil, taken))
+	d.routes = make([]route, len(m.publish))
+	for i, t := range m.publish {
+		if t.Per == "device" && t.wants(dev) {
+			errs = append(errs, m.claim(&d.routes[i], t, dev, nil, taken))
+		}
+		if t.kind == formatTemplate && t.wants(dev) {
+			errs = append(errs, m.tryTemplate(t, d))
 		}
 	}
 	return errors.Join(errs...)
@@ -134,20 +152,37 @@ func (m *Mapper) addPoint(d *deviceState, p *Point, taken map[string]string) err
 	if err := m.checkPoint(d, p); err != nil {
 		return err
 	}
-	ps := &pointState{Point: p, topics: make([]string, len(m.publish)), current: Current{Point: p}}
-	ps.key = string(appendString(nil, p.Name)) + ":"
-	if p.Unit != "" {
-		ps.unit = `,"unit":` + string(appendString(nil, p.Unit))
-	}
+	ps := &pointState{Point: p, routes: make([]route, len(m.publish)), current: Current{Point: p}}
+	ps.name()
 	d.points = append(d.points, ps)
 	d.byPoint[p.Point], d.byName[p.Name] = ps, ps
 	var errs []error
-	for i := range m.publish {
-		if t := &m.publish[i]; t.Per == "point" && t.wants(d.Device) {
-			errs = append(errs, claim(&ps.topics[i], t, m.gateway, d.Device, p, taken))
+	for i, t := range m.publish {
+		if !t.wants(d.Device) {
+			continue
+		}
+		if t.Per == "point" {
+			errs = append(errs, m.claim(&ps.routes[i], t, d.Device, p, taken))
+		}
+		if t.kind == formatSenML {
+			errs = append(errs, m.claimSenML(t, d.Device, p, ps.senml, taken))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// name writes what p is called in the payloads of the formats.
+func (p *pointState) name() {
+	p.key = string(appendString(nil, p.Name)) + ":"
+	p.field, p.whole = string(appendLineKey(nil, p.Name, ",= ")), wholeNumbers(p.Point)
+	p.senml = senmlName(p.Name)
+	if p.Unit == "" {
+		return
+	}
+	p.unit = `,"unit":` + string(appendString(nil, p.Unit))
+	if u, ok := senmlUnits[p.Unit]; ok {
+		p.senmlUnit, p.factor = `,"u":"`+u.name+`"`, u.factor
+	}
 }
 
 func (m *Mapper) checkPoint(d *deviceState, p *Point) error {
@@ -157,9 +192,12 @@ func (m *Mapper) checkPoint(d *deviceState, p *Point) error {
 	if d.byName[p.Name] != nil {
 		return fmt.Errorf("%s: the name is given twice", place(d.Device, p))
 	}
-	objects := slices.ContainsFunc(m.publish, func(t Publish) bool { return t.Per == "device" && t.wants(d.Device) })
+	objects := slices.ContainsFunc(m.publish, func(t *table) bool { return t.kind == formatJSON && t.Per == "device" && t.wants(d.Device) })
 	if objects && slices.Contains(reserved, p.Name) {
 		return fmt.Errorf("%s: the device's object has a member %q of its own: rename the point", place(d.Device, p), p.Name)
+	}
+	if err := p.Policy.check(); err != nil {
+		return fmt.Errorf("%s: %w", place(d.Device, p), err)
 	}
 	if p.Write != nil && slices.Contains(envelope, p.Name) {
 		return fmt.Errorf("%s: %q has a meaning of its own in commands: rename the point", place(d.Device, p), p.Name)
@@ -167,36 +205,183 @@ func (m *Mapper) checkPoint(d *deviceState, p *Point) error {
 	return nil
 }
 
-// claim fills *topic and makes sure that nobody else publishes there.
-func claim(topic *string, t *Publish, gateway string, dev *Device, p *Point, taken map[string]string) error {
-	filled, err := t.topic(gateway, dev, p)
-	if err != nil {
+// claim fills the route of t and makes sure that nobody else publishes there.
+func (m *Mapper) claim(r *route, t *table, dev *Device, p *Point, taken map[string]string) (err error) {
+	if r.topic, err = t.topic(m.gateway, dev, p); err != nil {
 		return err
 	}
-	who := place(dev, p)
-	if other, ok := taken[filled]; ok {
-		return fmt.Errorf("publish %s: topic %q is both for %s and for %s", t.Name, filled, other, who)
+	if err := take(taken, r.topic, place(dev, p)); err != nil {
+		return fmt.Errorf("publish %s: topic %w", t.Name, err)
 	}
-	taken[filled], *topic = who, filled
+	switch t.kind {
+	case formatInflux:
+		r.head, err = t.lineHead(m.gateway, dev, p)
+	case formatSenML:
+		r.head, _, err = t.senmlHead(m.gateway, dev, p)
+	}
+	if err != nil {
+		return fmt.Errorf("publish %s: %s: %w", t.Name, place(dev, p), err)
+	}
+	return nil
+}
+
+// claimSenML makes sure that no two points have the same name in SenML, which
+// is to be unique everywhere.
+func (m *Mapper) claimSenML(t *table, dev *Device, p *Point, name string, taken map[string]string) error {
+	of := p
+	if t.Per == "device" {
+		of = nil
+	}
+	_, base, err := t.senmlHead(m.gateway, dev, of)
+	if err != nil {
+		return fmt.Errorf("publish %s: %s: %w", t.Name, place(dev, p), err)
+	}
+	if err := take(taken, t.Name+"\x00"+base+name, place(dev, p)); err != nil {
+		return fmt.Errorf("publish %s: the SenML name %q, in which other characters than letters, digits and - : . / _ become _, is not unique: set base_name, or rename one (%s)", t.Name, base+name, place(dev, p))
+	}
+	return nil
+}
+
+// take notes that what belongs to who, unless someone else has it.
+func take(taken map[string]string, what, who string) error {
+	if other, ok := taken[what]; ok {
+		return fmt.Errorf("%q is both for %s and for %s", what, other, who)
+	}
+	taken[what] = who
 	return nil
 }
 
 // AppendMessages appends what b is to the world, its times as c has them: the
 // device's status if it changed, the points that are worth it, and objects of
-// them. The messages are valid until the next call. A batch of a device that m
-// does not know, after a reload, is nothing.
+// them; before these what had waited and must not wait longer. The messages
+// are valid until the next call. A batch of a device that m does not know,
+// after a reload, is nothing.
 func (m *Mapper) AppendMessages(dst []broker.Message, b *devices.Batch, c broker.Clock) []broker.Message {
 	d := m.byDevice[b.Device]
 	if d == nil {
 		return dst
 	}
 	m.out.reset(c)
+	m.decode(d, b)
+	dst = m.appendPassed(dst, d)
 	m.cycle++
-	at := d.take(b, m.cycle)
+	at := m.take(d, c.Offset)
 	if !d.stated || d.state != b.State {
 		d.state, d.stated = b.State, true
 		dst = append(dst, m.statusMessage(d))
 	}
+	return m.appendTables(dst, d, at)
+}
+
+// A fresh reading is one of the batch at hand.
+type fresh struct {
+	*pointState
+	now Current
+}
+
+func (m *Mapper) decode(d *deviceState, b *devices.Batch) {
+	m.fresh = m.fresh[:0]
+	d.due, m.latest = false, 0
+	for i := range b.Readings {
+		r := &b.Readings[i]
+		m.latest = max(m.latest, r.At)
+		if p := d.byPoint[r.Point]; p != nil {
+			m.fresh = append(m.fresh, fresh{p, current(p.Point, r)})
+		}
+	}
+	d.latest = max(d.latest, m.latest)
+}
+
+// appendPassed appends what waited and has to be published before the fresh
+// readings are.
+func (m *Mapper) appendPassed(dst []broker.Message, d *deviceState) []broker.Message {
+	var at devices.Stamp
+	for i := range m.fresh {
+		f := &m.fresh[i]
+		if !f.dueBefore(&f.now) {
+			continue
+		}
+		if !d.due {
+			m.cycle++
+		}
+		at = max(at, m.flush(d, f.pointState, f.now.At))
+	}
+	return m.appendTables(dst, d, at)
+}
+
+// flush publishes what waits of p and returns the time of that, 0 if it is
+// not worth it.
+func (m *Mapper) flush(d *deviceState, p *pointState, now devices.Stamp) devices.Stamp {
+	if !p.flush(now) {
+		return 0
+	}
+	d.due, p.due, p.cycle = true, true, m.cycle
+	return p.out.At
+}
+
+// take decides about the fresh readings and returns the latest of their times.
+func (m *Mapper) take(d *deviceState, offset int64) devices.Stamp {
+	d.due = false
+	for i := range m.fresh {
+		f := &m.fresh[i]
+		f.due = f.take(f.now, offset)
+		f.cycle = m.cycle
+		d.due = d.due || f.due
+		m.await(f.until)
+	}
+	return m.latest
+}
+
+// await notes that something has to be published at that time; 0: nothing.
+func (m *Mapper) await(at devices.Stamp) {
+	if at != 0 && (m.next == 0 || at < m.next) {
+		m.next = at
+	}
+}
+
+// NextDue returns when AppendDue has to be called, 0 if nothing waits. It may
+// be early, and is right after the call.
+func (m *Mapper) NextDue() devices.Stamp { return m.next }
+
+// AppendDue appends what had to wait until now, its times as c has them. The
+// messages are valid until the next call.
+func (m *Mapper) AppendDue(dst []broker.Message, now devices.Stamp, c broker.Clock) []broker.Message {
+	if m.next == 0 || now < m.next {
+		return dst
+	}
+	return m.appendWaiting(dst, now, now, c)
+}
+
+// AppendHeld appends all that waits, before its time: for the end.
+func (m *Mapper) AppendHeld(dst []broker.Message, now devices.Stamp, c broker.Clock) []broker.Message {
+	if m.next == 0 {
+		return dst
+	}
+	return m.appendWaiting(dst, now, math.MaxInt64, c)
+}
+
+// appendWaiting appends, at now, what was to be published by until.
+func (m *Mapper) appendWaiting(dst []broker.Message, now, until devices.Stamp, c broker.Clock) []broker.Message {
+	m.out.reset(c)
+	m.next = 0
+	for _, d := range m.devices {
+		m.cycle++
+		d.due = false
+		var at devices.Stamp
+		for _, p := range d.points {
+			if p.until != 0 && p.until <= until {
+				at = max(at, m.flush(d, p, now))
+			}
+			m.await(p.until)
+		}
+		dst = m.appendTables(dst, d, at)
+	}
+	return dst
+}
+
+// appendTables appends what all tables make of the points of d that are due;
+// at is the time of objects.
+func (m *Mapper) appendTables(dst []broker.Message, d *deviceState, at devices.Stamp) []broker.Message {
 	if !d.due {
 		return dst
 	}
@@ -204,31 +389,6 @@ func (m *Mapper) AppendMessages(dst []broker.Message, b *devices.Batch, c broker
 		dst = m.appendTable(dst, d, i, at)
 	}
 	return dst
-}
-
-// take keeps the readings of b, marks which points are due, and returns the
-// latest time.
-func (d *deviceState) take(b *devices.Batch, cycle uint64) (latest devices.Stamp) {
-	d.due = false
-	for i := range b.Readings {
-		r := &b.Readings[i]
-		latest = max(latest, r.At)
-		if p := d.byPoint[r.Point]; p != nil {
-			p.take(r, cycle)
-			d.due = d.due || p.due
-		}
-	}
-	d.latest = max(d.latest, latest)
-	return latest
-}
-
-func (p *pointState) take(r *devices.Reading, cycle uint64) {
-	p.current = current(p.Point, r)
-	p.cycle = cycle
-	p.due = p.worth()
-	if p.due {
-		p.sent, p.sentCause, p.everSent = p.current.Value, p.current.Cause, true
-	}
 }
 
 // current decodes a reading.
@@ -242,34 +402,6 @@ func current(p *Point, r *devices.Reading) Current {
 		c.Value, c.Cause = Value{}, devices.Cause(err)
 	}
 	return c
-}
-
-// worth tells whether the current value is to be published: the first, each
-// change of quality, and what has moved by the deadband since the last.
-func (p *pointState) worth() bool {
-	switch {
-	case !p.everSent || p.current.Cause != p.sentCause:
-		return true
-	case p.current.Cause != "":
-		return false
-	}
-	return p.Deadband.passes(p.sent, p.current.Value)
-}
-
-// passes compares the change with the greater of the two thresholds, so that
-// an absolute one is a floor for a percentage near zero.
-func (d Deadband) passes(last, now Value) bool {
-	if d == (Deadband{}) {
-		return true
-	}
-	a, aok := last.Float64()
-	b, bok := now.Float64()
-	if !aok || !bok {
-		return !last.Equal(now)
-	}
-	const slack = 1 + 1e-9 // so that 230.1 to 230.6 is a change of 0.5
-	change := math.Abs(b - a)
-	return change > 0 && change*slack >= max(d.Abs, math.Abs(a)*d.Percent/100)
 }
 
 // Snapshot returns the last known of each point of a device, in the order of

@@ -216,7 +216,7 @@ func (g *gateway) newBus(settings *config.Bus) (*bus, devices.Line, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	b := &bus{Bus: settings, pump: newPump(mapper, g.broker.Publish, g.clock.Now)}
+	b := &bus{Bus: settings, pump: newPump(mapper, g.broker.Publish, g.clock.Now, g.log)}
 	poll := devices.PollerConfig{Bus: settings.ID, Out: b.pump.in, Log: g.log}
 	for _, dev := range settings.Devices {
 		poll.Devices = append(poll.Devices, dev.Device)

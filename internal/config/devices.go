@@ -236,6 +236,7 @@ func (b *binder) checkDefaults(d *rawDefaults) {
 	d.Every.atLeast(b, leastEvery, "the interval")
 	b.parseOrder(d.Order)
 	b.parseType(d.Type)
+	b.checkPolicy(&d.rawPolicy)
 }
 
 func (d *deviceBuilder) readGroups() {
@@ -251,8 +252,13 @@ func (d *deviceBuilder) readTags() {
 	}
 	d.dev.Tags = make(map[string]string)
 	for _, t := range d.raw.Tags.V {
-		if wrong := checkName(t.value.V); wrong != "" {
-			d.errorAt(t.value.at, "the tag %q %s; tags may stand in topics", t.value.V, wrong)
+		for level := range strings.SplitSeq(t.value.V, "/") { // a tag may be several levels of a topic
+			if wrong := checkName(level); wrong != "" {
+				d.errorAt(t.value.at, "the tag %q %s; tags may stand in topics", level, wrong)
+			}
+		}
+		if slices.Contains(placeholderNames, t.key) {
+			d.errorKey(t.value.at, "{%s} is a placeholder already; give the tag another name", t.key)
 		}
 		d.dev.Tags[t.key] = t.value.V
 	}

@@ -110,6 +110,14 @@ type rawPublish struct {
 	Retain  boolean `toml:"retain"`
 	Class   text    `toml:"class"`
 	Devices texts   `toml:"devices"`
+
+	Template    text    `toml:"template"`
+	Time        text    `toml:"time"`
+	Integers    text    `toml:"integers"`
+	ID          boolean `toml:"id"`
+	Measurement text    `toml:"measurement"`
+	Tags        words   `toml:"tags"`
+	BaseName    text    `toml:"base_name"`
 }
 
 func (*rawPublish) what() string { return "a publish table" }
@@ -137,6 +145,7 @@ type rawDefaults struct {
 	Every duration `toml:"every"`
 	Type  text     `toml:"type"`
 	Order text     `toml:"order"`
+	rawPolicy
 }
 
 type rawDevice struct {
@@ -206,7 +215,6 @@ type rawSum struct {
 type rawGroup struct {
 	here
 	rawDefaults
-	Deadband anything `toml:"deadband"`
 }
 
 func (*rawGroup) what() string { return "a group" }
@@ -227,16 +235,15 @@ type rawPoint struct {
 	Field    anything `toml:"field"`
 	Byte     integer  `toml:"byte"`
 
-	Scale    anything `toml:"scale"`
-	Offset   anything `toml:"offset"`
-	Unit     text     `toml:"unit"`
-	Enum     words    `toml:"enum"`
-	Bits     words    `toml:"bits"`
-	Invalid  anything `toml:"invalid"`
-	Write    anything `toml:"write"`
-	Deadband anything `toml:"deadband"`
-	Group    text     `toml:"group"`
-	Kind     text     `toml:"kind"`
+	Scale   anything `toml:"scale"`
+	Offset  anything `toml:"offset"`
+	Unit    text     `toml:"unit"`
+	Enum    words    `toml:"enum"`
+	Bits    words    `toml:"bits"`
+	Invalid anything `toml:"invalid"`
+	Write   anything `toml:"write"`
+	Group   text     `toml:"group"`
+	Kind    text     `toml:"kind"`
 }
 
 // pointTable is rawPoint without its own bind.
