@@ -19,14 +19,15 @@ type Config struct {
 
 // A Mapper turns batches into messages and commands into writes. It keeps
 // the last value of each point, what waits to be published, and the buffers
-// its messages lie in. One goroutine owns it; others may call Command, Write
-// and AppendCurrent at the same time, which read nothing that changes.
+// its messages lie in. One goroutine owns it; others may call Command, Write,
+// Publishes and AppendCurrent at the same time, which read nothing that changes.
 type Mapper struct {
 	gateway  string
 	publish  []*table
 	devices  []*deviceState
 	byDevice map[*devices.Device]*deviceState
 	byName   map[string]*deviceState
+	taken    map[string]string // who has which topic
 	out      composer
 	cycle    uint64        // counts what is published together; what was read for one carries its number
 	fresh    []fresh       // readings of the batch at hand; reused
@@ -88,6 +89,7 @@ func New(cfg Config) (*Mapper, error) {
 		gateway:  cfg.Gateway,
 		byDevice: map[*devices.Device]*deviceState{},
 		byName:   map[string]*deviceState{},
+		taken:    map[string]string{},
 	}
 	publish := cfg.Publish
 	if len(publish) == 0 {
@@ -106,9 +108,8 @@ func New(cfg Config) (*Mapper, error) {
 	if err != nil {
 		return nil, err
 	}
-	taken := map[string]string{}
 	for _, dev := range cfg.Devices {
-		err = errors.Join(err, m.add(dev, taken))
+		err = errors.Join(err, m.add(dev))
 	}
 	if err != nil {
 		return nil, err
@@ -116,8 +117,8 @@ func New(cfg Config) (*Mapper, error) {
 	return m, nil
 }
 
-// add takes in a device. taken says who has which topic.
-func (m *Mapper) add(dev *Device, taken map[string]string) error {
+// add takes in a device.
+func (m *Mapper) add(dev *Device) error {
 	if err := checkName("device "+dev.ID, dev.Name); err != nil {
 		return err
 	}
@@ -132,14 +133,14 @@ func (m *Mapper) add(dev *Device, taken map[string]string) error {
 	}
 	m.devices = append(m.devices, d)
 	m.byDevice[dev.Device], m.byName[dev.Name] = d, d
-	var errs []error
+	errs := []error{m.have(d.status, "the state of device "+dev.ID)}
 	for _, p := range dev.Points {
-		errs = append(errs, m.addPoint(d, p, taken))
+		errs = append(errs, m.addPoint(d, p))
 	}
 	d.routes = make([]route, len(m.publish))
 	for i, t := range m.publish {
 		if t.Per == "device" && t.wants(dev) {
-			errs = append(errs, m.claim(&d.routes[i], t, dev, nil, taken))
+			errs = append(errs, m.claim(&d.routes[i], t, dev, nil))
 		}
 		if t.kind == formatTemplate && t.wants(dev) {
 			errs = append(errs, m.tryTemplate(t, d))
@@ -148,7 +149,7 @@ func (m *Mapper) add(dev *Device, taken map[string]string) error {
 	return errors.Join(errs...)
 }
 
-func (m *Mapper) addPoint(d *deviceState, p *Point, taken map[string]string) error {
+func (m *Mapper) addPoint(d *deviceState, p *Point) error {
 	if err := m.checkPoint(d, p); err != nil {
 		return err
 	}
@@ -162,10 +163,10 @@ func (m *Mapper) addPoint(d *deviceState, p *Point, taken map[string]string) err
 			continue
 		}
 		if t.Per == "point" {
-			errs = append(errs, m.claim(&ps.routes[i], t, d.Device, p, taken))
+			errs = append(errs, m.claim(&ps.routes[i], t, d.Device, p))
 		}
 		if t.kind == formatSenML {
-			errs = append(errs, m.claimSenML(t, d.Device, p, ps.senml, taken))
+			errs = append(errs, m.claimSenML(t, d.Device, p, ps.senml))
 		}
 	}
 	return errors.Join(errs...)
@@ -206,11 +207,14 @@ func (m *Mapper) checkPoint(d *deviceState, p *Point) error {
 }
 
 // claim fills the route of t and makes sure that nobody else publishes there.
-func (m *Mapper) claim(r *route, t *table, dev *Device, p *Point, taken map[string]string) (err error) {
+func (m *Mapper) claim(r *route, t *table, dev *Device, p *Point) (err error) {
 	if r.topic, err = t.topic(m.gateway, dev, p); err != nil {
 		return err
 	}
-	if err := take(taken, r.topic, place(dev, p)); err != nil {
+	if _, _, verb := m.splitTopic(r.topic); verb != "" {
+		return fmt.Errorf("publish %s: topic %q for %s: commands arrive there", t.Name, r.topic, place(dev, p))
+	}
+	if err := m.have(r.topic, place(dev, p)); err != nil {
 		return fmt.Errorf("publish %s: topic %w", t.Name, err)
 	}
 	switch t.kind {
@@ -227,7 +231,7 @@ func (m *Mapper) claim(r *route, t *table, dev *Device, p *Point, taken map[stri
 
 // claimSenML makes sure that no two points have the same name in SenML, which
 // is to be unique everywhere.
-func (m *Mapper) claimSenML(t *table, dev *Device, p *Point, name string, taken map[string]string) error {
+func (m *Mapper) claimSenML(t *table, dev *Device, p *Point, name string) error {
 	of := p
 	if t.Per == "device" {
 		of = nil
@@ -236,20 +240,24 @@ func (m *Mapper) claimSenML(t *table, dev *Device, p *Point, name string, taken 
 	if err != nil {
 		return fmt.Errorf("publish %s: %s: %w", t.Name, place(dev, p), err)
 	}
-	if err := take(taken, t.Name+"\x00"+base+name, place(dev, p)); err != nil {
+	if err := m.have(t.Name+"\x00"+base+name, place(dev, p)); err != nil {
 		return fmt.Errorf("publish %s: the SenML name %q, in which other characters than letters, digits and - : . / _ become _, is not unique: set base_name, or rename one (%s)", t.Name, base+name, place(dev, p))
 	}
 	return nil
 }
 
-// take notes that what belongs to who, unless someone else has it.
-func take(taken map[string]string, what, who string) error {
-	if other, ok := taken[what]; ok {
+// have notes that what belongs to who, unless someone else has it.
+func (m *Mapper) have(what, who string) error {
+	if other, ok := m.taken[what]; ok {
 		return fmt.Errorf("%q is both for %s and for %s", what, other, who)
 	}
-	taken[what] = who
+	m.taken[what] = who
 	return nil
 }
+
+// Publishes reports whether m publishes readings on topic. Anybody may call
+// it.
+func (m *Mapper) Publishes(topic string) bool { return m.taken[topic] != "" }
 
 // AppendMessages appends what b is to the world, its times as c has them: the
 // device's status if it changed, the points that are worth it, and objects of

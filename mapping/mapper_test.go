@@ -95,8 +95,8 @@ var cause2err = map[string]error{
 	"offline": devices.ErrOffline,
 }
 
-// send returns what the readings become as "topic payload" lines, each
-// payload read again as JSON and each slot checked.
+// send returns what the readings become as "topic payload" lines, each object
+// read again as JSON and each slot checked.
 func (f *feed) send(state devices.State, readings ...string) []string {
 	f.t.Helper()
 	b := f.batch(state, readings...)
@@ -108,7 +108,7 @@ func (f *feed) lines(msgs []broker.Message) (lines []string) {
 	f.t.Helper()
 	for i := range msgs {
 		msg := &msgs[i]
-		if len(msg.Slots) > 0 || bytes.HasPrefix(msg.Payload, []byte("{")) {
+		if bytes.HasPrefix(msg.Payload, []byte("{")) {
 			dec := json.NewDecoder(bytes.NewReader(msg.Payload))
 			dec.UseNumber()
 			var any map[string]any

@@ -102,7 +102,7 @@ func ParseTemplate(text, per string) (*Template, error) {
 	if err != nil {
 		return nil, templateError(text, err, nil)
 	}
-	if len(tree.Templates()) > 1 || tree.Tree == nil {
+	if strings.TrimSpace(text) == "" || len(tree.Templates()) > 1 || tree.Tree == nil {
 		return nil, &TemplateError{0, len(text), "a template that is empty or defines others; write one text"}
 	}
 	check := templateCheck{text: text}

@@ -32,6 +32,7 @@ type gateway struct {
 	started devices.Stamp
 	clock   *clock.Source
 	logs    [broker.NumClasses]*spool.Log
+	mapper  *mapping.Mapper // of all devices; only what reads nothing that changes
 	broker  *broker.Broker
 	buses   []*bus
 	bridges []*bridge.Bridge
@@ -66,6 +67,9 @@ func newGateway(cfg *config.Config, at places, readOnly bool, log *slog.Logger) 
 	}()
 	g.clock = clock.New(cfg.TrustClock, g.clockChanged)
 	if err := g.openLogs(at); err != nil {
+		return g, err
+	}
+	if g.mapper, err = mapping.New(cfg.Mapping()); err != nil {
 		return g, err
 	}
 	if err := g.newBroker(at); err != nil {
@@ -130,7 +134,7 @@ func (g *gateway) newBroker(at places) (err error) {
 		Limits:   g.cfg.Limits,
 		StateDir: at.state,
 		Logs:     g.logs,
-		Allow:    owns(g.cfg.Name),
+		Allow:    owns(g.cfg.Name, g.mapper.Publishes),
 		Clock:    g.clock.Now,
 		Log:      g.log,
 	})
@@ -142,14 +146,18 @@ func (g *gateway) newBroker(at places) (err error) {
 
 // owns returns the rule that keeps everybody but the gateway itself off its
 // value, status and result topics: of what lies below its name, clients and
-// bridges publish commands only. A bridge publishes nothing else anywhere.
-func owns(name string) func(user, clientID, topic string, access broker.Access) bool {
+// bridges publish commands only, and nothing where ours says that a value is.
+// A bridge publishes nothing else anywhere.
+func owns(name string, ours func(topic string) bool) func(user, clientID, topic string, access broker.Access) bool {
 	return func(user, _, topic string, access broker.Access) bool {
 		if access != broker.Write {
 			return true
 		}
-		below, ours := strings.CutPrefix(topic, name+"/")
-		if !ours {
+		if ours(topic) {
+			return false
+		}
+		below, inside := strings.CutPrefix(topic, name+"/")
+		if !inside {
 			return topic != name && !strings.HasPrefix(user, "bridge:")
 		}
 		levels := strings.Split(below, "/")
@@ -183,11 +191,7 @@ func (g *gateway) newBridges() error {
 
 // newBuses builds a poller, a mapper and a pump for each bus.
 func (g *gateway) newBuses(readOnly bool) error {
-	all, err := mapping.New(g.cfg.Mapping())
-	if err != nil {
-		return err
-	}
-	g.plant = &plant{cfg: g.cfg, mapper: all, buses: map[string]*plantBus{}, clock: g.clock.Now, readOnly: readOnly}
+	g.plant = &plant{cfg: g.cfg, mapper: g.mapper, buses: map[string]*plantBus{}, clock: g.clock.Now, readOnly: readOnly}
 	pumps := map[string]*pump{}
 	for _, settings := range g.cfg.Buses {
 		if len(settings.Devices) == 0 {
