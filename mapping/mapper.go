@@ -1,6 +1,7 @@
 package mapping
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -20,7 +21,7 @@ type Config struct {
 // A Mapper turns batches into messages and commands into writes. It keeps
 // the last value of each point, what waits to be published, and the buffers
 // its messages lie in. One goroutine owns it; others may call Command, Write,
-// Publishes and AppendCurrent at the same time, which read nothing that changes.
+// Routes, Publishes and AppendCurrent at the same time, which read nothing that changes.
 type Mapper struct {
 	gateway  string
 	publish  []*table
@@ -253,6 +254,28 @@ func (m *Mapper) have(what, who string) error {
 	}
 	m.taken[what] = who
 	return nil
+}
+
+// A Route is where the readings of a point go by one table.
+type Route struct {
+	*Publish
+	Topic string
+}
+
+// Routes returns where the readings of a point go, alone or in an object of
+// its device, in the order of the tables. Anybody may call it.
+func (m *Mapper) Routes(dev *Device, p *Point) (routes []Route) {
+	d := m.byDevice[dev.Device]
+	if d == nil || d.byPoint[p.Point] == nil {
+		return nil
+	}
+	ps := d.byPoint[p.Point]
+	for i, t := range m.publish {
+		if topic := cmp.Or(ps.routes[i].topic, d.routes[i].topic); topic != "" {
+			routes = append(routes, Route{&t.Publish, topic})
+		}
+	}
+	return routes
 }
 
 // Publishes reports whether m publishes readings on topic. Anybody may call

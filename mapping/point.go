@@ -125,4 +125,6 @@ type Device struct {
 	Points  []*Point          // in the order of the embedded device's points: Points[i].Point == Device.Points[i]
 	Tags    map[string]string // for topic templates
 	Profile string
+
+	Maker, Model string // "": not known
 }

@@ -162,6 +162,12 @@ func placeholders(gateway string, dev *Device, point *Point) map[string]string {
 	return fields
 }
 
+// Fill replaces the placeholders of a template for a device of the gateway
+// called gateway, as topics have them.
+func (d *Device) Fill(template, gateway string) (string, error) {
+	return expand(template, placeholders(gateway, d, nil))
+}
+
 // unitID is the number of a device on its bus, "" if it has none.
 func unitID(dev *Device) string {
 	if dev.Unit == nil {

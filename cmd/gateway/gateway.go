@@ -21,6 +21,7 @@ import (
 	"edgegateway/devices/serial"
 	"edgegateway/internal/clock"
 	"edgegateway/internal/config"
+	"edgegateway/internal/homeassistant"
 	"edgegateway/mapping"
 )
 
@@ -40,6 +41,7 @@ type gateway struct {
 	command *commander
 	control *control
 	learned *notebook
+	ha      *announcer
 }
 
 // A bus is a field bus with what belongs to it alone.
@@ -76,6 +78,9 @@ func newGateway(cfg *config.Config, at places, readOnly bool, log *slog.Logger) 
 		return g, err
 	}
 	if err := g.newBridges(); err != nil {
+		return g, err
+	}
+	if err := g.newAnnouncer(at); err != nil {
 		return g, err
 	}
 	g.learned = openNotebook(filepath.Join(at.state, "learned.json"), deviceIDs(cfg.Devices), log)
@@ -134,7 +139,7 @@ func (g *gateway) newBroker(at places) (err error) {
 		Limits:   g.cfg.Limits,
 		StateDir: at.state,
 		Logs:     g.logs,
-		Allow:    owns(g.cfg.Name, g.mapper.Publishes),
+		Allow:    owns(g.cfg.Name, func(topic string) bool { return g.mapper.Publishes(topic) || g.ha.announces(topic) }),
 		Clock:    g.clock.Now,
 		Log:      g.log,
 	})
@@ -187,6 +192,25 @@ func (g *gateway) newBridges() error {
 		g.bridges = append(g.bridges, b)
 	}
 	return nil
+}
+
+// newAnnouncer makes what tells Home Assistant of the devices; without a
+// [homeassistant] table it takes back what an earlier one announced.
+func (g *gateway) newAnnouncer(at places) error {
+	var list []homeassistant.Announcement
+	settings := g.cfg.HomeAssistant
+	if settings != nil {
+		plant, err := g.cfg.Plant(version())
+		if err != nil {
+			return err
+		}
+		list, _ = homeassistant.Discover(settings, plant) // check told what is missing
+	}
+	g.ha = newAnnouncer(list, filepath.Join(at.state, "homeassistant.json"), g.broker.Publish, g.log)
+	if settings == nil {
+		return nil
+	}
+	return g.broker.Handle(settings.Birth, g.ha.handle)
 }
 
 // newBuses builds a poller, a mapper and a pump for each bus.
@@ -327,6 +351,8 @@ func (g *gateway) run(ctx context.Context, ready func()) error {
 		return errStopped(ctx)
 	}
 	g.publishStatus("online")
+	site.run("Home Assistant", g.ha.run)
+	pumps.run("health", g.runHealth)
 	for _, b := range g.bridges {
 		uplinks.run("bridge", b.Run)
 	}

@@ -39,6 +39,7 @@ import (
 	"edgegateway/broker/spool"
 	"edgegateway/devices/modbus"
 	"edgegateway/devices/serial"
+	"edgegateway/internal/homeassistant"
 	"edgegateway/mapping"
 )
 
@@ -64,6 +65,9 @@ type Config struct {
 	Buses   []*Bus // in the order of the files, then those implied by URLs
 	Devices []*mapping.Device
 	Publish []mapping.Publish
+
+	HomeAssistant *homeassistant.Settings // nil: nothing is announced
+
 	Listen  []broker.Listen
 	Limits  broker.Limits
 	Spools  [broker.NumClasses]Spool

@@ -189,6 +189,8 @@ func (l *loader) buildDevice(key string, n *node) {
 	d.dev = &mapping.Device{
 		Device:  &devices.Device{ID: key, Name: key, Stale: raw.Stale.V},
 		Profile: raw.Profile.V,
+		Maker:   raw.Maker.V,
+		Model:   raw.Model.V,
 	}
 	d.checkIdentity(n)
 	d.checkDefaults(&raw.rawDefaults)

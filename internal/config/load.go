@@ -16,6 +16,8 @@ import (
 
 	"edgegateway/configs"
 	"edgegateway/devices"
+	"edgegateway/internal/homeassistant"
+	"edgegateway/mapping"
 )
 
 // Options change where Load looks for what is not in the configuration. Zero
@@ -59,8 +61,9 @@ type loader struct {
 	ids       map[string]*node         // device tables by key
 	names     map[string]*node         // and by name
 	at        map[*devices.Point]*node // where points were written
-	effective []effective              // for the hash
-	topics    map[string]string        // placeholders of topics
+	hints     map[*mapping.Point]homeassistant.Hint
+	effective []effective       // for the hash
+	topics    map[string]string // placeholders of topics
 }
 
 // effective is a table after everything was laid over it.
@@ -88,6 +91,7 @@ func newLoader(opts Options) *loader {
 		ids:      make(map[string]*node),
 		names:    make(map[string]*node),
 		at:       make(map[*devices.Point]*node),
+		hints:    make(map[*mapping.Point]homeassistant.Hint),
 	}
 }
 
@@ -324,6 +328,7 @@ func (l *loader) readGateway(root *node) {
 	for _, e := range raw.Bridge.V {
 		l.readBridge(e.key, e.value)
 	}
+	l.readHomeAssistant(&raw.HA)
 	l.checkPlans()
 	l.cfg.hash = l.hash(root)
 }

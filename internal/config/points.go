@@ -51,6 +51,7 @@ func (p *pointBuilder) build() *mapping.Point {
 	p.readKind()
 	p.readPolicy()
 	p.readWrite()
+	p.readHint()
 	return &p.point
 }
 

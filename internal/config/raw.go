@@ -13,6 +13,7 @@ type rawGateway struct {
 	Spool    rawSpool            `toml:"spool"`
 	Bridge   tables[rawBridge]   `toml:"bridge"`
 	Publish  tables[rawPublish]  `toml:"publish"`
+	HA       rawHomeAssistant    `toml:"homeassistant"`
 	Device   tables[rawNode]     `toml:"device"`
 	Devices  tables[rawTemplate] `toml:"devices"`
 }
@@ -121,6 +122,28 @@ type rawPublish struct {
 }
 
 func (*rawPublish) what() string { return "a publish table" }
+
+type rawHomeAssistant struct {
+	here
+	Enabled    boolean  `toml:"enabled"`
+	Prefix     text     `toml:"prefix"`
+	Birth      text     `toml:"birth"`
+	Node       text     `toml:"node"`
+	Devices    texts    `toml:"devices"`
+	DeviceName text     `toml:"device_name"`
+	Area       text     `toml:"area"`
+	Expires    duration `toml:"expires"`
+}
+
+// rawHint is what a point says of itself to Home Assistant.
+type rawHint struct {
+	here
+	Name     text    `toml:"name"`
+	Class    text    `toml:"class"`
+	Icon     text    `toml:"icon"`
+	Category text    `toml:"category"`
+	Enabled  boolean `toml:"enabled"`
+}
 
 // rawNode is a table that is bound later, when its profile lies under it.
 type rawNode struct{ at *node }
@@ -244,6 +267,7 @@ type rawPoint struct {
 	Write   anything `toml:"write"`
 	Group   text     `toml:"group"`
 	Kind    text     `toml:"kind"`
+	HA      anything `toml:"homeassistant"`
 }
 
 // pointTable is rawPoint without its own bind.
