@@ -31,8 +31,7 @@ func announcement(device string, platforms ...string) homeassistant.Announcement
 func announced(t *testing.T, path string, births int, list ...homeassistant.Announcement) (sent []string) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		var a *announcer
-		a = newAnnouncer(list, path, func(msg *broker.Message) {
+		a := newAnnouncer(list, path, func(msg *broker.Message) {
 			if msg.QoS != 1 || !msg.Retain {
 				t.Errorf("%+v", msg)
 			}

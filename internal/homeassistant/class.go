@@ -226,7 +226,7 @@ func CheckClass(p *mapping.Point, name string) error {
 		return fmt.Errorf("there is no class %q; there is %s", name, strings.Join(slices.Sorted(maps.Keys(classes)), ", "))
 	}
 	if !slices.Contains(c.units, spelled(p.Unit)) {
-		return fmt.Errorf("Home Assistant takes class %q with the units %s, not %q", name, strings.Join(c.units, ", "), p.Unit)
+		return fmt.Errorf("class %q goes with the units %s in Home Assistant, not with %q", name, strings.Join(c.units, ", "), p.Unit)
 	}
 	return nil
 }
