@@ -18,15 +18,15 @@ step() { printf '\n== %s\n' "$*"; }
 
 # --- what the tests need ------------------------------------------------------
 need_commands=(gcc mosquitto mosquitto_pub mosquitto_sub mbpoll)
-need_packages=(gcc libc6-dev libmodbus-dev mosquitto mosquitto-clients mbpoll python3 python3-pymodbus python3-serial-asyncio python3-six)
-pymodbus='import pymodbus, serial_asyncio, six'
+need_packages=(gcc libc6-dev libmodbus-dev mosquitto mosquitto-clients mbpoll python3 python3-pymodbus python3-serial-asyncio python3-six python3-jsonschema python3-jinja2)
+python='import pymodbus, serial_asyncio, six, jsonschema, jinja2'
 
 export PATH="$PATH:/usr/sbin:/sbin" # where Debian puts mosquitto
 
 missing() {
 	local c
 	for c in "${need_commands[@]}"; do command -v "$c" >/dev/null || echo "$c"; done
-	/usr/bin/python3 -c "$pymodbus" 2>/dev/null || echo python3-pymodbus
+	/usr/bin/python3 -c "$python" 2>/dev/null || echo python3-pymodbus python3-jsonschema python3-jinja2
 	[ -e /usr/include/modbus/modbus.h ] || echo libmodbus-dev
 }
 
@@ -81,3 +81,5 @@ if [ -n "$long" ]; then
 else
 	go test -race -count=1 -timeout 9m ./...
 fi
+step "tests with parsers of others"
+(cd tools/interop && go vet ./... && go test -count=1 ./...)

@@ -77,6 +77,7 @@ func (b *Bridge) packet(f *flight, l limits) *paho.Publish {
 		return &paho.Publish{Topic: f.to, Payload: f.msg.Payload, QoS: min(f.msg.QoS, l.qos), Retain: l.retain}
 	}
 	f.msg.Rebase(b.clockFor(f.boot))
+	f.msg.Identify(MessageID(f.source.id, f.seq), f.replayed)
 	return &paho.Publish{
 		Topic:      f.to,
 		Payload:    f.msg.Payload,

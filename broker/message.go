@@ -70,6 +70,17 @@ const (
 	SlotUnixNano
 	SlotUnixMilli
 	SlotUnixSec
+	// SlotClockField is SlotClock as a field of an InfluxDB line:
+	// `,clock="unsynced"`.
+	SlotClockField
+	// SlotBaseTime holds `,"bt":1795215960.123`, the base time of SenML, and
+	// is empty for times that are below 2^28 s, which would be relative there
+	// (RFC 8428, section 4.5.3): those of a clock that was never set.
+	SlotBaseTime
+	// SlotID is empty but on a bridge, which writes `,"id":"…"` and, for what
+	// comes from the backlog, `,"replayed":true`: see Message.Identify.
+	SlotID
+	endOfSlotKinds
 )
 
 // A Slot is a place in a payload that depends on wall time.

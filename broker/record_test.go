@@ -77,6 +77,38 @@ func TestRebaseRewritesSlotsInACopy(t *testing.T) {
 	}
 }
 
+// Slots of lines and packs, and the place for the id, which only a bridge fills
+// and which keeps its content when the times are written again.
+func TestSlotsOfOtherFormats(t *testing.T) {
+	m := Message{
+		Payload: []byte(`a=1,clock="unsynced" 5|{"n":1}|`), Stamp: 5,
+		Slots: []Slot{{SlotClockField, 3, 17}, {SlotUnixNano, 21, 1}, {SlotBaseTime, 29, 0}, {SlotID, 31, 0}},
+	}
+	if !validSlots(m.Slots, len(m.Payload)) {
+		t.Fatal("the slots do not fit")
+	}
+	for _, c := range []struct {
+		clock Clock
+		want  string
+	}{
+		{Clock{Offset: 1_795_215_960_123_000_000, Quality: Exact}, `a=1 1795215960123000005|{"n":1,"bt":1795215960.123}|`},
+		{Clock{Offset: 1 << 28 * 1e9, Quality: Bounded}, `a=1,clock="bounded" 268435456000000005|{"n":1,"bt":268435456.000}|`},
+		{Clock{}, `a=1,clock="unsynced" 5|{"n":1}|`},
+	} {
+		if m.Rebase(c.clock); string(m.Payload) != c.want {
+			t.Errorf("got  %s\nwant %s", m.Payload, c.want)
+		}
+	}
+	m.Identify("log-7", false)
+	if want := `a=1,clock="unsynced" 5|{"n":1}|,"id":"log-7"`; string(m.Payload) != want {
+		t.Errorf("got  %s\nwant %s", m.Payload, want)
+	}
+	m.Identify("log-8", true)
+	if want := `a=1,clock="unsynced" 5|{"n":1}|,"id":"log-8","replayed":true`; string(m.Payload) != want {
+		t.Errorf("got  %s\nwant %s", m.Payload, want)
+	}
+}
+
 func TestRebaseLeavesSlotsThatDoNotFitAlone(t *testing.T) {
 	for _, slots := range [][]Slot{{{SlotTime, 0, 24}}, {{SlotTime, -1, 0}}, {{SlotClock, 3, -1}}, {{9, 0, 0}}, {{SlotClock, 2, 1}, {SlotClock, 1, 0}}} {
 		m := Message{Payload: []byte("short"), Slots: slots}

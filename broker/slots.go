@@ -26,29 +26,71 @@ func AppendSlot(dst []byte, kind SlotKind, stamp int64, c Clock) []byte {
 	case SlotUnixMilli:
 		return strconv.AppendInt(dst, wall/1e6, 10)
 	case SlotUnixSec:
-		return strconv.AppendFloat(dst, float64(wall/1e6)/1e3, 'f', 3, 64)
+		return appendSeconds(dst, wall)
+	case SlotClockField:
+		if c.Quality == Exact {
+			return dst
+		}
+		return append(append(append(dst, `,clock="`...), c.Quality.String()...), '"')
+	case SlotBaseTime:
+		if wall < 1<<28*1e9 {
+			return dst
+		}
+		return appendSeconds(append(dst, `,"bt":`...), wall)
 	}
 	return dst
+}
+
+func appendSeconds(dst []byte, wall int64) []byte {
+	return strconv.AppendFloat(dst, float64(wall/1e6)/1e3, 'f', 3, 64)
+}
+
+// Identify writes id, and whether m comes from a backlog, into the places that
+// m has for that, in a payload of its own.
+func (m *Message) Identify(id string, replayed bool) {
+	if !m.has(SlotID) {
+		return
+	}
+	m.rewrite(func(dst []byte, s Slot) []byte {
+		if s.Kind != SlotID {
+			return append(dst, m.Payload[s.At:s.At+s.Len]...)
+		}
+		dst = append(append(append(dst, `,"id":"`...), id...), '"')
+		if replayed {
+			dst = append(dst, `,"replayed":true`...)
+		}
+		return dst
+	})
 }
 
 // Rebase rewrites the slots of m for c, in payload and slots of its own: what
 // others share stays as it is. A message whose slots do not fit its payload
 // is left alone.
 func (m *Message) Rebase(c Clock) {
+	m.rewrite(func(dst []byte, s Slot) []byte { return AppendSlot(dst, s.Kind, m.Stamp, c) })
+}
+
+// rewrite gives m a payload in which fill wrote the slots.
+func (m *Message) rewrite(fill func(dst []byte, s Slot) []byte) {
 	if len(m.Slots) == 0 || !validSlots(m.Slots, len(m.Payload)) {
 		return
 	}
-	payload := make([]byte, 0, len(m.Payload)+32)
+	payload := make([]byte, 0, len(m.Payload)+64)
 	slots := slices.Clone(m.Slots)
 	from := 0
 	for i, s := range m.Slots {
 		payload = append(payload, m.Payload[from:s.At]...)
 		slots[i].At = len(payload)
-		payload = AppendSlot(payload, s.Kind, m.Stamp, c)
+		payload = fill(payload, s)
 		slots[i].Len = len(payload) - slots[i].At
 		from = s.At + s.Len
 	}
 	m.Payload, m.Slots = append(payload, m.Payload[from:]...), slots
+}
+
+// has reports whether m has a slot of a kind.
+func (m *Message) has(kind SlotKind) bool {
+	return slices.ContainsFunc(m.Slots, func(s Slot) bool { return s.Kind == kind })
 }
 
 // validSlots says whether slots are of known kinds, in order, and within a
@@ -56,7 +98,7 @@ func (m *Message) Rebase(c Clock) {
 func validSlots(slots []Slot, n int) bool {
 	end := 0
 	for _, s := range slots {
-		if s.Kind < SlotTime || s.Kind > SlotUnixSec || s.At < end || s.Len < 0 || s.At > n || s.Len > n-s.At {
+		if s.Kind < SlotTime || s.Kind >= endOfSlotKinds || s.At < end || s.Len < 0 || s.At > n || s.Len > n-s.At {
 			return false
 		}
 		end = s.At + s.Len

@@ -178,11 +178,16 @@ var (
 	ErrOffline = errors.New("offline")          // not asked: its device is silent and waits for its next probe
 )
 
+// A causer is an error that has a cause of its own.
+type causer interface {
+	error
+	Cause() string
+}
+
 // Cause returns the few words that a payload says in place of a value:
 // "timeout", "illegal data address", "bad reply".
 func Cause(err error) string {
-	var c interface{ Cause() string }
-	if errors.As(err, &c) {
+	if c, ok := errors.AsType[causer](err); ok {
 		return c.Cause()
 	}
 	for _, e := range []error{ErrTimeout, ErrReply, ErrPort, ErrOffline} {

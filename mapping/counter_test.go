@@ -139,7 +139,7 @@ func TestCountersNeverFallUnmarked(t *testing.T) {
 // What lies between good readings changes nothing, and the event is told on
 // the topic and in the object.
 func TestCounterEventsArePublished(t *testing.T) {
-	f := newFeed(t, newDevice("d", "d", named("e", Point{Type: U16, Unit: "kWh", Kind: Counter, Deadband: Deadband{Abs: 100}})))
+	f := newFeed(t, newDevice("d", "d", named("e", Point{Type: U16, Unit: "kWh", Kind: Counter, Policy: Policy{OnChange: true, Deadband: Deadband{Abs: 100}}})))
 	f.send(devices.Online, "e=fffa")
 	f.want(f.send(devices.Online, "e!timeout")[:1],
 		`plant-a/d/e {"value":null,"unit":"kWh","time":"2026-11-20T23:06:00.123Z","quality":"bad","error":"timeout"}`)

@@ -1,6 +1,7 @@
 package mapping
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -22,18 +23,23 @@ type Config struct {
 }
 
 // A Mapper turns batches into messages and commands into writes. It keeps
-// the last value of each point, for deadbands and Snapshot, and the buffers
-// its messages lie in. One goroutine owns it; others may call Command, Write
-// and AppendCurrent at the same time, which read nothing that changes.
+// the last value of each point, what waits to be published, and the buffers
+// its messages lie in. One goroutine owns it; others may call Command, Write,
+// Routes, Publishes and AppendCurrent at the same time, which read nothing that changes.
 type Mapper struct {
 	gateway  string
-	publish  []Publish
+	publish  []*table
 	retained bool // so may commands be
 	devices  []*deviceState
 	byDevice map[*devices.Device]*deviceState
 	byName   map[string]*deviceState
+	taken    map[string]string // who has which topic
 	out      composer
-	cycle    uint64 // counts batches; what was read in one carries its number
+	cycle    uint64        // counts what is published together; what was read for one carries its number
+	fresh    []fresh       // readings of the batch at hand; reused
+	latest   devices.Stamp // of them
+	next     devices.Stamp // when AppendDue has something to do; 0: nothing waits
+	trouble  error         // not told yet; see Trouble
 	news     []News
 }
 
@@ -55,8 +61,8 @@ type deviceState struct {
 	points  []*pointState
 	byPoint map[*devices.Point]*pointState
 	byName  map[string]*pointState
-	topics  []string // one per publish table; "" if it publishes no objects of this device
-	status  string   // topic
+	routes  []route // one per publish table
+	status  string  // topic
 	state   devices.State
 	stated  bool          // state was published
 	latest  devices.Stamp // of the readings so far; 0: none
@@ -66,19 +72,24 @@ type deviceState struct {
 
 type pointState struct {
 	*Point
-	topics []string    // one per publish table; "" if it does not publish this point
+	routes []route     // one per publish table
 	factor *pointState // of ScaleFrom; nil: none
 	key    string      // `"name":`
 	unit   string      // `,"unit":"V"`, "" for none
 
-	current   Current
-	tally     Tally         // of a counter
-	told      devices.Stamp // when News last said that it has no value; 0: never
-	sent      Value         // last published
-	sentCause string        // likewise, "" for a good value
-	everSent  bool
-	cycle     uint64 // in which it was read last
-	due       bool   // and that it is to be published
+	field      string  // of InfluxDB lines
+	whole      bool    // its values are integers there
+	senml      string  // of SenML: its name
+	senmlUnit  string  // `,"u":"V"`, "" for none
+	senmlScale Decimal // to that unit; zero: 1
+
+	current Current
+	tally   Tally         // of a counter
+	told    devices.Stamp // when News last said that it has no value; 0: never
+	out     output        // what is to be published of it in this cycle, if it is due
+	cycle   uint64        // in which it was read last
+	due     bool          // and that it is to be published
+	pace
 }
 
 // A Current is the last thing known of a point.
@@ -98,31 +109,37 @@ type Current struct {
 func (c *Current) Good() bool { return c.Cause == "" && c.At != 0 }
 
 // reserved are the members of a device object that are no points.
-var reserved = []string{"time", "clock", "id", "replayed", "errors", "counters"}
+var reserved = []string{"time", "clock", "id", "replayed", "errors", "bad", "counters"}
 
 // New returns a Mapper. Its error joins all that is wrong with names and
 // templates, each with the place.
 func New(cfg Config) (*Mapper, error) {
 	m := &Mapper{
 		gateway:  cfg.Gateway,
-		publish:  cfg.Publish,
 		retained: cfg.RetainedCommands,
 		byDevice: map[*devices.Device]*deviceState{},
 		byName:   map[string]*deviceState{},
+		taken:    map[string]string{},
 	}
-	if len(m.publish) == 0 {
-		m.publish = DefaultPublish()
+	publish := cfg.Publish
+	if len(publish) == 0 {
+		publish = DefaultPublish()
 	}
 	err := checkName("gateway", cfg.Gateway)
-	for i := range m.publish {
-		err = errors.Join(err, m.publish[i].check())
+	for _, p := range publish {
+		wrong := p.check()
+		if wrong == nil {
+			var t *table
+			t, wrong = m.ready(p)
+			m.publish = append(m.publish, t)
+		}
+		err = errors.Join(err, wrong)
 	}
 	if err != nil {
 		return nil, err
 	}
-	taken := map[string]string{}
 	for _, dev := range cfg.Devices {
-		err = errors.Join(err, m.add(dev, taken))
+		err = errors.Join(err, m.add(dev))
 	}
 	if err != nil {
 		return nil, err
@@ -130,8 +147,8 @@ func New(cfg Config) (*Mapper, error) {
 	return m, nil
 }
 
-// add takes in a device. taken says who has which topic.
-func (m *Mapper) add(dev *Device, taken map[string]string) error {
+// add takes in a device.
+func (m *Mapper) add(dev *Device) error {
 	if err := checkName("device "+dev.ID, dev.Name); err != nil {
 		return err
 	}
@@ -146,9 +163,9 @@ func (m *Mapper) add(dev *Device, taken map[string]string) error {
 	}
 	m.devices = append(m.devices, d)
 	m.byDevice[dev.Device], m.byName[dev.Name] = d, d
-	var errs []error
+	errs := []error{m.have(d.status, "the state of device "+dev.ID)}
 	for _, p := range dev.Points {
-		errs = append(errs, m.addPoint(d, p, taken))
+		errs = append(errs, m.addPoint(d, p))
 	}
 	for _, p := range d.points {
 		if p.ScaleFrom != nil {
@@ -156,33 +173,53 @@ func (m *Mapper) add(dev *Device, taken map[string]string) error {
 			d.scaled = true
 		}
 	}
-	d.topics = make([]string, len(m.publish))
-	for i := range m.publish {
-		if t := &m.publish[i]; t.Per == "device" && t.wants(dev) {
-			errs = append(errs, claim(&d.topics[i], t, m.gateway, dev, nil, taken))
+	d.routes = make([]route, len(m.publish))
+	for i, t := range m.publish {
+		if t.Per == "device" && t.wants(dev) {
+			errs = append(errs, m.claim(&d.routes[i], t, dev, nil))
+		}
+		if t.kind == formatTemplate && t.wants(dev) {
+			errs = append(errs, m.tryTemplate(t, d))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func (m *Mapper) addPoint(d *deviceState, p *Point, taken map[string]string) error {
+func (m *Mapper) addPoint(d *deviceState, p *Point) error {
 	if err := m.checkPoint(d, p); err != nil {
 		return err
 	}
-	ps := &pointState{Point: p, topics: make([]string, len(m.publish)), current: Current{Point: p}}
-	ps.key = string(appendString(nil, p.Name)) + ":"
-	if p.Unit != "" {
-		ps.unit = `,"unit":` + string(appendString(nil, p.Unit))
-	}
+	ps := &pointState{Point: p, routes: make([]route, len(m.publish)), current: Current{Point: p}}
+	ps.name()
 	d.points = append(d.points, ps)
 	d.byPoint[p.Point], d.byName[p.Name] = ps, ps
 	var errs []error
-	for i := range m.publish {
-		if t := &m.publish[i]; t.Per == "point" && t.wants(d.Device) && !p.Hidden {
-			errs = append(errs, claim(&ps.topics[i], t, m.gateway, d.Device, p, taken))
+	for i, t := range m.publish {
+		if !t.wants(d.Device) || p.Hidden {
+			continue
+		}
+		if t.Per == "point" {
+			errs = append(errs, m.claim(&ps.routes[i], t, d.Device, p))
+		}
+		if t.kind == formatSenML {
+			errs = append(errs, m.claimSenML(t, d.Device, p, ps.senml))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// name writes what p is called in the payloads of the formats.
+func (p *pointState) name() {
+	p.key = string(appendString(nil, p.Name)) + ":"
+	p.field, p.whole = string(appendLineKey(nil, p.Name, ",= ")), wholeNumbers(p.Point)
+	p.senml = senmlName(p.Name)
+	if p.Unit == "" {
+		return
+	}
+	p.unit = `,"unit":` + string(appendString(nil, p.Unit))
+	if u, ok := senmlUnits[p.Unit]; ok {
+		p.senmlUnit, p.senmlScale = `,"u":"`+u.name+`"`, u.factor
+	}
 }
 
 func (m *Mapper) checkPoint(d *deviceState, p *Point) error {
@@ -195,9 +232,12 @@ func (m *Mapper) checkPoint(d *deviceState, p *Point) error {
 	if d.byName[p.Name] != nil {
 		return fmt.Errorf("%s: the name is given twice", place(d.Device, p))
 	}
-	objects := slices.ContainsFunc(m.publish, func(t Publish) bool { return t.Per == "device" && t.wants(d.Device) })
+	objects := slices.ContainsFunc(m.publish, func(t *table) bool { return t.kind == formatJSON && t.Per == "device" && t.wants(d.Device) })
 	if objects && slices.Contains(reserved, p.Name) {
 		return fmt.Errorf("%s: the device's object has a member %q of its own: rename the point", place(d.Device, p), p.Name)
+	}
+	if err := p.Policy.check(); err != nil {
+		return fmt.Errorf("%s: %w", place(d.Device, p), err)
 	}
 	if p.Write != nil && slices.Contains(envelope, p.Name) {
 		return fmt.Errorf("%s: %q has a meaning of its own in commands: rename the point", place(d.Device, p), p.Name)
@@ -205,64 +245,127 @@ func (m *Mapper) checkPoint(d *deviceState, p *Point) error {
 	return nil
 }
 
-// claim fills *topic and makes sure that nobody else publishes there.
-func claim(topic *string, t *Publish, gateway string, dev *Device, p *Point, taken map[string]string) error {
-	filled, err := t.topic(gateway, dev, p)
-	if err != nil {
+// claim fills the route of t and makes sure that nobody else publishes there.
+func (m *Mapper) claim(r *route, t *table, dev *Device, p *Point) (err error) {
+	if r.topic, err = t.topic(m.gateway, dev, p); err != nil {
 		return err
 	}
-	who := place(dev, p)
-	if other, ok := taken[filled]; ok {
-		return fmt.Errorf("publish %s: topic %q is both for %s and for %s", t.Name, filled, other, who)
+	if _, _, verb := m.splitTopic(r.topic); verb != "" {
+		return fmt.Errorf("publish %s: topic %q for %s: commands arrive there", t.Name, r.topic, place(dev, p))
 	}
-	taken[filled], *topic = who, filled
+	if err := m.have(r.topic, place(dev, p)); err != nil {
+		return fmt.Errorf("publish %s: topic %w", t.Name, err)
+	}
+	switch t.kind {
+	case formatInflux:
+		r.head, err = t.lineHead(m.gateway, dev, p)
+	case formatSenML:
+		r.head, _, err = t.senmlHead(m.gateway, dev, p)
+	}
+	if err != nil {
+		return fmt.Errorf("publish %s: %s: %w", t.Name, place(dev, p), err)
+	}
 	return nil
 }
 
+// claimSenML makes sure that no two points have the same name in SenML, which
+// is to be unique everywhere.
+func (m *Mapper) claimSenML(t *table, dev *Device, p *Point, name string) error {
+	of := p
+	if t.Per == "device" {
+		of = nil
+	}
+	_, base, err := t.senmlHead(m.gateway, dev, of)
+	if err != nil {
+		return fmt.Errorf("publish %s: %s: %w", t.Name, place(dev, p), err)
+	}
+	if err := m.have(t.Name+"\x00"+base+name, place(dev, p)); err != nil {
+		return fmt.Errorf("publish %s: the SenML name %q, in which other characters than letters, digits and - : . / _ become _, is not unique: set base_name, or rename one (%s)", t.Name, base+name, place(dev, p))
+	}
+	return nil
+}
+
+// have notes that what belongs to who, unless someone else has it.
+func (m *Mapper) have(what, who string) error {
+	if other, ok := m.taken[what]; ok {
+		return fmt.Errorf("%q is both for %s and for %s", what, other, who)
+	}
+	m.taken[what] = who
+	return nil
+}
+
+// A Route is where the readings of a point go by one table.
+type Route struct {
+	*Publish
+	Topic string
+}
+
+// Routes returns where the readings of a point go, alone or in an object of
+// its device, in the order of the tables. Anybody may call it.
+func (m *Mapper) Routes(dev *Device, p *Point) (routes []Route) {
+	d := m.byDevice[dev.Device]
+	if d == nil || d.byPoint[p.Point] == nil {
+		return nil
+	}
+	ps := d.byPoint[p.Point]
+	for i, t := range m.publish {
+		if topic := cmp.Or(ps.routes[i].topic, d.routes[i].topic); topic != "" {
+			routes = append(routes, Route{&t.Publish, topic})
+		}
+	}
+	return routes
+}
+
+// Publishes reports whether m publishes readings on topic. Anybody may call
+// it.
+func (m *Mapper) Publishes(topic string) bool { return m.taken[topic] != "" }
+
 // AppendMessages appends what b is to the world, its times as c has them: the
 // device's status if it changed, the points that are worth it, and objects of
-// them. The messages are valid until the next call. A batch of a device that m
-// does not know, after a reload, is nothing.
+// them; before these what had waited and must not wait longer. The messages
+// are valid until the next call. A batch of a device that m does not know,
+// after a reload, is nothing.
 func (m *Mapper) AppendMessages(dst []broker.Message, b *devices.Batch, c broker.Clock) []broker.Message {
 	d := m.byDevice[b.Device]
 	if d == nil {
 		return dst
 	}
 	m.out.reset(c)
-	m.cycle++
 	m.news = m.news[:0]
-	at := m.take(d, b)
+	m.decode(d, b)
+	dst = m.appendPassed(dst, d)
+	m.cycle++
+	at := m.take(d, c.Offset)
 	if !d.stated || d.state != b.State {
 		d.state, d.stated = b.State, true
 		dst = append(dst, m.statusMessage(d))
 	}
-	if !d.due {
-		return dst
-	}
-	for i := range m.publish {
-		dst = m.appendTable(dst, d, i, at)
-	}
-	return dst
+	return m.appendTables(dst, d, at)
 }
 
-// take keeps the readings of b, marks which points are due, and returns the
-// latest time. Exponents come first, wherever they stand.
-func (m *Mapper) take(d *deviceState, b *devices.Batch) (latest devices.Stamp) {
-	d.due = false
+// A fresh reading is one of the batch at hand.
+type fresh struct {
+	*pointState
+	now Current
+}
+
+// decode reads the batch. Exponents come first, wherever they stand.
+func (m *Mapper) decode(d *deviceState, b *devices.Batch) {
+	m.fresh = m.fresh[:0]
+	d.due, m.latest = false, 0
 	if d.scaled {
-		m.takeSome(d, b, func(p *pointState) bool { return p.factor == nil })
-		m.takeSome(d, b, func(p *pointState) bool { return p.factor != nil })
+		m.decodeSome(d, b, func(p *pointState) bool { return p.factor == nil })
+		m.decodeSome(d, b, func(p *pointState) bool { return p.factor != nil })
 	} else {
-		m.takeSome(d, b, func(*pointState) bool { return true })
+		m.decodeSome(d, b, func(*pointState) bool { return true })
 	}
 	for i := range b.Readings {
-		latest = max(latest, b.Readings[i].At)
+		m.latest = max(m.latest, b.Readings[i].At)
 	}
-	d.latest = max(d.latest, latest)
-	return latest
+	d.latest = max(d.latest, m.latest)
 }
 
-func (m *Mapper) takeSome(d *deviceState, b *devices.Batch, wanted func(*pointState) bool) {
+func (m *Mapper) decodeSome(d *deviceState, b *devices.Batch, wanted func(*pointState) bool) {
 	for i := range b.Readings {
 		r := &b.Readings[i]
 		p := d.byPoint[r.Point]
@@ -270,27 +373,123 @@ func (m *Mapper) takeSome(d *deviceState, b *devices.Batch, wanted func(*pointSt
 			continue
 		}
 		before := p.current.Cause
-		p.take(r, m.cycle)
-		d.due = d.due || p.due
+		p.current = p.judge(r)
+		m.fresh = append(m.fresh, fresh{p, p.current})
 		if p.newsworthy(before) {
 			m.news = append(m.news, p.tell(d.Device))
 		}
 	}
 }
 
-func (p *pointState) take(r *devices.Reading, cycle uint64) {
-	p.current = p.read(r)
-	if p.Kind == Counter && p.current.Good() {
+// judge decodes a reading, and compares that of a counter with those before.
+func (p *pointState) judge(r *devices.Reading) Current {
+	c := p.read(r)
+	if p.Kind == Counter && c.Good() {
 		var err error
-		if p.tally, p.current.Counter, err = p.follow(p.tally, p.current.Value, r.At); err != nil {
-			p.current.fail(err)
+		if p.tally, c.Counter, err = p.follow(p.tally, c.Value, r.At); err != nil {
+			c.fail(err)
 		}
 	}
-	p.cycle = cycle
-	p.due = p.worth()
-	if p.due {
-		p.sent, p.sentCause, p.everSent = p.current.Value, p.current.Cause, true
+	return c
+}
+
+// appendPassed appends what waited and has to be published before the fresh
+// readings are.
+func (m *Mapper) appendPassed(dst []broker.Message, d *deviceState) []broker.Message {
+	var at devices.Stamp
+	for i := range m.fresh {
+		f := &m.fresh[i]
+		if !f.dueBefore(&f.now) {
+			continue
+		}
+		if !d.due {
+			m.cycle++
+		}
+		at = max(at, m.flush(d, f.pointState, f.now.At))
 	}
+	return m.appendTables(dst, d, at)
+}
+
+// flush publishes what waits of p and returns the time of that, 0 if it is
+// not worth it.
+func (m *Mapper) flush(d *deviceState, p *pointState, now devices.Stamp) devices.Stamp {
+	if !p.flush(now) {
+		return 0
+	}
+	d.due, p.due, p.cycle = true, true, m.cycle
+	return p.out.At
+}
+
+// take decides about the fresh readings and returns the latest of their times.
+func (m *Mapper) take(d *deviceState, offset int64) devices.Stamp {
+	d.due = false
+	for i := range m.fresh {
+		f := &m.fresh[i]
+		f.due = !f.Hidden && f.take(f.now, offset)
+		f.cycle = m.cycle
+		d.due = d.due || f.due
+		m.await(f.until)
+	}
+	return m.latest
+}
+
+// await notes that something has to be published at that time; 0: nothing.
+func (m *Mapper) await(at devices.Stamp) {
+	if at != 0 && (m.next == 0 || at < m.next) {
+		m.next = at
+	}
+}
+
+// NextDue returns when AppendDue has to be called, 0 if nothing waits. It may
+// be early, and is right after the call.
+func (m *Mapper) NextDue() devices.Stamp { return m.next }
+
+// AppendDue appends what had to wait until now, its times as c has them. The
+// messages are valid until the next call.
+func (m *Mapper) AppendDue(dst []broker.Message, now devices.Stamp, c broker.Clock) []broker.Message {
+	if m.next == 0 || now < m.next {
+		return dst
+	}
+	return m.appendWaiting(dst, now, now, c)
+}
+
+// AppendHeld appends all that waits, before its time: for the end.
+func (m *Mapper) AppendHeld(dst []broker.Message, now devices.Stamp, c broker.Clock) []broker.Message {
+	if m.next == 0 {
+		return dst
+	}
+	return m.appendWaiting(dst, now, math.MaxInt64, c)
+}
+
+// appendWaiting appends, at now, what was to be published by until.
+func (m *Mapper) appendWaiting(dst []broker.Message, now, until devices.Stamp, c broker.Clock) []broker.Message {
+	m.out.reset(c)
+	m.next = 0
+	for _, d := range m.devices {
+		m.cycle++
+		d.due = false
+		var at devices.Stamp
+		for _, p := range d.points {
+			if p.until != 0 && p.until <= until {
+				at = max(at, m.flush(d, p, now))
+			}
+			m.await(p.until)
+		}
+		dst = m.appendTables(dst, d, at)
+	}
+	return dst
+}
+
+// appendTables appends what all tables make of the points of d that are due;
+// at is the time of objects.
+func (m *Mapper) appendTables(dst []broker.Message, d *deviceState, at devices.Stamp) []broker.Message {
+	if !d.due {
+		return dst
+	}
+	for i := range m.publish {
+		dst = m.appendTable(dst, d, i, at)
+	}
+	return dst
 }
 
 // read decodes a reading, with the exponent that was read last.
@@ -360,37 +559,6 @@ func (p *pointState) tell(dev *Device) News {
 // News returns what the last AppendMessages found worth a line in the log; it
 // is valid until the next. That a point has no value is said once in ten minutes.
 func (m *Mapper) News() []News { return m.news }
-
-// worth tells whether the current value is to be published: the first, each
-// change of quality, each event of a counter, and what has moved by the
-// deadband since the last.
-func (p *pointState) worth() bool {
-	switch {
-	case p.Hidden:
-		return false
-	case !p.everSent || p.current.Cause != p.sentCause || p.current.Counter != Continues:
-		return true
-	case p.current.Cause != "":
-		return false
-	}
-	return p.Deadband.passes(p.sent, p.current.Value)
-}
-
-// passes compares the change with the greater of the two thresholds, so that
-// an absolute one is a floor for a percentage near zero.
-func (d Deadband) passes(last, now Value) bool {
-	if d == (Deadband{}) {
-		return true
-	}
-	a, aok := last.Float64()
-	b, bok := now.Float64()
-	if !aok || !bok {
-		return !last.Equal(now)
-	}
-	const slack = 1 + 1e-9 // so that 230.1 to 230.6 is a change of 0.5
-	change := math.Abs(b - a)
-	return change > 0 && change*slack >= max(d.Abs, math.Abs(a)*d.Percent/100)
-}
 
 // Snapshot returns the last known of each point of a device that is not
 // hidden, in the order of the configuration; nil if there is no such device. id

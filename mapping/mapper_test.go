@@ -38,8 +38,8 @@ func named(name string, p Point) *Point {
 
 func meter() *Device {
 	return newDevice("main", "main meter",
-		named("voltage_l1", Point{Type: U16, Scale: decimal("0.1"), Unit: "V", Deadband: Deadband{Abs: 0.5}}),
-		named("power", Point{Type: F32, Unit: "W", Deadband: Deadband{Percent: 10}}),
+		named("voltage_l1", Point{Type: U16, Scale: decimal("0.1"), Unit: "V", Policy: Policy{Deadband: Deadband{Abs: 0.5}}}),
+		named("power", Point{Type: F32, Unit: "W", Policy: Policy{Deadband: Deadband{Percent: 10}}}),
 		named("pf", Point{Type: I16, Scale: decimal("0.001")}),
 		named("mode", Point{Type: U16, Enum: map[int64]string{0: "off", 1: "auto"}}),
 		named("status", Point{Type: U16, Bits: map[int]string{0: "running", 3: "fault"}}),
@@ -95,8 +95,8 @@ var cause2err = map[string]error{
 	"offline": devices.ErrOffline,
 }
 
-// send returns what the readings become as "topic payload" lines, each
-// payload read again as JSON and each slot checked.
+// send returns what the readings become as "topic payload" lines, each object
+// read again as JSON and each slot checked.
 func (f *feed) send(state devices.State, readings ...string) []string {
 	f.t.Helper()
 	b := f.batch(state, readings...)
@@ -108,7 +108,7 @@ func (f *feed) lines(msgs []broker.Message) (lines []string) {
 	f.t.Helper()
 	for i := range msgs {
 		msg := &msgs[i]
-		if len(msg.Slots) > 0 || bytes.HasPrefix(msg.Payload, []byte("{")) {
+		if bytes.HasPrefix(msg.Payload, []byte("{")) {
 			dec := json.NewDecoder(bytes.NewReader(msg.Payload))
 			dec.UseNumber()
 			var any map[string]any
@@ -215,7 +215,6 @@ func TestDeadbandPasses(t *testing.T) {
 		last, now Value
 		want      bool
 	}{
-		{Deadband{}, IntValue(1), IntValue(1), true},
 		{Deadband{Abs: 1}, IntValue(1), IntValue(1), false},
 		{Deadband{Abs: 1}, IntValue(1), IntValue(2), true},
 		{Deadband{Percent: 1}, IntValue(0), IntValue(0), false},
@@ -376,7 +375,7 @@ func FuzzAppendString(f *testing.F) {
 func TestAppendMessagesAllocatesNothing(t *testing.T) {
 	dev := meter()
 	for _, p := range dev.Points {
-		p.Deadband = Deadband{}
+		p.Policy = Policy{}
 	}
 	f := newFeed(t, dev)
 	b := f.batch(devices.Online, "voltage_l1=08fd", "power=43661999", "pf=0001", "mode=0001", "status=0008")

@@ -15,9 +15,11 @@
 // Encode is the inverse of Decode for every type, so that the simulator and
 // writes need no table of their own; tests hold the two together.
 //
-// A point's message is published when its value moved by its deadband, and
-// with each change of quality; one that stays bad is not repeated. A device's
-// object holds the points of one cycle that were published, and all bad ones.
+// Which readings are published is decided once for each point, by its Policy,
+// and not for each publish table: a value is worth telling, or it is not. A
+// device's object holds the points of one cycle that are published, and all
+// bad ones. What has to wait for its time is published by AppendDue, which the
+// owner of the Mapper calls when NextDue has come: there is no clock here.
 //
 // Payloads carry slots where they depend on wall time (broker.Slot): what was
 // rendered before the clock was set is rendered again by whoever sends it.
@@ -166,19 +168,10 @@ type Point struct {
 	Kind     PointKind
 	Counting // of a Counter
 
-	Deadband Deadband
-	Group    string
-	Hidden   bool   // it is not published: only others need it
-	Write    *Write // nil: read only
-}
-
-// A Deadband is the least change worth publishing; the zero Deadband
-// publishes every reading. Of two thresholds the greater holds, so that Abs is
-// a floor for Percent near zero. Values that are no quantity are published
-// when they differ.
-type Deadband struct {
-	Abs     float64 // in the point's unit, after scaling
-	Percent float64 // of the value last published
+	Policy Policy // which readings are published
+	Group  string
+	Hidden bool   // it is not published: only others need it
+	Write  *Write // nil: read only
 }
 
 // Write says what may be written to a point.
@@ -203,4 +196,6 @@ type Device struct {
 	Tags    map[string]string // for topic templates
 	Setup   []Set             // what is written at each connection, in order; nobody else reads or writes their points
 	Profile string
+
+	Maker, Model string // "": not known
 }

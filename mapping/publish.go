@@ -7,6 +7,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"text/template"
 	"unicode/utf8"
 
 	"edgegateway/broker"
@@ -18,11 +19,74 @@ type Publish struct {
 	Name    string // table key, for errors
 	Per     string // "point" or "device"
 	Topic   string // with {name} {device} {point} {unit_id} {unit} {bus} and the device's tags
-	Format  string // "json", or "value": the bare value, empty while there is none
+	Format  string // one of Formats
 	QoS     byte   // 0 or 1
 	Retain  bool
 	Class   broker.Class
 	Devices []string // patterns (path.Match) of device ids or names; none: all
+
+	Time        string            // of json: "rfc3339" (as without it), "unix" or "unix_ms"
+	Integers    string            // of json: "number" (as without it), or "string" for those beyond 2^53; of influx: "integer" (as without it) or "float"
+	ID          bool              // of json: has a bridge put the message's id into the payload
+	Template    *Template         // of template
+	Measurement string            // of influx: as Topic; "": {name}
+	Tags        map[string]string // of influx: names and templates; nil: device and the device's tags
+	BaseName    string            // of senml: as Topic; "": {name}/{device}/
+}
+
+// Formats lists the formats in the order in which people think of them.
+//
+//	json      an object
+//	value     the bare value of a point, empty while there is none
+//	template  what a Go template says
+//	influx    InfluxDB line protocol
+//	senml     SenML (RFC 8428) as JSON
+var Formats = []string{"json", "value", "template", "influx", "senml"}
+
+// A formatKind is a place in Formats.
+type formatKind int
+
+const (
+	formatJSON formatKind = iota
+	formatValue
+	formatTemplate
+	formatInflux
+	formatSenML
+)
+
+// A table is a Publish that is ready to be worked with.
+type table struct {
+	Publish
+	kind     formatKind
+	slot     broker.SlotKind // of times in json
+	quoteBig bool
+	template *template.Template // bound to writer
+	writer   templateWriter
+	failed   bool // the template did, and Trouble was told
+}
+
+// timeSlots are the values of Publish.Time.
+var timeSlots = map[string]broker.SlotKind{
+	"": broker.SlotTime, "rfc3339": broker.SlotTime, "unix": broker.SlotUnixSec, "unix_ms": broker.SlotUnixMilli,
+}
+
+// ready makes a table of p for m.
+func (m *Mapper) ready(p Publish) (*table, error) {
+	t := &table{Publish: p, kind: formatKind(slices.Index(Formats, p.Format)), slot: timeSlots[p.Time], quoteBig: p.Integers == "string"}
+	if t.kind != formatTemplate {
+		return t, nil
+	}
+	t.writer.composer = &m.out
+	bound, err := p.Template.bind(&t.writer)
+	t.template = bound
+	return t, err
+}
+
+// A route is where a point or device goes by one table, and how its payload
+// begins there.
+type route struct {
+	topic string // "": nowhere
+	head  string // of influx and senml
 }
 
 // DefaultPublish returns what holds without any publish table: each value
@@ -38,10 +102,14 @@ func (p *Publish) check() error {
 	switch {
 	case p.Per != "point" && p.Per != "device":
 		return fmt.Errorf("publish %s: per = %q: one of point, device", p.Name, p.Per)
-	case p.Format != "json" && p.Format != "value":
-		return fmt.Errorf("publish %s: format = %q: one of json, value", p.Name, p.Format)
+	case !slices.Contains(Formats, p.Format):
+		return fmt.Errorf("publish %s: format = %q: one of %s", p.Name, p.Format, strings.Join(Formats, ", "))
 	case p.Format == "value" && p.Per == "device":
 		return fmt.Errorf(`publish %s: format = "value" is of one point: say per = "point", or format = "json"`, p.Name)
+	case p.Format == "template" && p.Template == nil:
+		return fmt.Errorf(`publish %s: format = "template" needs a template`, p.Name)
+	case timeSlots[p.Time] == 0:
+		return fmt.Errorf("publish %s: time = %q: one of rfc3339, unix, unix_ms", p.Name, p.Time)
 	case p.QoS > 1:
 		return fmt.Errorf("publish %s: qos = %d: the gateway publishes with 0 or 1", p.Name, p.QoS)
 	case p.Class >= broker.NumClasses:
@@ -66,18 +134,7 @@ func (p *Publish) wants(dev *Device) bool {
 
 // topic fills p's template for a point, or for a device with point nil.
 func (p *Publish) topic(gateway string, dev *Device, point *Point) (string, error) {
-	fields := maps.Clone(dev.Tags)
-	if fields == nil {
-		fields = map[string]string{}
-	}
-	fields["name"], fields["device"], fields["bus"] = gateway, dev.Name, dev.Bus
-	if dev.Unit != nil {
-		fields["unit_id"] = strings.TrimPrefix(dev.Unit.String(), "unit ")
-	}
-	if point != nil {
-		fields["point"], fields["unit"] = point.Name, point.Unit
-	}
-	topic, err := expand(p.Topic, fields)
+	topic, err := expand(p.Topic, placeholders(gateway, dev, point))
 	if err == nil {
 		err = checkTopic(topic)
 	}
@@ -85,6 +142,38 @@ func (p *Publish) topic(gateway string, dev *Device, point *Point) (string, erro
 		return "", fmt.Errorf("publish %s: topic %q for %s: %w", p.Name, p.Topic, place(dev, point), err)
 	}
 	return topic, nil
+}
+
+// placeholders are what templates of topics can name. A unit (m³/h) or a bus
+// (a URL) is one level of a topic, whatever it holds; a tag may be several.
+func placeholders(gateway string, dev *Device, point *Point) map[string]string {
+	fields := maps.Clone(dev.Tags)
+	if fields == nil {
+		fields = map[string]string{}
+	}
+	level := strings.NewReplacer("/", "_", "+", "_", "#", "_")
+	fields["name"], fields["device"], fields["bus"] = gateway, dev.Name, level.Replace(dev.Bus)
+	if dev.Unit != nil {
+		fields["unit_id"] = unitID(dev)
+	}
+	if point != nil {
+		fields["point"], fields["unit"] = point.Name, level.Replace(point.Unit)
+	}
+	return fields
+}
+
+// Fill replaces the placeholders of a template for a device of the gateway
+// called gateway, as topics have them.
+func (d *Device) Fill(template, gateway string) (string, error) {
+	return expand(template, placeholders(gateway, d, nil))
+}
+
+// unitID is the number of a device on its bus, "" if it has none.
+func unitID(dev *Device) string {
+	if dev.Unit == nil {
+		return ""
+	}
+	return strings.TrimPrefix(dev.Unit.String(), "unit ")
 }
 
 func place(dev *Device, point *Point) string {

@@ -21,6 +21,7 @@ import (
 	"edgegateway/devices/serial"
 	"edgegateway/internal/clock"
 	"edgegateway/internal/config"
+	"edgegateway/internal/homeassistant"
 	"edgegateway/internal/writelog"
 	"edgegateway/mapping"
 )
@@ -33,6 +34,7 @@ type gateway struct {
 	started devices.Stamp
 	clock   *clock.Source
 	logs    [broker.NumClasses]*spool.Log
+	mapper  *mapping.Mapper // of all devices; only what reads nothing that changes
 	broker  *broker.Broker
 	buses   []*bus
 	bridges []*bridge.Bridge
@@ -41,6 +43,7 @@ type gateway struct {
 	control *control
 	learned *notebook
 	writes  *writelog.Log
+	ha      *announcer
 }
 
 // A bus is a field bus with what belongs to it alone.
@@ -71,10 +74,16 @@ func newGateway(cfg *config.Config, at places, readOnly bool, log *slog.Logger) 
 	if err := g.openLogs(at); err != nil {
 		return g, err
 	}
+	if g.mapper, err = mapping.New(cfg.Mapping()); err != nil {
+		return g, err
+	}
 	if err := g.newBroker(at); err != nil {
 		return g, err
 	}
 	if err := g.newBridges(); err != nil {
+		return g, err
+	}
+	if err := g.newAnnouncer(at); err != nil {
 		return g, err
 	}
 	g.learned = openNotebook(filepath.Join(at.state, "learned.json"), deviceIDs(cfg.Devices), log)
@@ -163,7 +172,7 @@ func (g *gateway) newBroker(at places) (err error) {
 		Limits:   g.cfg.Limits,
 		StateDir: at.state,
 		Logs:     g.logs,
-		Allow:    owns(g.cfg.Name),
+		Allow:    owns(g.cfg.Name, func(topic string) bool { return g.mapper.Publishes(topic) || g.ha.announces(topic) }),
 		Clock:    g.clock.Now,
 		Log:      g.log,
 	})
@@ -175,14 +184,18 @@ func (g *gateway) newBroker(at places) (err error) {
 
 // owns returns the rule that keeps everybody but the gateway itself off its
 // value, status and result topics: of what lies below its name, clients and
-// bridges publish commands only. A bridge publishes nothing else anywhere.
-func owns(name string) func(user, clientID, topic string, access broker.Access) bool {
+// bridges publish commands only, and nothing where ours says that a value is.
+// A bridge publishes nothing else anywhere.
+func owns(name string, ours func(topic string) bool) func(user, clientID, topic string, access broker.Access) bool {
 	return func(user, _, topic string, access broker.Access) bool {
 		if access != broker.Write {
 			return true
 		}
-		below, ours := strings.CutPrefix(topic, name+"/")
-		if !ours {
+		if ours(topic) {
+			return false
+		}
+		below, inside := strings.CutPrefix(topic, name+"/")
+		if !inside {
 			return topic != name && !strings.HasPrefix(user, "bridge:")
 		}
 		levels := strings.Split(below, "/")
@@ -214,13 +227,28 @@ func (g *gateway) newBridges() error {
 	return nil
 }
 
+// newAnnouncer makes what tells Home Assistant of the devices; without a
+// [homeassistant] table it takes back what an earlier one announced.
+func (g *gateway) newAnnouncer(at places) error {
+	var list []homeassistant.Announcement
+	settings := g.cfg.HomeAssistant
+	if settings != nil {
+		plant, err := g.cfg.Plant(version())
+		if err != nil {
+			return err
+		}
+		list, _ = homeassistant.Discover(settings, plant) // check told what is missing
+	}
+	g.ha = newAnnouncer(list, filepath.Join(at.state, "homeassistant.json"), g.broker.Publish, g.log)
+	if settings == nil {
+		return nil
+	}
+	return g.broker.Handle(settings.Birth, g.ha.handle)
+}
+
 // newBuses builds a poller, a mapper and a pump for each bus.
 func (g *gateway) newBuses(readOnly bool) error {
-	all, err := mapping.New(g.cfg.Mapping())
-	if err != nil {
-		return err
-	}
-	g.plant = &plant{cfg: g.cfg, mapper: all, buses: map[string]*plantBus{}, clock: g.clock.Now, readOnly: readOnly}
+	g.plant = &plant{cfg: g.cfg, mapper: g.mapper, buses: map[string]*plantBus{}, clock: g.clock.Now, readOnly: readOnly}
 	pumps := map[string]*pump{}
 	for _, settings := range g.cfg.Buses {
 		if len(settings.Devices) == 0 {
@@ -377,6 +405,8 @@ func (g *gateway) run(ctx context.Context, ready func()) error {
 		return errStopped(ctx)
 	}
 	g.publishStatus("online")
+	site.run("Home Assistant", g.ha.run)
+	pumps.run("health", g.runHealth)
 	for _, b := range g.bridges {
 		uplinks.run("bridge", b.Run)
 	}

@@ -14,7 +14,7 @@ import (
 )
 
 func TestTopicOwnership(t *testing.T) {
-	allow := owns("plant")
+	allow := owns("plant", func(topic string) bool { return topic == "influx/boiler" })
 	for _, c := range []struct {
 		user, topic string
 		access      broker.Access
@@ -29,6 +29,9 @@ func TestTopicOwnership(t *testing.T) {
 		{"", "plant/_status", broker.Write, false},
 		{"", "plant", broker.Write, false},
 		{"", "plants/boiler", broker.Write, true},
+		{"", "influx/boiler", broker.Write, false},
+		{"", "influx/boiler", broker.Read, true},
+		{"", "influx/other", broker.Write, true},
 		{"", "anything/else", broker.Write, true},
 		{"", "plant/boiler/setpoint", broker.Read, true},
 		{"", "plant/#", broker.Subscribe, true},

@@ -543,3 +543,9 @@ func (c *cloud) publish(topic, payload string, more ...string) {
 		c.t.Fatalf("mosquitto_pub: %v: %s", err, out)
 	}
 }
+
+// mosquittoPub publishes to the local broker on a port.
+func mosquittoPub(port, topic, payload string, more ...string) ([]byte, error) {
+	args := append([]string{"-h", "127.0.0.1", "-p", port, "-q", "1", "-t", topic, "-m", payload}, more...)
+	return exec.Command("mosquitto_pub", args...).CombinedOutput()
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"sync/atomic"
+	"time"
 
 	"edgegateway/broker"
 	"edgegateway/devices"
@@ -18,6 +19,7 @@ type pump struct {
 	mapper   *mapping.Mapper
 	publish  func(*broker.Message)
 	clock    func() broker.Clock
+	now      func() devices.Stamp
 	log      *slog.Logger
 	messages []broker.Message     // reused for each batch
 	readings atomic.Uint64        // good and bad ones alike
@@ -32,29 +34,53 @@ func newPump(m *mapping.Mapper, publish func(*broker.Message), clock func() brok
 		mapper:  m,
 		publish: publish,
 		clock:   clock,
+		now:     devices.Now,
 		log:     log,
 		screen:  func(*devices.Batch) {},
 		note:    func(*devices.Batch) {},
 	}
 }
 
-// run works until ctx is done and what had been handed in is published.
+// run works until ctx is done and what had been handed in is published, and
+// what waited for its time.
 func (p *pump) run(ctx context.Context) error {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		p.wait(timer)
+		select {
+		case b := <-p.in:
+			p.take(b)
+		case <-timer.C:
+			p.messages = p.mapper.AppendDue(p.messages[:0], p.now(), p.clock())
+			p.send()
+		case call := <-p.calls:
+			call(p.mapper)
+		case <-ctx.Done():
+			p.drain()
+			return nil
+		}
+	}
+}
+
+// wait sets timer to when something has to be published that waits.
+func (p *pump) wait(timer *time.Timer) {
+	wait := time.Hour
+	if due := p.mapper.NextDue(); due != 0 {
+		wait = max(0, due.Sub(p.now()))
+	}
+	timer.Reset(wait)
+}
+
+func (p *pump) drain() {
 	for {
 		select {
 		case b := <-p.in:
 			p.take(b)
-		case call := <-p.calls:
-			call(p.mapper)
-		case <-ctx.Done():
-			for {
-				select {
-				case b := <-p.in:
-					p.take(b)
-				default:
-					return nil
-				}
-			}
+		default:
+			p.messages = p.mapper.AppendHeld(p.messages[:0], p.now(), p.clock())
+			p.send()
+			return
 		}
 	}
 }
@@ -85,6 +111,9 @@ func (p *pump) send() {
 		p.publish(&p.messages[i])
 	}
 	clear(p.messages)
+	if err := p.mapper.Trouble(); err != nil {
+		p.log.Error("message not published; further ones of this table are left out without a word", "err", err)
+	}
 }
 
 // hand gives the pump a batch that was read on demand; while the pump is

@@ -132,6 +132,7 @@ var aliases = map[string]string{
 	"data_type": "type", "datatype": "type",
 	"swap": "order", "byte_order": "order", "word_order": "order", "endianness": "order",
 	"factor": "scale", "multiplier": "scale", "gain": "scale",
+	"average": "mean", "avg": "mean", "heartbeat": "max_age", "throttle": "min_interval", "debounce": "min_interval",
 	"writable": "write", "writeable": "write",
 	"unit_of_measurement": "unit", "template": "profile", "model": "profile",
 	"server": "url", "broker": "url", "user": "username", "pass": "password",

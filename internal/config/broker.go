@@ -6,12 +6,10 @@ import (
 	"net/url"
 	"path"
 	"slices"
-	"strings"
 	"time"
 
 	"edgegateway/broker"
 	"edgegateway/broker/spool"
-	"edgegateway/mapping"
 )
 
 const (
@@ -128,133 +126,4 @@ func parseSync(s string) (spool.Policy, error) {
 		return spool.Policy{}, fmt.Errorf("a sync interval of %s is out of range; it is %s to %s", s, leastSync, mostSync)
 	}
 	return spool.Policy{Mode: spool.Interval, Every: d}, nil
-}
-
-// readPublish reads the [publish] tables; without any there are the usual two.
-func (l *loader) readPublish(raw tables[rawPublish]) {
-	l.cfg.Publish = mapping.DefaultPublish()
-	if len(raw.V) > 0 {
-		l.cfg.Publish = nil
-	}
-	for _, e := range raw.V {
-		l.cfg.Publish = append(l.cfg.Publish, l.readPublishTable(e.key, e.value))
-	}
-	for i, e := range raw.V {
-		at := e.at
-		if e.value.Topic.set() {
-			at = e.value.Topic.at
-		}
-		l.checkMapping(l.cfg.Publish[i:i+1], at)
-	}
-	l.checkMapping(l.cfg.Publish, raw.at)
-}
-
-func (l *loader) readPublishTable(key string, raw *rawPublish) mapping.Publish {
-	p := mapping.Publish{Name: key, Retain: raw.Retain.V, QoS: 1}
-	p.Per = l.choice(raw.Per, "point", "point", "device")
-	p.Format = l.choice(raw.Format, "json", "json", "value")
-	if p.Per == "device" && p.Format == "value" {
-		l.errorAt(raw.Format.at, `a bare value is of one point: per = "point", or format = "json"`)
-	}
-	p.Topic = mapping.DefaultPublish()[0].Topic
-	if p.Per == "device" {
-		p.Topic = mapping.DefaultPublish()[1].Topic
-	}
-	if raw.Topic.set() {
-		p.Topic = raw.Topic.V
-		l.checkTemplate(raw.Topic, p.Per)
-	}
-	if raw.QoS.set() {
-		p.QoS = byte(raw.QoS.V)
-		raw.QoS.within(l.binder, 0, 1, "qos")
-	}
-	if !raw.Retain.set() {
-		p.Retain = p.Per == "point"
-	}
-	if l.choice(raw.Class, "telemetry", "telemetry", "critical") == "critical" {
-		p.Class = broker.Critical
-	}
-	for _, t := range raw.Devices.V {
-		p.Devices = append(p.Devices, t.V)
-		l.checkPattern(t)
-	}
-	return p
-}
-
-// checkPattern looks at a pattern of devices: one that means none is likely
-// a typing error.
-func (l *loader) checkPattern(t text) {
-	if _, err := path.Match(t.V, ""); err != nil {
-		l.errorAt(t.at, "%q is no pattern of device names: %v", t.V, err)
-		return
-	}
-	var names []string
-	for _, d := range l.cfg.Devices {
-		byKey, _ := path.Match(t.V, d.ID)
-		byName, _ := path.Match(t.V, d.Name)
-		if byKey || byName {
-			return
-		}
-		names = append(names, d.ID)
-	}
-	if !l.incomplete {
-		l.warnAt(t.at, "no device is called %q%s", t.V, didYouMean(nearest(t.V, names)))
-	}
-}
-
-// choice returns one of several words, the first given if t is not set.
-func (l *loader) choice(t text, def string, words ...string) string {
-	if !t.set() {
-		return def
-	}
-	if !slices.Contains(words, t.V) {
-		l.errorAt(t.at, "%q is none of the choices %q%s", t.V, strings.Join(words, ", "), didYouMean(nearest(t.V, words)))
-		return def
-	}
-	return t.V
-}
-
-// checkMapping lets the mapper say what is wrong with publish tables on all
-// devices, such as two values with the same topic. at is nil without tables.
-func (l *loader) checkMapping(tables []mapping.Publish, at *node) {
-	if l.Errors() > 0 {
-		return // it would speak of faults that are reported already
-	}
-	cfg := l.cfg.Mapping()
-	cfg.Publish = tables
-	_, err := mapping.New(cfg)
-	if err == nil {
-		return
-	}
-	first, more, _ := strings.Cut(err.Error(), "\n")
-	if more != "" {
-		first = fmt.Sprintf("%s (and %d more of the kind)", first, strings.Count(more, "\n")+1)
-	}
-	if at == nil {
-		l.add(Error, nil, span{}, "%s", first)
-		return
-	}
-	l.errorKey(at, "%s", first)
-}
-
-// checkTemplate finds placeholders that no device can fill.
-func (l *loader) checkTemplate(t text, per string) {
-	vars := map[string]string{"name": "x", "device": "x", "bus": "x", "unit_id": "x"}
-	if per == "point" {
-		vars["point"], vars["unit"] = "x", "x"
-	}
-	for _, d := range l.cfg.Devices {
-		for k := range d.Tags {
-			vars[k] = "x"
-		}
-	}
-	filled, wrong := fill(t.V, vars)
-	if wrong == "" {
-		if err := broker.ValidTopic(filled); err != nil {
-			wrong = err.Error()
-		}
-	}
-	if wrong != "" {
-		l.errorAt(t.at, "%s", wrong)
-	}
 }

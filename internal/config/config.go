@@ -40,6 +40,7 @@ import (
 	"edgegateway/devices"
 	"edgegateway/devices/modbus"
 	"edgegateway/devices/serial"
+	"edgegateway/internal/homeassistant"
 	"edgegateway/mapping"
 )
 
@@ -65,6 +66,9 @@ type Config struct {
 	Buses   []*Bus // in the order of the files, then those implied by URLs
 	Devices []*mapping.Device
 	Publish []mapping.Publish
+
+	HomeAssistant *homeassistant.Settings // nil: nothing is announced
+
 	Listen  []broker.Listen
 	Limits  broker.Limits
 	Spools  [broker.NumClasses]Spool

@@ -193,6 +193,8 @@ func (l *loader) buildDevice(key string, n *node) {
 	d.dev = &mapping.Device{
 		Device:  &devices.Device{ID: key, Name: key, Stale: raw.Stale.V},
 		Profile: raw.Profile.V,
+		Maker:   raw.Maker.V,
+		Model:   raw.Model.V,
 	}
 	d.checkIdentity(n)
 	d.checkDefaults(&raw.rawDefaults)
@@ -242,6 +244,7 @@ func (b *binder) checkDefaults(d *rawDefaults) {
 	d.Every.atLeast(b, leastEvery, "the interval")
 	b.parseOrder(d.Order)
 	b.parseType(d.Type)
+	b.checkPolicy(&d.rawPolicy)
 }
 
 func (d *deviceBuilder) readGroups() {
@@ -257,8 +260,13 @@ func (d *deviceBuilder) readTags() {
 	}
 	d.dev.Tags = make(map[string]string)
 	for _, t := range d.raw.Tags.V {
-		if wrong := checkName(t.value.V); wrong != "" {
-			d.errorAt(t.value.at, "the tag %q %s; tags may stand in topics", t.value.V, wrong)
+		for level := range strings.SplitSeq(t.value.V, "/") { // a tag may be several levels of a topic
+			if wrong := checkName(level); wrong != "" {
+				d.errorAt(t.value.at, "the tag %q %s; tags may stand in topics", level, wrong)
+			}
+		}
+		if slices.Contains(placeholderNames, t.key) {
+			d.errorKey(t.value.at, "{%s} is a placeholder already; give the tag another name", t.key)
 		}
 		d.dev.Tags[t.key] = t.value.V
 	}

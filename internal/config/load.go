@@ -16,6 +16,7 @@ import (
 
 	"edgegateway/configs"
 	"edgegateway/devices"
+	"edgegateway/internal/homeassistant"
 	"edgegateway/mapping"
 )
 
@@ -60,8 +61,9 @@ type loader struct {
 	ids       map[string]*node         // device tables by key
 	names     map[string]*node         // and by name
 	at        map[*devices.Point]*node // where points were written
-	effective []effective              // for the hash
 	abouts    map[*mapping.Device]about
+	hints     map[*mapping.Point]homeassistant.Hint
+	effective []effective       // for the hash
 	topics    map[string]string // placeholders of topics
 }
 
@@ -91,6 +93,7 @@ func newLoader(opts Options) *loader {
 		names:    make(map[string]*node),
 		at:       make(map[*devices.Point]*node),
 		abouts:   make(map[*mapping.Device]about),
+		hints:    make(map[*mapping.Point]homeassistant.Hint),
 	}
 }
 
@@ -333,6 +336,7 @@ func (l *loader) readGateway(root *node) {
 	for _, e := range raw.Bridge.V {
 		l.readBridge(e.key, e.value)
 	}
+	l.readHomeAssistant(&raw.HA)
 	l.checkPlans()
 	l.cfg.hash = l.hash(root)
 	l.cfg.where = func(p *devices.Point) string {

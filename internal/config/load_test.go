@@ -203,6 +203,52 @@ func point(t *testing.T, d *mapping.Device, name string) *mapping.Point {
 	return nil
 }
 
+// TestNearerPolicyWins looks at each of the three parts of a policy, which come
+// from the nearest table that says something of it.
+func TestNearerPolicyWins(t *testing.T) {
+	cfg := mustLoad(t, `-- gateway.toml --
+name = "plant-a"
+[bus.plc]
+address = "tcp://192.168.10.5"
+-- devices.d/a.toml --
+[device.boiler]
+bus = "plc"
+unit_id = 1
+deadband = 2
+max_age = "10m"
+window = "1m"
+[device.boiler.groups.slow]
+publish = "every"
+aggregate = "max"
+[device.boiler.groups.paced]
+min_interval = "5s"
+max_age = "0s"
+[device.boiler.points]
+plain = { holding = 1 }
+word  = { holding = 2, enum = { 0 = "off" } }
+count = { holding = 3, kind = "counter" }
+slow  = { holding = 4, group = "slow" }
+own   = { holding = 5, group = "slow", deadband = "1%", aggregate = "min", kind = "counter", window = "5s" }
+paced = { holding = 6, group = "paced", deadband = 0 }
+every = { holding = 7, publish = "every", window = "0s" }
+`, nil)
+	const minute = time.Minute
+	two := mapping.Deadband{Abs: 2}
+	for name, want := range map[string]mapping.Policy{
+		"plain": {OnChange: true, Deadband: two, Window: minute, Aggregate: mapping.Mean, MaxAge: 10 * minute},
+		"word":  {OnChange: true, Deadband: two, Window: minute, MaxAge: 10 * minute},
+		"count": {OnChange: true, Deadband: two, Window: minute, MaxAge: 10 * minute},
+		"slow":  {Window: minute, Aggregate: mapping.Max, MaxAge: 10 * minute},
+		"own":   {OnChange: true, Deadband: mapping.Deadband{Percent: 1}, Window: 5 * time.Second, Aggregate: mapping.Min, MaxAge: 10 * minute},
+		"paced": {OnChange: true, MinInterval: 5 * time.Second},
+		"every": {MaxAge: 10 * minute},
+	} {
+		if got := point(t, device(t, cfg, "boiler"), name).Policy; got != want {
+			t.Errorf("%s: %+v, want %+v", name, got, want)
+		}
+	}
+}
+
 func TestNearerWins(t *testing.T) {
 	cfg := mustLoad(t, plant, nil)
 	main := device(t, cfg, "main")
@@ -213,7 +259,7 @@ func TestNearerWins(t *testing.T) {
 		t.Error("voltage was dropped but is there")
 	}
 	power, energy := point(t, main, "power"), point(t, main, "energy")
-	if power.Type != mapping.F32 || power.Every != time.Second || power.Deadband != (mapping.Deadband{Percent: 2}) || power.Unit != "W" {
+	if power.Type != mapping.F32 || power.Every != time.Second || power.Policy.Deadband != (mapping.Deadband{Percent: 2}) || power.Unit != "W" {
 		t.Errorf("power: %+v every %v", power, power.Every)
 	}
 	if energy.Every != 2*time.Minute || energy.Group != "slow" || energy.Kind != mapping.Counter {

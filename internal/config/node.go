@@ -135,6 +135,42 @@ func (n *node) written() string {
 	return n.src.data[min(n.val.start, end):end]
 }
 
+// inside is the place of bytes start to end of the string that n is. Of a
+// string with escapes that is only known by its line.
+func (n *node) inside(start, end int) span {
+	text, ok := n.value.(string)
+	raw := n.written()
+	for _, quote := range []string{"'''", `"""`, "'", `"`} {
+		if !strings.HasPrefix(raw, quote) || !ok {
+			continue
+		}
+		from := n.val.start + len(quote)
+		inner := raw[len(quote) : len(raw)-min(len(quote), len(raw)-len(quote))]
+		if len(quote) == 3 { // a line end just behind the quotes is not part of it
+			cut := strings.TrimPrefix(strings.TrimPrefix(inner, "\r"), "\n")
+			from, inner = from+len(inner)-len(cut), cut
+		}
+		if inner == text {
+			return span{from + start, from + end}
+		}
+		return n.lineInside(from, strings.Count(text[:min(start, len(text))], "\n"))
+	}
+	return n.val
+}
+
+// lineInside is the k-th line of a long string that begins at from.
+func (n *node) lineInside(from, k int) span {
+	for ; k > 0; k-- {
+		i := strings.IndexByte(n.src.data[from:n.val.end], '\n')
+		if i < 0 {
+			break
+		}
+		from += i + 1
+	}
+	line, _, _ := strings.Cut(n.src.data[from:n.val.end], "\n")
+	return span{from, from + len(line)}
+}
+
 // keyText is the key as it stands in the file.
 func (n *node) keyText() string { return n.src.data[n.key.start:n.key.end] }
 

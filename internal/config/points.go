@@ -54,11 +54,12 @@ func (p *pointBuilder) build() *mapping.Point {
 	p.readBits()
 	p.readInvalid()
 	p.readKind()
-	p.readDeadband()
+	p.readPolicy()
 	p.readWrite()
 	p.readMask()
 	p.readRange()
 	p.readOnLoss()
+	p.readHint()
 	return &p.point
 }
 
@@ -586,50 +587,4 @@ func (p *pointBuilder) readBits() {
 		}
 		p.point.Bits[k] = w.value.V
 	}
-}
-
-// readDeadband takes that of the point, else of its group.
-func (p *pointBuilder) readDeadband() {
-	own := p.raw.Deadband.at
-	n := own
-	if n == nil && p.group != nil {
-		n = p.group.Deadband.at
-	}
-	if n == nil {
-		return
-	}
-	db, ok := p.deadband(n)
-	if !ok {
-		return
-	}
-	if p.numeric() && p.point.Enum == nil && p.point.Bits == nil && p.queue == nil {
-		p.point.Deadband = db
-	} else if own != nil {
-		p.errorKey(n, "a deadband needs a number; point %q is not one", p.name)
-	}
-}
-
-func (b *binder) deadband(n *node) (db mapping.Deadband, ok bool) {
-	switch v := n.value.(type) {
-	case int64:
-		db.Abs = float64(v)
-	case float64:
-		db.Abs = v
-	case string:
-		number, percent := strings.CutSuffix(strings.TrimSpace(v), "%")
-		f, err := strconv.ParseFloat(strings.TrimSpace(number), 64)
-		if err != nil || !percent {
-			b.errorAt(n, `%q is no deadband; write 0.5 in the point's unit, or "1%%" of its value`, v)
-			return db, false
-		}
-		db.Percent = f
-	default:
-		b.errorAt(n, `a deadband is a number or "1%%", not %s`, n.kind())
-		return db, false
-	}
-	if most := db.Abs + db.Percent; most < 0 || math.IsNaN(most) || math.IsInf(most, 0) {
-		b.errorAt(n, "a deadband is 0 or more")
-		return db, false
-	}
-	return db, true
 }

@@ -14,6 +14,7 @@ type rawGateway struct {
 	Commands rawCommands         `toml:"commands"`
 	Bridge   tables[rawBridge]   `toml:"bridge"`
 	Publish  tables[rawPublish]  `toml:"publish"`
+	HA       rawHomeAssistant    `toml:"homeassistant"`
 	Device   tables[rawNode]     `toml:"device"`
 	Devices  tables[rawTemplate] `toml:"devices"`
 }
@@ -123,9 +124,39 @@ type rawPublish struct {
 	Retain  boolean `toml:"retain"`
 	Class   text    `toml:"class"`
 	Devices texts   `toml:"devices"`
+
+	Template    text    `toml:"template"`
+	Time        text    `toml:"time"`
+	Integers    text    `toml:"integers"`
+	ID          boolean `toml:"id"`
+	Measurement text    `toml:"measurement"`
+	Tags        words   `toml:"tags"`
+	BaseName    text    `toml:"base_name"`
 }
 
 func (*rawPublish) what() string { return "a publish table" }
+
+type rawHomeAssistant struct {
+	here
+	Enabled    boolean  `toml:"enabled"`
+	Prefix     text     `toml:"prefix"`
+	Birth      text     `toml:"birth"`
+	Node       text     `toml:"node"`
+	Devices    texts    `toml:"devices"`
+	DeviceName text     `toml:"device_name"`
+	Area       text     `toml:"area"`
+	Expires    duration `toml:"expires"`
+}
+
+// rawHint is what a point says of itself to Home Assistant.
+type rawHint struct {
+	here
+	Name     text    `toml:"name"`
+	Class    text    `toml:"class"`
+	Icon     text    `toml:"icon"`
+	Category text    `toml:"category"`
+	Enabled  boolean `toml:"enabled"`
+}
 
 // rawNode is a table that is bound later, when its profile lies under it.
 type rawNode struct{ at *node }
@@ -150,6 +181,7 @@ type rawDefaults struct {
 	Every duration `toml:"every"`
 	Type  text     `toml:"type"`
 	Order text     `toml:"order"`
+	rawPolicy
 }
 
 type rawDevice struct {
@@ -277,7 +309,6 @@ func (s *rawLineSum) bind(b *binder, n *node) {
 type rawGroup struct {
 	here
 	rawDefaults
-	Deadband anything `toml:"deadband"`
 }
 
 func (*rawGroup) what() string { return "a group" }
@@ -300,19 +331,18 @@ type rawPoint struct {
 	Field    anything `toml:"field"`
 	Byte     integer  `toml:"byte"`
 
-	Scale    anything `toml:"scale"`
-	Offset   anything `toml:"offset"`
-	Unit     text     `toml:"unit"`
-	Enum     words    `toml:"enum"`
-	Bits     words    `toml:"bits"`
-	Invalid  anything `toml:"invalid"`
-	Write    anything `toml:"write"`
-	Deadband anything `toml:"deadband"`
-	Group    text     `toml:"group"`
-	Kind     text     `toml:"kind"`
-	Range    anything `toml:"range"`
-	Wrap     anything `toml:"wrap"`
-	MaxRate  anything `toml:"max_rate"`
+	Scale   anything `toml:"scale"`
+	Offset  anything `toml:"offset"`
+	Unit    text     `toml:"unit"`
+	Enum    words    `toml:"enum"`
+	Bits    words    `toml:"bits"`
+	Invalid anything `toml:"invalid"`
+	Write   anything `toml:"write"`
+	Group   text     `toml:"group"`
+	Kind    text     `toml:"kind"`
+	Range   anything `toml:"range"`
+	Wrap    anything `toml:"wrap"`
+	MaxRate anything `toml:"max_rate"`
 
 	Mask        integer  `toml:"mask"`
 	ScaleFactor anything `toml:"scale_factor"`
@@ -321,6 +351,7 @@ type rawPoint struct {
 	Zone        text     `toml:"zone"`
 
 	OnLoss rawOnLoss `toml:"on_loss"`
+	HA     anything  `toml:"homeassistant"`
 }
 
 // pointTable is rawPoint without its own bind.

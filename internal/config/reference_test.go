@@ -77,6 +77,7 @@ func fieldTypes(t reflect.Type) map[string]reflect.Type {
 	}
 	if t == reflect.TypeFor[rawPoint]() {
 		m["write"] = reflect.TypeFor[rawWrite]()
+		m["homeassistant"] = reflect.TypeFor[rawHint]()
 	}
 	return m
 }

@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -261,4 +262,16 @@ func describe(v any) string {
 		return d.what()
 	}
 	return "this table"
+}
+
+// choice returns one of several words, the first given if t is not set.
+func (b *binder) choice(t text, def string, words ...string) string {
+	if !t.set() {
+		return def
+	}
+	if !slices.Contains(words, t.V) {
+		b.errorAt(t.at, "%q is none of the choices %q%s", t.V, strings.Join(words, ", "), didYouMean(nearest(t.V, words)))
+		return def
+	}
+	return t.V
 }
