@@ -1,6 +1,9 @@
 package mapping
 
-import "testing"
+import (
+	"encoding/json"
+	"testing"
+)
 
 // A list is a JSON array of what its type makes of each value, and cannot be
 // written.
@@ -32,4 +35,24 @@ func TestLists(t *testing.T) {
 			t.Errorf("a list of %s was encoded", tt.point.Type)
 		}
 	}
+}
+
+func FuzzDecodeList(f *testing.F) {
+	f.Add(byte(U16), byte(ABCD), 0, int8(0), []byte{0, 1, 0xFF, 0xFF})
+	f.Add(byte(F32), byte(CDAB), 0, int8(-1), []byte{0x19, 0x9A, 0x43, 0x66, 0, 0, 0x7F, 0xC0})
+	f.Add(byte(String), byte(BADC), 3, int8(0), []byte("ab\xffd"))
+	f.Fuzz(func(t *testing.T, typ, order byte, length int, exp int8, raw []byte) {
+		if length < 0 || length > maxBytes {
+			return // ParseType gives none
+		}
+		p := Point{Type: Type(typ), Order: Order(order % 4), Length: length, List: true, Scale: Decimal{1, max(exp, -127)}}
+		v, err := Decode(&p, raw)
+		if err != nil {
+			return
+		}
+		var list []any
+		if err := json.Unmarshal(v.AppendJSON(nil), &list); err != nil || len(raw) > 0 && len(list) == 0 {
+			t.Fatalf("%s: %x: %s: %v", p.Type, raw, v, err)
+		}
+	})
 }

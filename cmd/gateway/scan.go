@@ -132,6 +132,7 @@ type foundUnit struct {
 
 	listed bool // its bus stands in the configuration
 	speed  serial.Config
+	usual  string // how its bus is configured, "" for nothing or this speed
 }
 
 // scan finds units at target. What was found is returned with an error, too.
@@ -204,7 +205,7 @@ func scanBus(ctx context.Context, place *busPlace, s scanSettings, profiles []*c
 			speed.Path = at.cfg.Serial.Path
 			at.cfg.Serial = speed
 		}
-		x := scanner{busPlace: &at, settings: s, profiles: profiles, tally: &tally, progress: newProgress()}
+		x := scanner{busPlace: &at, usual: lineOf(place.cfg.Serial), settings: s, profiles: profiles, tally: &tally, progress: newProgress()}
 		found, err := x.run(ctx)
 		all = append(all, found...)
 		if err != nil {
@@ -253,6 +254,15 @@ type scanner struct {
 	profiles []*config.Profile
 	tally    *scanTally
 	progress *progress
+	usual    string // how a listed bus is configured
+}
+
+// lineOf writes how a line is set, "" without a baud rate.
+func lineOf(c serial.Config) string {
+	if c.Baud == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d %s", c.Baud, cmp.Or(c.Format, serial.DefaultFormat))
 }
 
 func (x *scanner) run(ctx context.Context) ([]foundUnit, error) {
@@ -329,9 +339,7 @@ func (x *scanner) deaf(ctx context.Context, a *asker) bool {
 // What came broken is asked for once more.
 func (x *scanner) knock(ctx context.Context, a *asker, id byte) (*foundUnit, error) {
 	u := &foundUnit{Bus: x.bus, Address: x.cfg.URL, Unit: id, listed: x.listed, speed: x.cfg.Serial}
-	if u.speed.Baud > 0 {
-		u.Line = fmt.Sprintf("%d %s", u.speed.Baud, cmp.Or(u.speed.Format, serial.DefaultFormat))
-	}
+	u.Line, u.usual = lineOf(u.speed), x.usual
 	for _, dev := range x.known[id] {
 		u.Devices = append(u.Devices, dev.ID)
 	}
@@ -522,6 +530,9 @@ func (u *foundUnit) print(out io.Writer) {
 	}
 	if len(u.Devices) > 0 {
 		fmt.Fprintf(out, "# It is configured as %s.\n", strings.Join(u.Devices, ", "))
+	}
+	if u.listed && u.usual != "" && u.Line != u.usual {
+		fmt.Fprintf(out, "# Bus %s is configured with %s: write baud = %d, format = %q, or set the device to that.\n", u.Bus, u.usual, u.speed.Baud, cmp.Or(u.speed.Format, serial.DefaultFormat))
 	}
 	for _, id := range u.Aliases {
 		fmt.Fprintf(out, "# Unit id %d answers likewise: it means whatever is at this address.\n", id)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"encoding/json"
@@ -12,6 +13,7 @@ import (
 
 	"edgegateway/devices"
 	"edgegateway/devices/modbus"
+	"edgegateway/devices/serial"
 	"edgegateway/internal/config"
 	"edgegateway/mapping"
 )
@@ -312,6 +314,46 @@ func TestHintOfARefusedPoint(t *testing.T) {
 	for _, neighbours := range []map[int][]byte{nil, {1: nothing}, {1: fifty, -1: fifty}} {
 		if got := hintOfRefused(dev, p, neighbours, ""); got != "" {
 			t.Error(got)
+		}
+	}
+}
+
+// What a scan prints of units that are not as they are configured, and of the
+// other names of a host.
+func TestScanTellsWhatDiffers(t *testing.T) {
+	for _, tt := range []struct {
+		unit foundUnit
+		want string // "" for nothing
+	}{
+		{foundUnit{listed: true, Bus: "rs485", Line: "9600 8E1", usual: "19200 8N1", speed: serial.Config{Baud: 9600, Format: "8E1"}}, `is configured with 19200 8N1: write baud = 9600, format = "8E1"`},
+		{foundUnit{listed: true, Bus: "rs485", Line: "9600 8N1", usual: "9600 8N1"}, ""},
+		{foundUnit{Bus: "rs485", Line: "9600 8N1", usual: "19200 8N1"}, ""},
+	} {
+		var out bytes.Buffer
+		tt.unit.print(&out)
+		if got := strings.Contains(out.String(), "is configured with"); got != (tt.want != "") || !strings.Contains(out.String(), tt.want) {
+			t.Errorf("%+v: %s", tt.unit, &out)
+		}
+	}
+	host := modbus.Config{URL: "tcp://10.0.0.5:502"}
+	unit := func(id byte, answer string, devices ...string) foundUnit {
+		return foundUnit{Unit: id, Answer: answer, Devices: devices}
+	}
+	for _, tt := range []struct {
+		cfg   modbus.Config
+		found []foundUnit
+		want  int
+	}{
+		{host, []foundUnit{unit(1, "a"), unit(255, "a"), unit(0, "a")}, 1},
+		{host, []foundUnit{unit(255, "a"), unit(0, "a")}, 1},
+		{host, []foundUnit{unit(1, "a"), unit(255, "b"), unit(2, "a")}, 3},
+		{host, []foundUnit{unit(1, "a"), unit(255, "a", "configured")}, 2},
+		{modbus.Config{URL: "/dev/ttyS0"}, []foundUnit{unit(1, "a"), unit(255, "a")}, 2},
+		{host, nil, 0},
+	} {
+		before := len(tt.found)
+		if got := joinAliases(tt.found, tt.cfg); len(got) != tt.want || len(got) > 0 && len(got[0].Aliases) != before-tt.want {
+			t.Errorf("%d of %d units stay, want %d", len(got), before, tt.want)
 		}
 	}
 }
