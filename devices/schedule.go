@@ -74,8 +74,9 @@ type unit struct {
 
 // newSchedule staggers the units: all begin within a second, or within their
 // shortest interval if that is less, and then settle to slots spread evenly
-// over each interval.
-func newSchedule(now Stamp, jobs []job, units int) *schedule {
+// over each interval. offset, from 0 to 1, is by which part of the time between two
+// units that is shifted, so that many buses do not all fire at once.
+func newSchedule(now Stamp, jobs []job, units int, offset float64) *schedule {
 	s := &schedule{jobs: jobs, units: make([]unit, units)}
 	intervals := make([][]time.Duration, units)
 	for i := len(jobs) - 1; i >= 0; i-- {
@@ -90,7 +91,8 @@ func newSchedule(now Stamp, jobs []job, units int) *schedule {
 		j := &jobs[i]
 		n, u := time.Duration(units), time.Duration(j.unit)
 		j.due = now + Stamp(min(intervals[u][0], firstSlots)/n*u)
-		j.phase = now + Stamp(phase(intervals[u], u, n)%j.every-j.every)
+		shift := time.Duration(offset * float64(intervals[u][0]/n))
+		j.phase = now + Stamp((phase(intervals[u], u, n)+shift)%j.every-j.every)
 	}
 	return s
 }

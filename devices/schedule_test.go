@@ -1,6 +1,7 @@
 package devices
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -41,7 +42,7 @@ func newSim(jobs ...simJob) *sim {
 		units = max(units, j.unit+1)
 	}
 	m.now = Stamp(time.Hour)
-	m.s = newSchedule(m.now, plan, units)
+	m.s = newSchedule(m.now, plan, units, 0)
 	return m
 }
 
@@ -140,7 +141,7 @@ func TestScheduleRunsEarliestDeadlineFirstBetweenQueries(t *testing.T) {
 }
 
 func TestScheduleSkipsMissedSlotsAndKeepsPhase(t *testing.T) {
-	s := newSchedule(0, []job{{unit: 0, every: time.Second}}, 1)
+	s := newSchedule(0, []job{{unit: 0, every: time.Second}}, 1, 0)
 	for _, step := range []struct{ ended, due, overruns int }{ // ms
 		{100, 1000, 0},
 		{1900, 2000, 0},
@@ -249,7 +250,7 @@ func TestScheduleProbesWithBackoffAndRecoversAtOnce(t *testing.T) {
 }
 
 func TestScheduleReopensPortWithBackoff(t *testing.T) {
-	s := newSchedule(0, []job{{unit: 0, every: time.Second}, {unit: 1, every: time.Second}}, 2)
+	s := newSchedule(0, []job{{unit: 0, every: time.Second}, {unit: 1, every: time.Second}}, 2, 0)
 	var at []time.Duration
 	now := Stamp(0)
 	for range 6 {
@@ -306,7 +307,7 @@ func TestScheduleProperties(t *testing.T) {
 }
 
 func TestScheduleWithoutJobsWaits(t *testing.T) {
-	if i, wait := newSchedule(0, nil, 0).next(5); i != -1 || wait < time.Hour {
+	if i, wait := newSchedule(0, nil, 0, 0).next(5); i != -1 || wait < time.Hour {
 		t.Errorf("next = %d, %v", i, wait)
 	}
 }
@@ -349,6 +350,28 @@ func TestScheduleSharesPhasesWithinAUnit(t *testing.T) {
 			if n > 7 { // 4 would be even
 				t.Errorf("at %v %d of 20 units begin within a fifth of it", every, n)
 			}
+		}
+	}
+}
+
+// Buses that are alike begin at once, and then at different times.
+func TestScheduleSpreadsBuses(t *testing.T) {
+	var phases []Stamp
+	for i := range 1000 {
+		p := &Poller{cfg: PollerConfig{Bus: fmt.Sprint("b", i)}}
+		s := newSchedule(Stamp(time.Hour), []job{{every: time.Second}}, 1, p.offset())
+		if s.jobs[0].due != Stamp(time.Hour) {
+			t.Fatalf("due at %v", s.jobs[0].due)
+		}
+		phases = append(phases, s.jobs[0].phase%second)
+	}
+	var tenths [10]int
+	for _, p := range phases {
+		tenths[(p+second)%second/(second/10)]++
+	}
+	for i, n := range tenths {
+		if n < 60 || n > 140 {
+			t.Errorf("%d of 1000 buses begin in the tenth of a second %d", n, i)
 		}
 	}
 }
