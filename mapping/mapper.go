@@ -1,6 +1,7 @@
 package mapping
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -13,9 +14,10 @@ import (
 
 // A Config says what a Mapper knows.
 type Config struct {
-	Gateway string    // {name} of topics
-	Devices []*Device // all, or those of one bus
-	Publish []Publish // none: DefaultPublish
+	Gateway string         // {name} of topics
+	Zone    *time.Location // of days and hours; nil: UTC
+	Devices []*Device      // all, or those of one bus
+	Publish []Publish      // none: DefaultPublish
 }
 
 // A Mapper turns batches into messages and commands into writes. It keeps
@@ -24,6 +26,7 @@ type Config struct {
 // and AppendCurrent at the same time, which read nothing that changes.
 type Mapper struct {
 	gateway  string
+	zone     *time.Location
 	publish  []Publish
 	devices  []*deviceState
 	byDevice map[*devices.Device]*deviceState
@@ -58,6 +61,9 @@ type deviceState struct {
 	latest  devices.Stamp // of the readings so far; 0: none
 	due     bool          // something of this cycle is to be published
 	scaled  bool          // some points have their exponents from others
+
+	computed  []*pointState
+	histories []*history
 }
 
 type pointState struct {
@@ -69,6 +75,9 @@ type pointState struct {
 
 	current   Current
 	tally     Tally         // of a counter
+	over      float64       // how far it rose when it wrapped
+	histories []*history    // that its readings go into
+	formula   *formula      // nil: it is read
 	told      devices.Stamp // when News last said that it has no value; 0: never
 	sent      Value         // last published
 	sentCause string        // likewise, "" for a good value
@@ -101,6 +110,7 @@ var reserved = []string{"time", "clock", "id", "replayed", "errors", "counters"}
 func New(cfg Config) (*Mapper, error) {
 	m := &Mapper{
 		gateway:  cfg.Gateway,
+		zone:     cmp.Or(cfg.Zone, time.UTC),
 		publish:  cfg.Publish,
 		byDevice: map[*devices.Device]*deviceState{},
 		byName:   map[string]*deviceState{},
@@ -144,6 +154,12 @@ func (m *Mapper) add(dev *Device, taken map[string]string) error {
 	var errs []error
 	for _, p := range dev.Points {
 		errs = append(errs, m.addPoint(d, p, taken))
+	}
+	for _, p := range dev.Computed {
+		errs = append(errs, m.addPoint(d, p, taken))
+	}
+	if errors.Join(errs...) == nil {
+		d.link()
 	}
 	for _, p := range d.points {
 		if p.ScaleFrom != nil {
@@ -254,6 +270,7 @@ func (m *Mapper) take(d *deviceState, b *devices.Batch) (latest devices.Stamp) {
 		latest = max(latest, b.Readings[i].At)
 	}
 	d.latest = max(d.latest, latest)
+	m.compute(d)
 	return latest
 }
 
@@ -266,19 +283,36 @@ func (m *Mapper) takeSome(d *deviceState, b *devices.Batch, wanted func(*pointSt
 		}
 		before := p.current.Cause
 		p.take(r, m.cycle)
-		d.due = d.due || p.due
-		if p.newsworthy(before) {
-			m.news = append(m.news, p.tell(d.Device))
-		}
+		m.taken(d, p, before)
+	}
+}
+
+// taken goes on with what p has got; before is the cause that it had.
+func (m *Mapper) taken(d *deviceState, p *pointState, before string) {
+	d.due = d.due || p.due
+	if p.newsworthy(before) {
+		m.news = append(m.news, p.tell(d.Device))
+	}
+	for _, h := range p.histories {
+		h.update(m.out.clock, m.zone)
 	}
 }
 
 func (p *pointState) take(r *devices.Reading, cycle uint64) {
 	p.current = p.read(r)
-	if p.Kind == Counter && p.current.Good() {
+	p.settle(cycle)
+}
+
+// settle judges the current value by those before it.
+func (p *pointState) settle(cycle uint64) {
+	if now := &p.current; p.Kind == Counter && now.Good() {
+		before := p.tally
 		var err error
-		if p.tally, p.current.Counter, err = p.follow(p.tally, p.current.Value, r.At); err != nil {
-			p.current.fail(err)
+		if p.tally, now.Counter, err = p.follow(p.tally, now.Value, now.At); err != nil {
+			now.fail(err)
+		}
+		if now.Counter == Wrapped {
+			p.over, _, _ = p.overTop(before.last, p.tally.last, p.grain(before.last, p.tally.last))
 		}
 	}
 	p.cycle = cycle
@@ -421,8 +455,9 @@ func (m *Mapper) byID(id string) *deviceState {
 	return nil
 }
 
-// AppendCurrent appends what the readings of b mean, without keeping or
-// publishing any: for those who asked for a reading of their own.
+// AppendCurrent appends what the readings of b mean, and what can be computed
+// of them alone, without keeping or publishing any: for those who asked for a
+// reading of their own.
 func (m *Mapper) AppendCurrent(dst []Current, b *devices.Batch) []Current {
 	d := m.byDevice[b.Device]
 	if d == nil {
@@ -433,5 +468,15 @@ func (m *Mapper) AppendCurrent(dst []Current, b *devices.Batch) []Current {
 			dst = append(dst, current(p.Point, &b.Readings[i], b.Readings))
 		}
 	}
+	for _, p := range d.Computed {
+		needs := d.Needs([]*Point{p})
+		if !slices.ContainsFunc(needs, func(p *Point) bool { return !holds(b.Readings, p) }) {
+			dst = append(dst, d.Now(p, b.Readings))
+		}
+	}
 	return dst
+}
+
+func holds(all []devices.Reading, p *Point) bool {
+	return slices.ContainsFunc(all, func(r devices.Reading) bool { return r.Point == p.Point })
 }

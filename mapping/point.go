@@ -167,8 +167,9 @@ type Point struct {
 
 	Deadband Deadband
 	Group    string
-	Hidden   bool   // it is not published: only others need it
-	Write    *Write // nil: read only
+	Hidden   bool     // it is not published: only others need it
+	Program  *Program // computes it from others; nil: it is read
+	Write    *Write   // nil: read only
 }
 
 // A Deadband is the least change worth publishing; the zero Deadband
@@ -190,7 +191,8 @@ type Write struct {
 // A Device is a device with what its points mean. It is immutable.
 type Device struct {
 	*devices.Device
-	Points  []*Point          // in the order of the embedded device's points: Points[i].Point == Device.Points[i]
-	Tags    map[string]string // for topic templates
-	Profile string
+	Points   []*Point          // that are read, in the order of the embedded device's points: Points[i].Point == Device.Points[i]
+	Computed []*Point          // from those, and from each other: each behind what it uses
+	Tags     map[string]string // for topic templates
+	Profile  string
 }

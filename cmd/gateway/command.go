@@ -164,9 +164,9 @@ func worse(all *mapping.Result, next *mapping.PointResult) (mapping.ResultState,
 func (c *commander) get(ctx context.Context, cmd *mapping.Command) {
 	points := cmd.Points
 	if len(points) == 0 {
-		points = cmd.Device.Points
+		points = cmd.Device.All()
 	}
-	b, err := c.plant.get(ctx, cmd.Device, seams(points))
+	b, err := c.plant.get(ctx, cmd.Device, seams(cmd.Device.Needs(points)))
 	if err != nil {
 		c.answer(cmd, mapping.Failed, devices.Cause(err))
 		return

@@ -78,7 +78,7 @@ func (c *Config) Hash() string { return c.hash }
 
 // Mapping returns what the mapper of all devices needs.
 func (c *Config) Mapping() mapping.Config {
-	return mapping.Config{Gateway: c.Name, Devices: c.Devices, Publish: c.Publish}
+	return mapping.Config{Gateway: c.Name, Zone: c.Timezone, Devices: c.Devices, Publish: c.Publish}
 }
 
 // A Bus is one line or endpoint with its devices.
