@@ -163,6 +163,12 @@ func (p *Point) grain(a, b number) float64 {
 	return scale
 }
 
+// grainOf is grain near one value.
+func (p *Point) grainOf(x float64) float64 {
+	n, _ := FloatValue(x).decimal()
+	return p.grain(n, n)
+}
+
 // overTop returns how far it is from one number over the top to another, and
 // how far all the way round; ok is false where there is no top.
 func (p *Point) overTop(from, to number, grain float64) (over, span float64, ok bool) {

@@ -150,7 +150,7 @@ func (t *table) appendFieldValue(dst []byte, p *pointState, v Value) []byte {
 	switch {
 	case v.kind == KindBool:
 		return v.AppendJSON(dst)
-	case v.kind == KindString || v.kind == KindName:
+	case v.kind == KindString || v.kind == KindName || v.kind == KindList:
 		return appendLineString(dst, v.text)
 	case v.kind == KindBytes || len(p.Enum) > 0: // hexadecimal, or a number that has no name
 		dst = append(dst, '"')
@@ -170,7 +170,7 @@ func (t *table) appendFieldValue(dst []byte, p *pointState, v Value) []byte {
 // can take as such.
 func wholeNumbers(p *Point) bool {
 	mean := p.Policy.Window > 0 && p.Policy.Aggregate == Mean
-	return p.Type.Integer() && p.Scale == (Decimal{}) && p.Offset == (Decimal{}) && !mean
+	return p.Type.Integer() && p.ScaleFrom == nil && p.Scale == (Decimal{}) && p.Offset == (Decimal{}) && !mean
 }
 
 // appendLineString appends s as the string of a field.

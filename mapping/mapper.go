@@ -14,9 +14,10 @@ import (
 
 // A Config says what a Mapper knows.
 type Config struct {
-	Gateway string    // {name} of topics
-	Devices []*Device // all, or those of one bus
-	Publish []Publish // none: DefaultPublish
+	Gateway string         // {name} of topics
+	Zone    *time.Location // of days and hours; nil: UTC
+	Devices []*Device      // all, or those of one bus
+	Publish []Publish      // none: DefaultPublish
 
 	// RetainedCommands has commands taken that are retained.
 	RetainedCommands bool
@@ -28,6 +29,7 @@ type Config struct {
 // Routes, Publishes and AppendCurrent at the same time, which read nothing that changes.
 type Mapper struct {
 	gateway  string
+	zone     *time.Location
 	publish  []*table
 	retained bool // so may commands be
 	devices  []*deviceState
@@ -36,7 +38,8 @@ type Mapper struct {
 	taken    map[string]string // who has which topic
 	out      composer
 	cycle    uint64        // counts what is published together; what was read for one carries its number
-	fresh    []fresh       // readings of the batch at hand; reused
+	batch    uint64        // counts batches
+	fresh    []fresh       // readings of the batch at hand, and what is computed from them; reused
 	latest   devices.Stamp // of them
 	next     devices.Stamp // when AppendDue has something to do; 0: nothing waits
 	trouble  error         // not told yet; see Trouble
@@ -68,6 +71,9 @@ type deviceState struct {
 	latest  devices.Stamp // of the readings so far; 0: none
 	due     bool          // something of this cycle is to be published
 	scaled  bool          // some points have their exponents from others
+
+	computed  []*pointState
+	histories []*history
 }
 
 type pointState struct {
@@ -85,11 +91,16 @@ type pointState struct {
 
 	current Current
 	tally   Tally         // of a counter
+	over    float64       // how far it rose when it wrapped
 	told    devices.Stamp // when News last said that it has no value; 0: never
+	batch   uint64        // in which it was read last
 	out     output        // what is to be published of it in this cycle, if it is due
-	cycle   uint64        // in which it was read last
+	cycle   uint64        // in which it was due last
 	due     bool          // and that it is to be published
 	pace
+
+	histories []*history // that its readings go into
+	formula   *formula   // nil: it is read
 }
 
 // A Current is the last thing known of a point.
@@ -116,6 +127,7 @@ var reserved = []string{"time", "clock", "id", "replayed", "errors", "bad", "cou
 func New(cfg Config) (*Mapper, error) {
 	m := &Mapper{
 		gateway:  cfg.Gateway,
+		zone:     cmp.Or(cfg.Zone, time.UTC),
 		retained: cfg.RetainedCommands,
 		byDevice: map[*devices.Device]*deviceState{},
 		byName:   map[string]*deviceState{},
@@ -166,6 +178,12 @@ func (m *Mapper) add(dev *Device) error {
 	errs := []error{m.have(d.status, "the state of device "+dev.ID)}
 	for _, p := range dev.Points {
 		errs = append(errs, m.addPoint(d, p))
+	}
+	for _, p := range dev.Computed {
+		errs = append(errs, m.addPoint(d, p))
+	}
+	if errors.Join(errs...) == nil {
+		d.link()
 	}
 	for _, p := range d.points {
 		if p.ScaleFrom != nil {
@@ -351,6 +369,7 @@ type fresh struct {
 
 // decode reads the batch. Exponents come first, wherever they stand.
 func (m *Mapper) decode(d *deviceState, b *devices.Batch) {
+	m.batch++
 	m.fresh = m.fresh[:0]
 	d.due, m.latest = false, 0
 	if d.scaled {
@@ -363,6 +382,7 @@ func (m *Mapper) decode(d *deviceState, b *devices.Batch) {
 		m.latest = max(m.latest, b.Readings[i].At)
 	}
 	d.latest = max(d.latest, m.latest)
+	m.compute(d)
 }
 
 func (m *Mapper) decodeSome(d *deviceState, b *devices.Batch, wanted func(*pointState) bool) {
@@ -373,22 +393,35 @@ func (m *Mapper) decodeSome(d *deviceState, b *devices.Batch, wanted func(*point
 			continue
 		}
 		before := p.current.Cause
-		p.current = p.judge(r)
-		m.fresh = append(m.fresh, fresh{p, p.current})
-		if p.newsworthy(before) {
-			m.news = append(m.news, p.tell(d.Device))
-		}
+		p.current = p.judge(p.read(r))
+		m.settle(d, p, before)
 	}
 }
 
-// judge decodes a reading, and compares that of a counter with those before.
-func (p *pointState) judge(r *devices.Reading) Current {
-	c := p.read(r)
-	if p.Kind == Counter && c.Good() {
-		var err error
-		if p.tally, c.Counter, err = p.follow(p.tally, c.Value, r.At); err != nil {
-			c.fail(err)
-		}
+// settle goes on with what p has got; before is the cause that it had.
+func (m *Mapper) settle(d *deviceState, p *pointState, before string) {
+	p.batch = m.batch
+	m.fresh = append(m.fresh, fresh{p, p.current})
+	if p.newsworthy(before) {
+		m.news = append(m.news, p.tell(d.Device))
+	}
+	for _, h := range p.histories {
+		h.update(m.out.clock, m.zone)
+	}
+}
+
+// judge compares a reading of a counter with those before it.
+func (p *pointState) judge(c Current) Current {
+	if p.Kind != Counter || !c.Good() {
+		return c
+	}
+	before := p.tally
+	var err error
+	if p.tally, c.Counter, err = p.follow(p.tally, c.Value, c.At); err != nil {
+		c.fail(err)
+	}
+	if c.Counter == Wrapped {
+		p.over, _, _ = p.overTop(before.last, p.tally.last, p.grain(before.last, p.tally.last))
 	}
 	return c
 }
@@ -594,8 +627,9 @@ func (m *Mapper) byID(id string) *deviceState {
 	return nil
 }
 
-// AppendCurrent appends what the readings of b mean, without keeping or
-// publishing any: for those who asked for a reading of their own.
+// AppendCurrent appends what the readings of b mean, and what can be computed
+// of them alone, without keeping or publishing any: for those who asked for a
+// reading of their own.
 func (m *Mapper) AppendCurrent(dst []Current, b *devices.Batch) []Current {
 	d := m.byDevice[b.Device]
 	if d == nil {
@@ -606,5 +640,15 @@ func (m *Mapper) AppendCurrent(dst []Current, b *devices.Batch) []Current {
 			dst = append(dst, current(p.Point, &b.Readings[i], b.Readings))
 		}
 	}
+	for _, p := range d.Computed {
+		needs := d.Needs([]*Point{p})
+		if !slices.ContainsFunc(needs, func(p *Point) bool { return !holds(b.Readings, p) }) {
+			dst = append(dst, d.Now(p, b.Readings))
+		}
+	}
 	return dst
+}
+
+func holds(all []devices.Reading, p *Point) bool {
+	return slices.ContainsFunc(all, func(r devices.Reading) bool { return r.Point == p.Point })
 }

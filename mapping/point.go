@@ -168,10 +168,11 @@ type Point struct {
 	Kind     PointKind
 	Counting // of a Counter
 
-	Policy Policy // which readings are published
-	Group  string
-	Hidden bool   // it is not published: only others need it
-	Write  *Write // nil: read only
+	Policy  Policy // which readings are published
+	Group   string
+	Hidden  bool     // it is not published: only others need it
+	Program *Program // computes it from others; nil: it is read
+	Write   *Write   // nil: read only
 }
 
 // Write says what may be written to a point.
@@ -192,10 +193,11 @@ type OnLoss struct {
 // A Device is a device with what its points mean. It is immutable.
 type Device struct {
 	*devices.Device
-	Points  []*Point          // in the order of the embedded device's points: Points[i].Point == Device.Points[i]
-	Tags    map[string]string // for topic templates
-	Setup   []Set             // what is written at each connection, in order; nobody else reads or writes their points
-	Profile string
+	Points   []*Point          // that are read, in the order of the embedded device's points: Points[i].Point == Device.Points[i]
+	Computed []*Point          // from those, and from each other: each behind what it uses
+	Tags     map[string]string // for topic templates
+	Setup    []Set             // what is written at each connection, in order; nobody else reads or writes their points
+	Profile  string
 
 	Maker, Model string // "": not known
 }

@@ -353,8 +353,11 @@ func (m *Mapper) tryTemplate(t *table, d *deviceState) error {
 	return nil
 }
 
-// exampleOf is a reading of p with all its registers 0.
+// exampleOf is a reading of p with all its registers 0, or a result of 0.
 func exampleOf(p *Point) Current {
+	if p.Program != nil {
+		return Current{Point: p, Value: FloatValue(0), At: 1}
+	}
 	return current(p, &devices.Reading{Point: p.Point, Raw: make([]byte, p.RawLen()), At: 1}, nil)
 }
 

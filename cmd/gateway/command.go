@@ -428,9 +428,9 @@ func (c *commander) get(ctx context.Context, o *order) {
 	cmd := &o.command
 	points := cmd.Points
 	if len(points) == 0 {
-		points = cmd.Device.Points
+		points = cmd.Device.All()
 	}
-	b, err := c.plant.get(ctx, cmd.Device, seams(points))
+	b, err := c.plant.get(ctx, cmd.Device, seams(cmd.Device.Needs(points)))
 	if err != nil {
 		c.finish(o, &mapping.Result{State: mapping.Failed, Reason: devices.Cause(err)})
 		return

@@ -44,6 +44,7 @@ type gateway struct {
 	learned *notebook
 	writes  *writelog.Log
 	ha      *announcer
+	diary   *diary
 }
 
 // A bus is a field bus with what belongs to it alone.
@@ -90,6 +91,7 @@ func newGateway(cfg *config.Config, at places, readOnly bool, log *slog.Logger) 
 	if err := g.newBuses(readOnly); err != nil {
 		return g, err
 	}
+	g.diary = openDiary(filepath.Join(at.state, "computed.json"), g.buses, log)
 	if err := g.newCommands(at); err != nil {
 		return g, err
 	}
@@ -281,7 +283,7 @@ func (g *gateway) newBuses(readOnly bool) error {
 }
 
 func (g *gateway) newBus(settings *config.Bus) (*bus, devices.Line, error) {
-	mapper, err := mapping.New(mapping.Config{Gateway: g.cfg.Name, Devices: settings.Devices, Publish: g.cfg.Publish})
+	mapper, err := mapping.New(mapping.Config{Gateway: g.cfg.Name, Zone: g.cfg.Timezone, Devices: settings.Devices, Publish: g.cfg.Publish})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -397,6 +399,7 @@ func (g *gateway) run(ctx context.Context, ready func()) error {
 	}()
 
 	site.run("notebook", g.learned.run)
+	site.run("diary", g.diary.run)
 	site.run("control socket", func(ctx context.Context) error { return g.control.serve(ctx, socket) })
 	site.run("broker", g.broker.Run)
 	select {

@@ -46,9 +46,10 @@ var _ modbus.Notebook = (*notebook)(nil)
 // everything anew.
 func openNotebook(path string, devices []string, log *slog.Logger) *notebook {
 	n := &notebook{path: path, log: log, devices: devices, wake: make(chan struct{}, 1), facts: map[string]modbus.Facts{}}
-	file, err := readNotebook(path)
-	if err != nil {
+	var file notebookFile
+	if err := readKept(path, notebookVersion, &file); err != nil {
 		log.Warn("what was learned about devices cannot be read; learning it anew", "err", err)
+		file = notebookFile{}
 	}
 	for device, f := range file.Devices {
 		n.facts[device] = f
@@ -56,25 +57,32 @@ func openNotebook(path string, devices []string, log *slog.Logger) *notebook {
 	return n
 }
 
-// readNotebook reads a file. One that cannot be used is moved aside, so that
-// it is not lost when the next is written.
-func readNotebook(path string) (file notebookFile, err error) {
+// readKept reads a JSON file of the state folder into v; one that is not there
+// leaves v as it is. One that cannot be used is moved aside, so that it is not
+// lost when the next is written.
+func readKept(path string, known int, v any) error {
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return file, nil
+		return nil
 	}
 	if err != nil {
-		return file, err
+		return err
 	}
-	err = json.Unmarshal(text, &file)
-	if err == nil && file.Version > notebookVersion {
-		err = fmt.Errorf("it has format %d, this program knows %d", file.Version, notebookVersion)
+	var head struct {
+		Version int `json:"version"`
+	}
+	err = json.Unmarshal(text, &head)
+	if err == nil && head.Version > known {
+		err = fmt.Errorf("it has format %d, this program knows %d", head.Version, known)
 	}
 	if err == nil {
-		return file, nil
+		err = json.Unmarshal(text, v)
+	}
+	if err == nil {
+		return nil
 	}
 	aside := path + ".unreadable"
-	return notebookFile{}, errors.Join(fmt.Errorf("read %s, now %s: %w", path, filepath.Base(aside), err), os.Rename(path, aside))
+	return errors.Join(fmt.Errorf("read %s, now %s: %w", path, filepath.Base(aside), err), os.Rename(path, aside))
 }
 
 // Facts returns what is known of a device.

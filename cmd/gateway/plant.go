@@ -260,7 +260,7 @@ func (p *plant) read(ctx context.Context, req readRequest) ([]pointResult, error
 	if err != nil {
 		return nil, err
 	}
-	b, err := p.get(ctx, dev, seams(points))
+	b, err := p.get(ctx, dev, seams(dev.Needs(points)))
 	if err != nil {
 		return nil, err
 	}
@@ -268,6 +268,10 @@ func (p *plant) read(ctx context.Context, req readRequest) ([]pointResult, error
 	results := make([]pointResult, 0, len(points))
 	clock := p.clock()
 	for _, point := range points {
+		if point.Program != nil {
+			results = append(results, computedResult(dev, point, b.Readings, clock))
+			continue
+		}
 		i := slices.IndexFunc(b.Readings, func(r devices.Reading) bool { return r.Point == point.Point })
 		if i < 0 || point.Hidden {
 			continue // not asked after the device had fallen silent
@@ -280,17 +284,21 @@ func (p *plant) read(ctx context.Context, req readRequest) ([]pointResult, error
 	return results, nil
 }
 
-// seams returns what to read for points: also those that hold their exponents.
 func seams(points []*mapping.Point) []*devices.Point {
-	list := make([]*devices.Point, 0, len(points))
-	for _, point := range points {
-		for _, p := range []*mapping.Point{point, point.ScaleFrom} {
-			if p != nil && !slices.Contains(list, p.Point) {
-				list = append(list, p.Point)
-			}
-		}
+	list := make([]*devices.Point, len(points))
+	for i, point := range points {
+		list[i] = point.Point
 	}
 	return list
+}
+
+// computedResult computes point from readings of one moment.
+func computedResult(dev *mapping.Device, point *mapping.Point, all []devices.Reading, clock broker.Clock) pointResult {
+	now := dev.Now(point, all)
+	return pointResult{
+		Device: dev.ID, Point: point.Name, Source: point.Source.String(), Unit: point.Unit,
+		Value: now.Value.AppendJSON(nil), Error: now.Cause, Detail: cmp.Or(now.Detail, now.Cause), Time: clock.Wall(int64(now.At)),
+	}
 }
 
 // pointResultOf decodes r, one of all readings of the same moment.
@@ -335,7 +343,7 @@ func (p *plant) target(req readRequest) (*mapping.Device, []*mapping.Point, erro
 		return nil, nil, err
 	}
 	if point == nil {
-		return dev, dev.Points, nil
+		return dev, dev.All(), nil
 	}
 	return dev, []*mapping.Point{point}, nil
 }
@@ -354,10 +362,8 @@ func (p *plant) find(target string) (*mapping.Device, *mapping.Point, error) {
 	if !dotted {
 		return dev, nil, nil
 	}
-	for _, point := range dev.Points {
-		if point.Name == name {
-			return dev, point, nil
-		}
+	if point := dev.Point(name); point != nil {
+		return dev, point, nil
 	}
 	return nil, nil, usageError("device %s has no point %q; it has: %s", dev.ID, name, strings.Join(pointNames(dev), ", "))
 }
@@ -378,8 +384,10 @@ func deviceIDs(devs []*mapping.Device) (ids []string) {
 }
 
 func pointNames(dev *mapping.Device) (names []string) {
-	for _, point := range dev.Points {
-		names = append(names, point.Name)
+	for _, point := range dev.All() {
+		if !point.Hidden {
+			names = append(names, point.Name)
+		}
 	}
 	return names
 }

@@ -16,7 +16,7 @@ func TestReadmeTellsTheTruth(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	steps := []string{"gateway.toml", "devices.d/meters.toml", "devices.d/boiler.toml", "gateway.toml"}
+	steps := []string{"gateway.toml", "devices.d/meters.toml", "devices.d/boiler.toml", "devices.d/boiler.toml", "gateway.toml"}
 	blocks := regexp.MustCompile("(?s)```toml\n(.*?)```").FindAllStringSubmatch(string(text), -1)
 	if len(blocks) != len(steps) {
 		t.Fatalf("%d TOML blocks in the README, this test knows %d", len(blocks), len(steps))

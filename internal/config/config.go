@@ -95,7 +95,7 @@ func (c *Config) Hash() string { return c.hash }
 
 // Mapping returns what the mapper of all devices needs.
 func (c *Config) Mapping() mapping.Config {
-	return mapping.Config{Gateway: c.Name, Devices: c.Devices, Publish: c.Publish, RetainedCommands: c.Commands.Retained}
+	return mapping.Config{Gateway: c.Name, Zone: c.Timezone, Devices: c.Devices, Publish: c.Publish, RetainedCommands: c.Commands.Retained}
 }
 
 // A Bus is one line or endpoint with its devices.

@@ -169,19 +169,20 @@ func overlayDevice(far, near *node) *node {
 }
 
 // placeKeys say where a point is found.
-var placeKeys = append([]string{"ref", "fifo", "field", "byte"}, registerKeys...)
+var placeKeys = append([]string{"ref", "fifo", "field", "byte", "compute"}, registerKeys...)
 
 // A deviceBuilder makes one device from its raw form.
 type deviceBuilder struct {
 	*loader
-	raw     *rawDevice
-	bus     *bus
-	framing serial.Framing // of a bus that speaks by itself; nil if it is not known
-	key     string
-	groups  map[string]*rawGroup
-	dev     *mapping.Device
-	factors []factorUse
-	all     bool // it is no unit but all of a serial line: a broadcast
+	raw      *rawDevice
+	bus      *bus
+	framing  serial.Framing // of a bus that speaks by itself; nil if it is not known
+	key      string
+	groups   map[string]*rawGroup
+	dev      *mapping.Device
+	factors  []factorUse
+	all      bool // it is no unit but all of a serial line: a broadcast
+	formulas []*pointBuilder
 }
 
 // buildDevice makes a device of an effective table, and files it.
@@ -293,6 +294,7 @@ func (d *deviceBuilder) readPoints(n *node) {
 	if d.all {
 		d.checkBroadcast()
 	}
+	d.readFormulas()
 	if len(d.dev.Points) == 0 && !d.raw.PointsFile.set() && d.raw.Points.at == nil && d.raw.Line.at == nil {
 		d.warnKey(n, "device %q has no points: give it a profile, or [device.%s.points]", d.key, d.key)
 	}
@@ -335,10 +337,15 @@ func (d *deviceBuilder) readPoint(name, sentence string, raw *rawPoint) {
 	if wrong := checkPointName(name); wrong != "" {
 		d.errorKey(raw.at, "the point name %q %s", name, wrong)
 	}
-	if slices.ContainsFunc(d.dev.Points, func(p *mapping.Point) bool { return p.Name == name }) {
+	if slices.ContainsFunc(d.dev.Points, func(p *mapping.Point) bool { return p.Name == name }) ||
+		slices.ContainsFunc(d.formulas, func(p *pointBuilder) bool { return p.name == name }) {
 		d.errorKey(raw.at, "there are two points %q on this device", name)
 	}
 	p := &pointBuilder{deviceBuilder: d, raw: raw, name: name, sentence: sentence}
+	if raw.Compute.set() {
+		d.formulas = append(d.formulas, p)
+		return
+	}
 	if mp := p.build(); mp != nil {
 		d.dev.Points = append(d.dev.Points, mp)
 		d.dev.Device.Points = append(d.dev.Device.Points, mp.Point)

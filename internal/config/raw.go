@@ -344,6 +344,7 @@ type rawPoint struct {
 	Wrap    anything `toml:"wrap"`
 	MaxRate anything `toml:"max_rate"`
 
+	Compute     text     `toml:"compute"`
 	Mask        integer  `toml:"mask"`
 	ScaleFactor anything `toml:"scale_factor"`
 	Chars       text     `toml:"chars"`

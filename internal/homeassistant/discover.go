@@ -179,10 +179,10 @@ func (d *discoverer) device(dev *mapping.Device) Announcement {
 		AvailabilityMode: "all",
 		Components:       map[string]*Component{},
 	}}
-	missing := 0
-	for _, p := range dev.Points {
+	missing, all := 0, dev.All()
+	for _, p := range all {
 		hint := d.Hints[p]
-		if hint.Hide {
+		if hint.Hide || p.Hidden {
 			continue
 		}
 		s, ok := d.source(dev, p)
@@ -200,7 +200,7 @@ func (d *discoverer) device(dev *mapping.Device) Announcement {
 	if missing > 0 {
 		d.problems = append(d.problems, Problem{Device: dev, Text: fmt.Sprintf(
 			`no table publishes %d of %d points of device %s in a form that Home Assistant can read: add [publish.NAME] with per = "point" and format = "json"`,
-			missing, len(dev.Points), dev.ID)})
+			missing, len(all), dev.ID)})
 	}
 	return a
 }
@@ -322,6 +322,8 @@ func (d *discoverer) components(dev *mapping.Device, p *mapping.Point, s source,
 		c.Platform = "sensor"
 		c.DeviceClass, c.Unit = d.classOf(p)
 		c.StateClass, c.Precision = stateClass(c.DeviceClass, p), precision(p)
+	case p.Type.Time():
+		c.Platform, c.DeviceClass = "sensor", "timestamp"
 	default:
 		c.Platform, c.ValueTemplate = "sensor", s.template("", keep)
 	}
@@ -329,7 +331,7 @@ func (d *discoverer) components(dev *mapping.Device, p *mapping.Point, s source,
 }
 
 func number(p *mapping.Point) bool {
-	return p.Type.Integer() || p.Type == mapping.F16 || p.Type == mapping.F32 || p.Type == mapping.F64
+	return !p.List && (p.Type.Integer() || p.Type.Float())
 }
 
 // classOf is the class of the hint, else the one that is found out.
