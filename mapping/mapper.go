@@ -355,7 +355,7 @@ func (m *Mapper) take(d *deviceState, offset int64) devices.Stamp {
 	d.due = false
 	for i := range m.fresh {
 		f := &m.fresh[i]
-		f.due = f.take(f.now, offset)
+		f.due = f.take(&f.now, offset)
 		f.cycle = m.cycle
 		d.due = d.due || f.due
 		m.await(f.until)

@@ -104,17 +104,19 @@ func (d Deadband) passes(last, now Value) bool {
 // An output is what is published of a point: a reading, or what a window made
 // of several.
 type output struct {
-	Current
-	samples int // good readings in it; 0: it is one reading, and no window
-	bad     int // readings of the window that had no value
+	*Current     // pointState.current or pace.held
+	samples  int // good readings in it; 0: it is one reading, and no window
+	bad      int // readings of the window that had no value
 }
 
 // A pace is where a point stands between its publications.
 type pace struct {
-	sent     Current       // last published; At 0: nothing yet
+	sent     Value         // last published
+	cause    string        // likewise, "" for a good value
+	told     bool          // anything was published
 	sentAt   devices.Stamp // when that was, which may be later than its own time
 	until    devices.Stamp // when held or the window is to be published; 0: nothing waits
-	held     Current       // of MinInterval
+	held     Current       // what waits for MinInterval to end, or what its window made
 	window   window
 	windowed bool // until is the end of window
 }
@@ -129,7 +131,7 @@ type window struct {
 	single    bool    // all of them were floats of 32 bits
 }
 
-func (w *window) add(c Current) {
+func (w *window) add(c *Current) {
 	if c.Cause != "" {
 		w.bad++
 		return
@@ -145,7 +147,7 @@ func (w *window) add(c Current) {
 			w.high = c.Value
 		}
 	}
-	w.n, w.last = w.n+1, c
+	w.n, w.last = w.n+1, *c
 	w.single = w.single && c.Value.kind == KindFloat32
 	sum := w.sum + f
 	if math.Abs(w.sum) >= math.Abs(f) {
@@ -200,7 +202,7 @@ func (p *pointState) dueBefore(c *Current) bool {
 	case c.At >= p.until:
 		return true
 	}
-	return c.Cause != p.sent.Cause && (!p.windowed || p.window.n > 0)
+	return c.Cause != p.cause && (!p.windowed || p.window.n > 0)
 }
 
 // flush ends what waits, at the time it was to be published or, if that is
@@ -209,55 +211,61 @@ func (p *pointState) flush(now devices.Stamp) bool {
 	at := p.until
 	p.until = 0
 	if !p.windowed {
-		return p.publish(output{Current: p.held}, min(at, now))
+		return p.publish(output{Current: &p.held}, min(at, now))
 	}
 	w := p.window
 	p.window = window{}
 	if w.n == 0 {
 		return false // its bad readings have been told
 	}
-	out := output{Current: w.last, samples: w.n, bad: w.bad}
-	out.Value = w.value(p.Policy.Aggregate)
+	p.held = w.last
+	p.held.Value = w.value(p.Policy.Aggregate)
 	if now >= at {
-		out.At = at
+		p.held.At = at
 	}
-	if p.sent.Cause == "" && !p.Policy.moves(p.sent.Value, out.Value) && !p.aged(out.At, p.Policy.Window) {
+	if p.cause == "" && !p.Policy.moves(p.sent, p.held.Value) && !p.aged(p.held.At, p.Policy.Window) {
 		return false
 	}
-	return p.publish(out, out.At)
+	return p.publish(output{&p.held, w.n, w.bad}, p.held.At)
 }
 
 // take decides about a reading, before which nothing waits that had to be
 // published, and reports whether p.out is to be published now.
-func (p *pointState) take(c Current, offset int64) bool {
-	p.current = c
-	first := p.sent.At == 0
+func (p *pointState) take(c *Current, offset int64) bool {
+	p.current = *c
+	turned := !p.told || c.Cause != p.cause
 	if p.Policy.Window > 0 {
-		p.open(c.At, offset)
-		p.window.add(c)
-		if first || c.Cause != p.sent.Cause {
-			out := output{Current: c}
-			if c.Cause == "" {
-				out.samples = 1
-			}
-			return p.publish(out, c.At)
-		}
-		return c.Cause != "" && p.aged(c.At, p.Every) && p.publish(output{Current: c}, c.At)
+		return p.gather(c, offset, turned)
 	}
 	switch {
-	case first || c.Cause != p.sent.Cause:
+	case turned:
 	case p.aged(c.At, p.Every):
 	case c.Cause != "":
 		return false
-	case !p.Policy.moves(p.sent.Value, c.Value):
+	case !p.Policy.moves(p.sent, c.Value):
 		p.until = 0 // what waited is past
 		return false
 	}
 	rest := p.Policy.MinInterval
-	if first || c.Cause != p.sent.Cause || rest == 0 || c.At.Sub(p.sentAt) >= rest {
-		return p.publish(output{Current: c}, c.At)
+	if turned || rest == 0 || c.At.Sub(p.sentAt) >= rest {
+		return p.publish(output{Current: &p.current}, c.At)
 	}
-	p.held, p.until = c, p.sentAt+devices.Stamp(rest)
+	p.held, p.until = *c, p.sentAt+devices.Stamp(rest)
+	return false
+}
+
+// gather is take of a point with a window; turned says that c changes the
+// quality.
+func (p *pointState) gather(c *Current, offset int64, turned bool) bool {
+	p.open(c.At, offset)
+	p.window.add(c)
+	out := output{Current: &p.current}
+	if c.Cause == "" {
+		out.samples = 1
+	}
+	if turned || c.Cause != "" && p.aged(c.At, p.Every) {
+		return p.publish(out, c.At)
+	}
 	return false
 }
 
@@ -285,7 +293,7 @@ func (p *pointState) aged(at devices.Stamp, every time.Duration) bool {
 
 // publish makes o what is published of p, at the moment at.
 func (p *pointState) publish(o output, at devices.Stamp) bool {
-	p.out, p.sent, p.sentAt = o, o.Current, at
+	p.out, p.sent, p.cause, p.told, p.sentAt = o, o.Value, o.Cause, true, at
 	if !p.windowed {
 		p.until = 0
 	}
