@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"edgegateway/broker/spool"
 )
@@ -14,7 +15,13 @@ import (
 //
 // Strings have a uvarint length before them; the payload is the rest. The
 // stamp is the spool record's own.
-const recordVersion = 1
+//
+// Version 2 has slots of kinds that version 1 does not know, and is written for
+// messages that have such, so that an older program refuses these and no other.
+const (
+	recordVersion  = 2
+	firstOfVersion = SlotClockField // the kinds of version 2
+)
 
 // The flags of an encoded message; its QoS is in the lowest two bits.
 const (
@@ -47,7 +54,11 @@ func appendMessage(dst []byte, m *Message) []byte {
 	if len(m.Slots) > 0 {
 		flags |= recordSlots
 	}
-	dst = append(dst, recordVersion, flags, byte(m.Class))
+	version := byte(1)
+	if slices.ContainsFunc(m.Slots, func(s Slot) bool { return s.Kind >= firstOfVersion }) {
+		version = recordVersion
+	}
+	dst = append(dst, version, flags, byte(m.Class))
 	dst = appendString(dst, m.Topic)
 	dst = appendString(dst, m.From)
 	if m.Props != nil {
@@ -120,7 +131,7 @@ func decodeMessage(data []byte, m *Message) error {
 	if len(data) < 3 {
 		return errRecord
 	}
-	if data[0] != recordVersion {
+	if data[0] == 0 || data[0] > recordVersion {
 		return fmt.Errorf("message version %d is newer than %d, which this program writes: run the newer program", data[0], recordVersion)
 	}
 	flags := data[1]

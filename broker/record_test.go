@@ -21,7 +21,12 @@ func fullMessage() *Message {
 }
 
 func TestRecordHoldsTheWholeMessage(t *testing.T) {
-	for _, m := range []*Message{fullMessage(), {Topic: "t", Payload: []byte{}}, {Topic: "t", Payload: []byte{}, Props: &Properties{}}} {
+	newer := fullMessage()
+	newer.Slots[1].Kind = SlotClockField
+	if data := appendMessage(nil, newer); data[0] != 2 {
+		t.Errorf("a message with a slot of version 2 has version %d", data[0])
+	}
+	for _, m := range []*Message{fullMessage(), newer, {Topic: "t", Payload: []byte{}}, {Topic: "t", Payload: []byte{}, Props: &Properties{}}} {
 		rec := spool.Record{Stamp: m.Stamp, Data: appendMessage(nil, m)}
 		var got Message
 		if err := DecodeRecord(&rec, &got); err != nil {
@@ -35,7 +40,10 @@ func TestRecordHoldsTheWholeMessage(t *testing.T) {
 
 func TestRecordOfANewerVersionIsRefused(t *testing.T) {
 	data := appendMessage(nil, fullMessage())
-	data[0]++
+	if data[0] != 1 {
+		t.Errorf("a message without slots of version 2 has version %d", data[0])
+	}
+	data[0] = recordVersion + 1
 	if err := DecodeRecord(&spool.Record{Data: data}, new(Message)); err == nil || !strings.Contains(err.Error(), "newer") {
 		t.Errorf("got %v", err)
 	}

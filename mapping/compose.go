@@ -126,7 +126,7 @@ func (p *pointState) tells(cycle uint64) bool {
 	case p.due:
 		return true
 	case p.current.Cause != "" && !p.Hidden:
-		p.out = output{Current: p.current}
+		p.out = output{Current: &p.current}
 		return true
 	}
 	return false

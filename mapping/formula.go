@@ -58,7 +58,6 @@ func (m *Mapper) compute(d *deviceState) {
 		} else {
 			p.current.Value = v
 		}
-		p.current = p.judge(p.current)
 		m.settle(d, p, before)
 	}
 }

@@ -39,7 +39,7 @@ type Mapper struct {
 	out      composer
 	cycle    uint64        // counts what is published together; what was read for one carries its number
 	batch    uint64        // counts batches
-	fresh    []fresh       // readings of the batch at hand, and what is computed from them; reused
+	fresh    []*pointState // that the batch at hand brought, or are computed from such; reused
 	latest   devices.Stamp // of them
 	next     devices.Stamp // when AppendDue has something to do; 0: nothing waits
 	trouble  error         // not told yet; see Trouble
@@ -361,47 +361,58 @@ func (m *Mapper) AppendMessages(dst []broker.Message, b *devices.Batch, c broker
 	return m.appendTables(dst, d, at)
 }
 
-// A fresh reading is one of the batch at hand.
-type fresh struct {
-	*pointState
-	now Current
-}
-
 // decode reads the batch. Exponents come first, wherever they stand.
 func (m *Mapper) decode(d *deviceState, b *devices.Batch) {
 	m.batch++
 	m.fresh = m.fresh[:0]
-	d.due, m.latest = false, 0
+	d.due = false
+	m.latest = m.decodeSome(d, b, false)
 	if d.scaled {
-		m.decodeSome(d, b, func(p *pointState) bool { return p.factor == nil })
-		m.decodeSome(d, b, func(p *pointState) bool { return p.factor != nil })
-	} else {
-		m.decodeSome(d, b, func(*pointState) bool { return true })
-	}
-	for i := range b.Readings {
-		m.latest = max(m.latest, b.Readings[i].At)
+		m.decodeSome(d, b, true)
 	}
 	d.latest = max(d.latest, m.latest)
 	m.compute(d)
 }
 
-func (m *Mapper) decodeSome(d *deviceState, b *devices.Batch, wanted func(*pointState) bool) {
+// decodeSome reads those points that need an exponent, or not.
+func (m *Mapper) decodeSome(d *deviceState, b *devices.Batch, scaled bool) (latest devices.Stamp) {
 	for i := range b.Readings {
 		r := &b.Readings[i]
-		p := d.byPoint[r.Point]
-		if p == nil || !wanted(p) {
-			continue
+		latest = max(latest, r.At)
+		if p := d.byPoint[r.Point]; p != nil && scaled == (p.factor != nil) {
+			before := p.current.Cause
+			p.read(r)
+			m.settle(d, p, before)
 		}
-		before := p.current.Cause
-		p.current = p.judge(p.read(r))
-		m.settle(d, p, before)
+	}
+	return latest
+}
+
+// read decodes a reading, with the exponent that was read last.
+func (p *pointState) read(r *devices.Reading) {
+	p.current = Current{Point: p.Point, At: r.At}
+	err := r.Err
+	switch {
+	case err != nil:
+	case p.factor == nil:
+		p.current.Value, err = Decode(p.Point, r.Raw)
+	case !p.factor.current.Good():
+		err = errNoFactor
+	default:
+		p.current.Value, err = p.decodeBy(r.Raw, p.factor.current.Value)
+	}
+	if err != nil {
+		p.current.fail(err)
 	}
 }
 
 // settle goes on with what p has got; before is the cause that it had.
 func (m *Mapper) settle(d *deviceState, p *pointState, before string) {
 	p.batch = m.batch
-	m.fresh = append(m.fresh, fresh{p, p.current})
+	m.fresh = append(m.fresh, p)
+	if p.Kind == Counter && p.current.Good() {
+		p.count()
+	}
 	if p.newsworthy(before) {
 		m.news = append(m.news, p.tell(d.Device))
 	}
@@ -410,35 +421,30 @@ func (m *Mapper) settle(d *deviceState, p *pointState, before string) {
 	}
 }
 
-// judge compares a reading of a counter with those before it.
-func (p *pointState) judge(c Current) Current {
-	if p.Kind != Counter || !c.Good() {
-		return c
-	}
+// count compares a reading of a counter with those before it.
+func (p *pointState) count() {
 	before := p.tally
 	var err error
-	if p.tally, c.Counter, err = p.follow(p.tally, c.Value, c.At); err != nil {
-		c.fail(err)
+	if p.tally, p.current.Counter, err = p.follow(p.tally, p.current.Value, p.current.At); err != nil {
+		p.current.fail(err)
 	}
-	if c.Counter == Wrapped {
+	if p.current.Counter == Wrapped {
 		p.over, _, _ = p.overTop(before.last, p.tally.last, p.grain(before.last, p.tally.last))
 	}
-	return c
 }
 
 // appendPassed appends what waited and has to be published before the fresh
 // readings are.
 func (m *Mapper) appendPassed(dst []broker.Message, d *deviceState) []broker.Message {
 	var at devices.Stamp
-	for i := range m.fresh {
-		f := &m.fresh[i]
-		if !f.dueBefore(&f.now) {
+	for _, p := range m.fresh {
+		if !p.dueBefore(&p.current) {
 			continue
 		}
 		if !d.due {
 			m.cycle++
 		}
-		at = max(at, m.flush(d, f.pointState, f.now.At))
+		at = max(at, m.flush(d, p, p.current.At))
 	}
 	return m.appendTables(dst, d, at)
 }
@@ -456,12 +462,11 @@ func (m *Mapper) flush(d *deviceState, p *pointState, now devices.Stamp) devices
 // take decides about the fresh readings and returns the latest of their times.
 func (m *Mapper) take(d *deviceState, offset int64) devices.Stamp {
 	d.due = false
-	for i := range m.fresh {
-		f := &m.fresh[i]
-		f.due = !f.Hidden && f.take(f.now, offset)
-		f.cycle = m.cycle
-		d.due = d.due || f.due
-		m.await(f.until)
+	for _, p := range m.fresh {
+		p.due = !p.Hidden && p.take(offset)
+		p.cycle = m.cycle
+		d.due = d.due || p.due
+		m.await(p.until)
 	}
 	return m.latest
 }
@@ -523,22 +528,6 @@ func (m *Mapper) appendTables(dst []broker.Message, d *deviceState, at devices.S
 		dst = m.appendTable(dst, d, i, at)
 	}
 	return dst
-}
-
-// read decodes a reading, with the exponent that was read last.
-func (p *pointState) read(r *devices.Reading) Current {
-	if p.factor == nil || r.Err != nil {
-		return current(p.Point, r, nil)
-	}
-	c := Current{Point: p.Point, At: r.At}
-	err := error(errNoFactor)
-	if p.factor.current.Good() {
-		c.Value, err = p.decodeBy(r.Raw, p.factor.current.Value)
-	}
-	if err != nil {
-		c.fail(err)
-	}
-	return c
 }
 
 // current decodes a reading. all are those of the same moment.

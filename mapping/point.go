@@ -22,7 +22,11 @@
 // owner of the Mapper calls when NextDue has come: there is no clock here.
 //
 // Payloads carry slots where they depend on wall time (broker.Slot): what was
-// rendered before the clock was set is rendered again by whoever sends it.
+// rendered before the clock was set is rendered again by whoever sends it. That
+// holds for all formats; a template leaves its slots by functions that it can
+// do nothing else with. What is decided of a format stands at its head:
+// compose.go (JSON), influx.go, senml.go, template.go. All but templates publish
+// without allocating.
 //
 // A command is checked as a whole before anything is written, against what
 // its points declare; a refusal says why, on the topic where it is awaited.

@@ -104,19 +104,21 @@ func (d Deadband) passes(last, now Value) bool {
 // An output is what is published of a point: a reading, or what a window made
 // of several.
 type output struct {
-	Current
-	samples int // good readings in it; 0: it is one reading, and no window
-	bad     int // readings of the window that had no value
+	*Current     // pointState.current or pace.held
+	samples  int // good readings in it; 0: it is one reading, and no window
+	bad      int // readings of the window that had no value
 }
 
 // A pace is where a point stands between its publications.
 type pace struct {
-	sent     Current       // last published; At 0: nothing yet
-	sentAt   devices.Stamp // when that was, which may be later than its own time
-	until    devices.Stamp // when held or the window is to be published; 0: nothing waits
-	held     Current       // of MinInterval
-	window   window
-	windowed bool // until is the end of window
+	sent      Value         // last published
+	cause     string        // likewise, "" for a good value
+	published bool          // anything was
+	sentAt    devices.Stamp // when that was, which may be later than its own time
+	until     devices.Stamp // when held or the window is to be published; 0: nothing waits
+	held      Current       // what waits for MinInterval to end, or what its window made
+	window    window
+	windowed  bool // until is the end of window
 }
 
 // A window gathers the readings since the last publication.
@@ -129,7 +131,7 @@ type window struct {
 	single    bool    // all of them were floats of 32 bits
 }
 
-func (w *window) add(c Current) {
+func (w *window) add(c *Current) {
 	if c.Cause != "" {
 		w.bad++
 		return
@@ -145,7 +147,7 @@ func (w *window) add(c Current) {
 			w.high = c.Value
 		}
 	}
-	w.n, w.last = w.n+1, c
+	w.n, w.last = w.n+1, *c
 	w.single = w.single && c.Value.kind == KindFloat32
 	sum := w.sum + f
 	if math.Abs(w.sum) >= math.Abs(f) {
@@ -206,7 +208,7 @@ func (p *pointState) dueBefore(c *Current) bool {
 // news tells whether c is published whatever the policy: the first reading, each
 // change of quality, and what consumers of a counter must know.
 func (p *pointState) news(c *Current) bool {
-	return p.sent.At == 0 || c.Cause != p.sent.Cause || c.Counter != Continues
+	return !p.published || c.Cause != p.cause || c.Counter != Continues
 }
 
 // flush ends what waits, at the time it was to be published or, if that is
@@ -215,47 +217,39 @@ func (p *pointState) flush(now devices.Stamp) bool {
 	at := p.until
 	p.until = 0
 	if !p.windowed {
-		return p.publish(output{Current: p.held}, min(at, now))
+		return p.publish(output{Current: &p.held}, min(at, now))
 	}
 	w := p.window
 	p.window = window{}
 	if w.n == 0 {
 		return false // its bad readings have been told
 	}
-	out := output{Current: w.last, samples: w.n, bad: w.bad}
-	out.Value = w.value(p.Policy.Aggregate)
-	out.Counter = Continues // anything else has been told
+	p.held = w.last
+	p.held.Value = w.value(p.Policy.Aggregate)
+	p.held.Counter = Continues // anything else has been told
 	if now >= at {
-		out.At = at
+		p.held.At = at
 	}
-	if p.sent.Cause == "" && !p.Policy.moves(p.sent.Value, out.Value) && !p.aged(out.At, p.Policy.Window) {
+	if p.cause == "" && !p.Policy.moves(p.sent, p.held.Value) && !p.aged(p.held.At, p.Policy.Window) {
 		return false
 	}
-	return p.publish(out, out.At)
+	return p.publish(output{&p.held, w.n, w.bad}, p.held.At)
 }
 
-// take decides about a reading, before which nothing waits that had to be
+// take decides about the current reading, before which nothing waits that had to be
 // published, and reports whether p.out is to be published now.
-func (p *pointState) take(c Current, offset int64) bool {
-	news := p.news(&c)
+func (p *pointState) take(offset int64) bool {
+	c := &p.current
+	news := p.news(c)
 	if p.Policy.Window > 0 {
-		p.open(c.At, offset)
-		p.window.add(c)
-		if news {
-			out := output{Current: c}
-			if c.Cause == "" {
-				out.samples = 1
-			}
-			return p.publish(out, c.At)
-		}
-		return c.Cause != "" && p.aged(c.At, p.Every) && p.publish(output{Current: c}, c.At)
+		return p.gather(offset, news)
 	}
 	switch {
 	case news:
 	case p.aged(c.At, p.Every):
 	case c.Cause != "":
 		return false
-	case !p.Policy.moves(p.sent.Value, c.Value):
+	case !p.Policy.moves(p.sent, c.Value):
 		p.until = 0 // what waited is past
 		return false
 	}
@@ -263,7 +257,22 @@ func (p *pointState) take(c Current, offset int64) bool {
 	if news || rest == 0 || c.At.Sub(p.sentAt) >= rest {
 		return p.publish(output{Current: c}, c.At)
 	}
-	p.held, p.until = c, p.sentAt+devices.Stamp(rest)
+	p.held, p.until = *c, p.sentAt+devices.Stamp(rest)
+	return false
+}
+
+// gather is take of a point with a window.
+func (p *pointState) gather(offset int64, news bool) bool {
+	c := &p.current
+	p.open(c.At, offset)
+	p.window.add(c)
+	out := output{Current: c}
+	if c.Cause == "" {
+		out.samples = 1
+	}
+	if news || c.Cause != "" && p.aged(c.At, p.Every) {
+		return p.publish(out, c.At)
+	}
 	return false
 }
 
@@ -291,7 +300,7 @@ func (p *pointState) aged(at devices.Stamp, every time.Duration) bool {
 
 // publish makes o what is published of p, at the moment at.
 func (p *pointState) publish(o output, at devices.Stamp) bool {
-	p.out, p.sent, p.sentAt = o, o.Current, at
+	p.out, p.sent, p.cause, p.published, p.sentAt = o, o.Value, o.Cause, true, at
 	if !p.windowed {
 		p.until = 0
 	}

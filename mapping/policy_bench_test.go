@@ -2,6 +2,7 @@ package mapping
 
 import (
 	"fmt"
+	"syscall"
 	"testing"
 
 	"edgegateway/broker"
@@ -9,7 +10,8 @@ import (
 )
 
 // BenchmarkPublish publishes 100 readings of one device in each iteration by
-// one table, and reports what each costs.
+// one table, and reports what each costs of the processor, which depends less
+// on who else uses the machine than the time it takes.
 func BenchmarkPublish(b *testing.B) {
 	for _, c := range []struct {
 		name string
@@ -44,13 +46,23 @@ func BenchmarkPublish(b *testing.B) {
 			}
 			var dst []broker.Message
 			b.ReportAllocs()
+			began := cpuTime()
 			for b.Loop() {
 				for i := range batch.Readings {
 					batch.Readings[i].At++ // no two batches have the same time
 				}
 				dst = m.AppendMessages(dst[:0], batch, exact)
 			}
-			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/point")
+			b.ReportMetric(float64(cpuTime()-began)/float64(b.N)/n, "cpu-ns/point")
 		})
 	}
+}
+
+// cpuTime returns the processor time that this process has used.
+func cpuTime() int64 {
+	var u syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return u.Utime.Nano() + u.Stime.Nano()
 }

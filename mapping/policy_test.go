@@ -365,23 +365,23 @@ func checkPromises(t *testing.T, policy Policy, every time.Duration, history []r
 func TestMeanHasTheDigitsOfItsReadings(t *testing.T) {
 	var w window
 	for range 3 {
-		w.add(Current{Value: DecimalValue(decimal("230.1")), At: 1})
+		w.add(&Current{Value: DecimalValue(decimal("230.1")), At: 1})
 	}
-	w.add(Current{Value: DecimalValue(decimal("230.3")), At: 1})
-	w.add(Current{Cause: "timeout", At: 1})
+	w.add(&Current{Value: DecimalValue(decimal("230.3")), At: 1})
+	w.add(&Current{Cause: "timeout", At: 1})
 	if got := w.value(Mean).String(); got != "230.15" || w.n != 4 || w.bad != 1 {
 		t.Errorf("mean %s of %d, %d bad", got, w.n, w.bad)
 	}
 	w = window{}
 	for _, f := range []float32{230.1, 230.2, 230.3} {
-		w.add(Current{Value: Float32Value(f), At: 1})
+		w.add(&Current{Value: Float32Value(f), At: 1})
 	}
 	if got := w.value(Mean).String(); got != "230.2" {
 		t.Errorf("mean of floats with 32 bits: %s", got)
 	}
 	w = window{}
 	for _, s := range []string{"a", "b"} {
-		w.add(Current{Value: StringValue(s), At: 1})
+		w.add(&Current{Value: StringValue(s), At: 1})
 	}
 	if got := w.value(Mean).String(); got != "b" {
 		t.Errorf("mean of words: %s, want the last", got)

@@ -123,7 +123,7 @@ func ParseTemplate(text, per string) (*Template, error) {
 func (t *Template) try(per string, v Value) error {
 	var o composer
 	w := templateWriter{composer: &o}
-	p := newTemplatePoint(&Point{Point: &devices.Point{Name: "point"}}, &output{Current: Current{Value: v}})
+	p := newTemplatePoint(&Point{Point: &devices.Point{Name: "point"}}, &output{Current: &Current{Value: v}})
 	var data any = &templateData{templatePoint: p}
 	if per == "device" {
 		data = &templateDevice{Points: []templatePoint{p}}
@@ -354,11 +354,12 @@ func (m *Mapper) tryTemplate(t *table, d *deviceState) error {
 }
 
 // exampleOf is a reading of p with all its registers 0, or a result of 0.
-func exampleOf(p *Point) Current {
+func exampleOf(p *Point) *Current {
 	if p.Program != nil {
-		return Current{Point: p, Value: FloatValue(0), At: 1}
+		return &Current{Point: p, Value: FloatValue(0), At: 1}
 	}
-	return current(p, &devices.Reading{Point: p.Point, Raw: make([]byte, p.RawLen()), At: 1}, nil)
+	c := current(p, &devices.Reading{Point: p.Point, Raw: make([]byte, p.RawLen()), At: 1}, nil)
+	return &c
 }
 
 // Trouble returns what went wrong since the last call, nil if nothing. Each

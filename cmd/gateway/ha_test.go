@@ -195,3 +195,40 @@ func mustJSON(t *testing.T, v any) string {
 	}
 	return string(text)
 }
+
+// Home Assistant with a broker of its own, behind a bridge: what it is told and
+// its commands, which say until when they are valid, go over it, and payloads
+// that ask for it bear their id there.
+func TestHomeAssistantBehindABridge(t *testing.T) {
+	far := newCloud(t)
+	far.start()
+	w := far.watch()
+	plcPort := freePort(t)
+	pymodbus(t, "tcp", "127.0.0.1", plcPort)
+	s := newSite(t, "[homeassistant]\n[publish.point]\nid = true\n"+far.bridge(`
+send    = { "{name}/#" = "{name}/#", "homeassistant/#" = "homeassistant/#" }
+receive = { "{name}/+/+/set" = "{name}/+/+/set" }`), map[string]string{
+		"plc": fmt.Sprintf("[device.plc]\nbus = \"tcp://127.0.0.1:%s\"\nunit_id = 1\nevery = \"200ms\"\n[device.plc.points]\n%s", plcPort, plcPoints),
+	})
+	writeFile(t, filepath.Join(s.config, "site.toml"), "clock = \"trusted\"\n")
+	s.run()
+	const topic = "homeassistant/device/plant_plc/config"
+	eventually(t, "the announcement at the far broker", func() bool { return len(w.on(topic)) > 0 })
+	var config homeassistant.Config
+	if err := json.Unmarshal([]byte(w.on(topic)[0]), &config); err != nil {
+		t.Fatal(err)
+	}
+	c := config.Components["setpoint"]
+	eventually(t, "the state, with its id", func() bool {
+		return slices.ContainsFunc(w.on(c.StateTopic), func(p string) bool { return strings.Contains(p, `","id":"`) })
+	})
+	command := strings.ReplaceAll(c.CommandTemplate, "{{ value }}", "33.5")
+	const expiry = "{{ as_timestamp(now()) | int + 30 }}"
+	if !strings.Contains(command, expiry) {
+		t.Fatalf("a command over the bridge does not say how long it is valid: %s", command)
+	}
+	far.publish(c.CommandTopic, strings.ReplaceAll(command, expiry, fmt.Sprint(time.Now().Unix()+30)))
+	eventually(t, "the new setpoint at the far broker", func() bool {
+		return slices.ContainsFunc(w.on(c.StateTopic), func(p string) bool { return strings.HasPrefix(p, `{"value":33.5,`) })
+	})
+}

@@ -29,7 +29,7 @@ func checkName(name string) string {
 
 // reservedPoints are the keys that the JSON of a device has besides its
 // points.
-var reservedPoints = []string{"time", "errors", "id", "clock", "replayed", "counters"}
+var reservedPoints = []string{"time", "errors", "bad", "counters", "id", "clock", "replayed"}
 
 func checkPointName(name string) string {
 	if slices.Contains(reservedPoints, name) {
