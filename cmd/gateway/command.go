@@ -91,7 +91,7 @@ func newCommander(p *plant, cfg config.Commands, writes *writelog.Log, publish f
 	return c
 }
 
-// topics are the filters of all commands to the gateway called name.
+// commandTopics are the filters of all commands to the gateway called name.
 func commandTopics(name string) []string {
 	return []string{name + "/+/+/set", name + "/+/_set", name + "/+/_get"}
 }
