@@ -355,7 +355,7 @@ func (c *commander) carryOut(ctx context.Context, l *lane, o *order) {
 	case late:
 		reason := "its turn came later than it was valid"
 		if o.waits != nil {
-			reason = "it was valid until now, and until now: " + o.waits.Error()
+			reason = "not written in time: " + o.waits.Error()
 		}
 		c.finish(o, &mapping.Result{State: mapping.Expired, Reason: reason})
 	case err != nil:

@@ -449,7 +449,7 @@ func BenchmarkCommandOnABusyLine(b *testing.B) {
 	bound := 2 * (cost(write) + cost(polls[0]))
 
 	var took []time.Duration
-	for i := 0; b.Loop(); i++ {
+	for i := 0; b.Loop() && !b.Failed(); i++ {
 		time.Sleep(time.Duration(i*37%100) * time.Millisecond) // anywhere in a poll
 		began := time.Now()
 		if _, err := client.Publish(ctx, &paho.Publish{Topic: fmt.Sprintf("plant/m%d/setpoint/set", 1+i%4), QoS: 1, Payload: fmt.Append(nil, i%1000)}); err != nil {
