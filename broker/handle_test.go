@@ -35,3 +35,19 @@ func TestHandleSafeWithholdsTheAcknowledgement(t *testing.T) {
 	b.Publish(&Message{Topic: "plant/x/set"}) // nobody waits for this one
 	done(nil)
 }
+
+func TestRetainedAreThoseOfClients(t *testing.T) {
+	b, err := New(Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Publish(&Message{Topic: "plant/own/set", Payload: []byte("1"), Retain: true})
+	for _, topic := range []string{"plant/a/set", "plant/b/other"} {
+		if err := b.PublishFrom(t.Context(), &Message{Topic: topic, Payload: []byte("2"), Retain: true, From: "anonymous"}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := b.Retained("plant/+/set"); len(got) != 1 || got[0].Topic != "plant/a/set" || !got[0].Retain {
+		t.Errorf("got %+v", got)
+	}
+}

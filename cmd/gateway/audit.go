@@ -235,7 +235,7 @@ func readAudit(ctx context.Context, opts *options) (entries []writelog.Entry, er
 
 func printAudit(out io.Writer, entries []writelog.Entry) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "TIME\tPOINT\tASKED\tOLD\tNOW\tRESULT\tBY\tID\t")
+	fmt.Fprintln(w, "TIME\tPOINT\tASKED\tOLD\tNOW\tBY\tID\tRESULT")
 	for _, e := range entries {
 		at := e.At.Wall.Local().Format(time.DateTime)
 		if !e.At.Exact {
@@ -250,7 +250,7 @@ func printAudit(out io.Writer, entries []writelog.Entry) error {
 			if reason := cmp.Or(p.Reason, e.Reason); reason != "" {
 				state += ": " + reason
 			}
-			fmt.Fprintf(w, "%s\t%s.%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n", at, e.Device, p.Point, p.Value, dash(p.Old), dash(p.New), state, by, e.ID)
+			fmt.Fprintf(w, "%s\t%s.%s\t%s\t%s\t%s\t%s\t%s\t%s\n", at, e.Device, p.Point, p.Value, dash(p.Old), dash(p.New), by, cmp.Or(e.ID, "–"), state)
 		}
 	}
 	return w.Flush()

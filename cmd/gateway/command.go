@@ -91,7 +91,7 @@ func newCommander(p *plant, cfg config.Commands, writes *writelog.Log, publish f
 	return c
 }
 
-// topics are the filters of all commands to the gateway called name.
+// commandTopics are the filters of all commands to the gateway called name.
 func commandTopics(name string) []string {
 	return []string{name + "/+/+/set", name + "/+/_set", name + "/+/_get"}
 }
@@ -355,7 +355,7 @@ func (c *commander) carryOut(ctx context.Context, l *lane, o *order) {
 	case late:
 		reason := "its turn came later than it was valid"
 		if o.waits != nil {
-			reason = "it was valid until now, and until now: " + o.waits.Error()
+			reason = "not written in time: " + o.waits.Error()
 		}
 		c.finish(o, &mapping.Result{State: mapping.Expired, Reason: reason})
 	case err != nil:

@@ -355,16 +355,18 @@ func (c *commander) hold(ctx context.Context, req holdRequest, by string) (write
 // release ends a hold.
 func (c *commander) release(target, by string) error {
 	dev, point, err := c.plant.findPoint(target)
-	if err != nil {
-		return err
+	for _, one := range c.holds.list() { // of a point that is gone, perhaps
+		if one.Device+"."+one.Point == target || err == nil && one.Device == dev.ID && one.Point == point.Name {
+			_, serr := c.holds.release(one.Device, one.Point)
+			if err == nil {
+				c.loss.released(point)
+			}
+			c.log.Info("hold released", "device", one.Device, "point", one.Point, "by", by)
+			return serr
+		}
 	}
-	held, err := c.holds.release(dev.ID, point.Name)
-	if err == nil && !held {
+	if err == nil {
 		err = fmt.Errorf("%s.%s is not held", dev.ID, point.Name)
-	}
-	if held {
-		c.loss.released(point)
-		c.log.Info("hold released", "device", dev.ID, "point", point.Name, "by", by)
 	}
 	return err
 }

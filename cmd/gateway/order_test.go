@@ -448,14 +448,20 @@ func BenchmarkCommandOnABusyLine(b *testing.B) {
 	cost := func(q devices.Query) time.Duration { return q.(interface{ Cost() time.Duration }).Cost() }
 	bound := 2 * (cost(write) + cost(polls[0]))
 
-	var took []time.Duration
-	for i := 0; b.Loop(); i++ {
+	once := func(i int) time.Duration {
 		time.Sleep(time.Duration(i*37%100) * time.Millisecond) // anywhere in a poll
 		began := time.Now()
 		if _, err := client.Publish(ctx, &paho.Publish{Topic: fmt.Sprintf("plant/m%d/setpoint/set", 1+i%4), QoS: 1, Payload: fmt.Append(nil, i%1000)}); err != nil {
 			b.Fatal(err)
 		}
-		took = append(took, (<-answers).Sub(began))
+		return (<-answers).Sub(began)
+	}
+	for i := range 12 { // until all devices are known
+		once(i)
+	}
+	var took []time.Duration
+	for i := 0; b.Loop() && !b.Failed(); i++ {
+		took = append(took, once(i))
 	}
 	slices.Sort(took)
 	p99 := took[len(took)*99/100]

@@ -138,7 +138,7 @@ func (c *card) reserve() error {
 	if err != nil {
 		return err
 	}
-	return f.Close()
+	return errors.Join(f.Sync(), f.Close())
 }
 
 // drop ends the present file.

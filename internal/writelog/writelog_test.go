@@ -126,7 +126,7 @@ func TestLogIsBounded(t *testing.T) {
 	if err := l.Take(open); err != nil {
 		t.Fatal(err)
 	}
-	for i := range 2 * Keep {
+	for i := range Keep + 300 {
 		e := entry(fmt.Sprint(i), i)
 		if err := l.Take(e); err != nil {
 			t.Fatal(err)
@@ -220,7 +220,7 @@ func TestFailedSyncGoesOnInTheOtherFile(t *testing.T) {
 // counts as finished was.
 func TestLives(t *testing.T) {
 	cuts, full := 0, 0
-	for at := 1; at < 200; at += 2 {
+	for at := 1; at < 200; at += 4 {
 		for seed := range uint64(2) {
 			b := newBench(t)
 			b.cfg.Size = 24 << 10 // a generation lasts for a few writes
@@ -279,7 +279,7 @@ func TestLives(t *testing.T) {
 			}
 		}
 	}
-	if cuts < 50 || full < 50 {
+	if cuts < 25 || full < 25 {
 		t.Errorf("%d kills in the middle, %d lives over several generations: the test does not reach what it is for", cuts, full)
 	}
 }
