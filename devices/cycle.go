@@ -134,8 +134,8 @@ func (p *Poller) join(r *round, i int, now Stamp) {
 	c := &p.cycles[i]
 	c.round, c.part, c.ran, c.flying, c.broke = r, &r.parts[c.group], 0, 0, nil
 	r.open++
-	if !p.sched.missing && !p.sched.units[c.index].silent {
-		p.ledger.began(now.Sub(p.sched.jobs[i].due))
+	if j := &p.sched.jobs[i]; !j.asap && !p.sched.missing && !p.sched.units[c.index].silent {
+		p.ledger.began(now.Sub(j.due))
 	}
 	switch {
 	case r.lead < 0:

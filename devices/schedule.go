@@ -55,6 +55,7 @@ type job struct {
 	every    time.Duration
 	phase    Stamp         // a slot begins here and every interval after
 	due      Stamp         // when its present cycle was to begin, or its next one is
+	asap     bool          // due is no slot, but when it was found that all is to be read
 	ran      Stamp         // when its last query ended; breaks ties
 	overruns uint64        // slots skipped
 	held     bool          // nothing of it may begin: all its queries are under way, or another job of its unit reads for it
@@ -90,6 +91,7 @@ func newSchedule(now Stamp, jobs []job, units int, offset float64) *schedule {
 	for i := range jobs {
 		j := &jobs[i]
 		n, u := time.Duration(units), time.Duration(j.unit)
+		j.asap = true
 		j.due = now + Stamp(min(intervals[u][0], firstSlots)/n*u)
 		shift := time.Duration(offset * float64(intervals[u][0]/n))
 		j.phase = now + Stamp((phase(intervals[u], u, n)+shift)%j.every-j.every)
@@ -224,7 +226,7 @@ func (s *schedule) ended(i int, now Stamp) {
 		j.overruns += uint64(late / every)
 		next += late / every * every
 	}
-	j.due = next
+	j.due, j.asap = next, false
 }
 
 // answered notes that unit i is alive. It reports whether it was silent until
@@ -287,7 +289,7 @@ func (s *schedule) plugged(now Stamp) {
 func (s *schedule) dueNow(unit int, now Stamp) {
 	for i := range s.jobs {
 		if s.jobs[i].unit == unit {
-			s.jobs[i].due = now
+			s.jobs[i].due, s.jobs[i].asap = now, true
 		}
 	}
 }

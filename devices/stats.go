@@ -23,9 +23,9 @@ type BusStats struct {
 	Dropped  uint64  `json:"dropped"`  // batches thrown away because their receiver was late
 	Waiting  int     `json:"waiting"`  // queries of Poller.Do not begun yet
 
-	// How late cycles began, from when they were due to when their first
-	// request left, in seconds, since the start: half of them, and 99 of 100,
-	// were not later.
+	// How late cycles began, from their slot to when their first request
+	// left, in seconds, since the start: half of them, and 99 of 100, were not
+	// later.
 	LateHalf float64 `json:"late_p50"`
 	LateMost float64 `json:"late_p99"`
 
