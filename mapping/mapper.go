@@ -260,31 +260,27 @@ func (m *Mapper) AppendMessages(dst []broker.Message, b *devices.Batch, c broker
 // latest time. Exponents come first, wherever they stand.
 func (m *Mapper) take(d *deviceState, b *devices.Batch) (latest devices.Stamp) {
 	d.due = false
+	latest = m.takeSome(d, b, false)
 	if d.scaled {
-		m.takeSome(d, b, func(p *pointState) bool { return p.factor == nil })
-		m.takeSome(d, b, func(p *pointState) bool { return p.factor != nil })
-	} else {
-		m.takeSome(d, b, func(*pointState) bool { return true })
-	}
-	for i := range b.Readings {
-		latest = max(latest, b.Readings[i].At)
+		m.takeSome(d, b, true)
 	}
 	d.latest = max(d.latest, latest)
 	m.compute(d)
 	return latest
 }
 
-func (m *Mapper) takeSome(d *deviceState, b *devices.Batch, wanted func(*pointState) bool) {
+// takeSome keeps the readings of those points that need an exponent, or not.
+func (m *Mapper) takeSome(d *deviceState, b *devices.Batch, scaled bool) (latest devices.Stamp) {
 	for i := range b.Readings {
 		r := &b.Readings[i]
-		p := d.byPoint[r.Point]
-		if p == nil || !wanted(p) {
-			continue
+		latest = max(latest, r.At)
+		if p := d.byPoint[r.Point]; p != nil && scaled == (p.factor != nil) {
+			before := p.current.Cause
+			p.take(r, m.cycle)
+			m.taken(d, p, before)
 		}
-		before := p.current.Cause
-		p.take(r, m.cycle)
-		m.taken(d, p, before)
 	}
+	return latest
 }
 
 // taken goes on with what p has got; before is the cause that it had.
@@ -299,7 +295,20 @@ func (m *Mapper) taken(d *deviceState, p *pointState, before string) {
 }
 
 func (p *pointState) take(r *devices.Reading, cycle uint64) {
-	p.current = p.read(r)
+	p.current = Current{Point: p.Point, At: r.At}
+	err := r.Err
+	switch {
+	case err != nil:
+	case p.factor == nil:
+		p.current.Value, err = Decode(p.Point, r.Raw)
+	case !p.factor.current.Good():
+		err = errNoFactor
+	default: // with the exponent that was read last
+		p.current.Value, err = p.decodeBy(r.Raw, p.factor.current.Value)
+	}
+	if err != nil {
+		p.current.fail(err)
+	}
 	p.settle(cycle)
 }
 
@@ -320,22 +329,6 @@ func (p *pointState) settle(cycle uint64) {
 	if p.due {
 		p.sent, p.sentCause, p.everSent = p.current.Value, p.current.Cause, true
 	}
-}
-
-// read decodes a reading, with the exponent that was read last.
-func (p *pointState) read(r *devices.Reading) Current {
-	if p.factor == nil || r.Err != nil {
-		return current(p.Point, r, nil)
-	}
-	c := Current{Point: p.Point, At: r.At}
-	err := error(errNoFactor)
-	if p.factor.current.Good() {
-		c.Value, err = p.decodeBy(r.Raw, p.factor.current.Value)
-	}
-	if err != nil {
-		c.fail(err)
-	}
-	return c
 }
 
 // current decodes a reading. all are those of the same moment.

@@ -19,6 +19,10 @@
 // with each change of quality; one that stays bad is not repeated. A device's
 // object holds the points of one cycle that were published, and all bad ones.
 //
+// A value whose scale is in another register is decoded with what that held in
+// the same cycle, else when it was read last. Computed points (compute.go) are
+// worked out whenever one of their inputs was read, and are of its time.
+//
 // Payloads carry slots where they depend on wall time (broker.Slot): what was
 // rendered before the clock was set is rendered again by whoever sends it.
 //
