@@ -291,8 +291,11 @@ func TestRoundTrip(t *testing.T) {
 	scales := []Decimal{{}, decimal("0.1"), decimal("-0.01"), decimal("1000"), decimal("0.25"), decimal("3600")}
 	offsets := []Decimal{{}, decimal("-40"), decimal("0.5")}
 	for _, p := range fixed() {
-		tried := 0
-		for i := range 3 * len(scales) * 4 * 60 {
+		tried, rounds := 0, 4*80
+		if p.Type.Integer() || p.Type.Float() {
+			rounds = 3 * len(scales) * 4 * 20
+		}
+		for i := range rounds {
 			p.Order = Order(i % 4)
 			p.Scale = scales[i/4%len(scales)]
 			p.Offset = Decimal{}
@@ -303,8 +306,8 @@ func TestRoundTrip(t *testing.T) {
 				tried++
 			}
 		}
-		if tried < 1000 {
-			t.Errorf("%s: only %d values", p.Type, tried)
+		if tried < rounds/4 {
+			t.Errorf("%s: only %d of %d values", p.Type, tried, rounds)
 		}
 	}
 }

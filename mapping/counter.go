@@ -203,11 +203,11 @@ func (p *Point) Period() (r *big.Rat, ok bool) {
 
 // doubt says what is wrong with a number, which a person may want to see.
 func (p *Point) doubt(last, n number) error {
-	e := *errSteppedBack
+	e, hint := *errSteppedBack, `what may fall is kind = "measurement"`
 	if n.cmp(last) > 0 {
-		e = *errJumped
+		e, hint = *errJumped, "its max_rate allows less"
 	}
-	e.Detail = fmt.Sprintf("it shows %s after %s; waiting whether it stays", p.withUnit(n), p.withUnit(last))
+	e.Detail = fmt.Sprintf("it shows %s after %s; waiting whether it stays (%s)", p.withUnit(n), p.withUnit(last), hint)
 	return &e
 }
 

@@ -54,7 +54,11 @@ func Decode(p *Point, raw []byte) (Value, error) {
 	if p.List {
 		return decodeList(p, raw)
 	}
-	return p.decodeAt(raw, p.Scale)
+	v, err := p.decode(raw, p.Scale)
+	if p.Range != nil && err == nil && !p.Range.has(v) {
+		return Value{}, p.Range.outside(v, p.Unit)
+	}
+	return v, err
 }
 
 // DecodeWith is Decode for a point that may have its exponent from another.
@@ -90,12 +94,8 @@ func (p *Point) decodeBy(raw []byte, exponent Value) (Value, error) {
 		return Value{}, &err
 	}
 	scale.Exp += int8(e)
-	return p.decodeAt(raw, scale)
-}
-
-func (p *Point) decodeAt(raw []byte, scale Decimal) (Value, error) {
 	v, err := p.decode(raw, scale)
-	if err == nil && p.Range != nil && !p.Range.has(v) {
+	if p.Range != nil && err == nil && !p.Range.has(v) {
 		return Value{}, p.Range.outside(v, p.Unit)
 	}
 	return v, err

@@ -183,6 +183,9 @@ func (d *Device) Point(name string) *Point {
 	return nil
 }
 
+// NotFromOneReading is why Device.Now has no value of what needs earlier ones.
+const NotFromOneReading = "not from one reading"
+
 // Now returns what p is by readings of one moment. It knows nothing of earlier
 // ones, so that what needs these has no value.
 func (d *Device) Now(p *Point, all []devices.Reading) Current {
@@ -206,7 +209,7 @@ func (d *Device) Now(p *Point, all []devices.Reading) Current {
 		e.set(in.Point, in.Value)
 	}
 	if len(p.Program.history)+p.Program.sites > 0 {
-		c.fail(&Invalid{Reason: "not from one reading", Detail: "it depends on earlier ones; the running gateway publishes it"})
+		c.fail(&Invalid{Reason: NotFromOneReading, Detail: "it depends on earlier ones; the running gateway publishes it"})
 		return c
 	}
 	v, err := e.run()

@@ -21,6 +21,10 @@
 // bad ones. What has to wait for its time is published by AppendDue, which the
 // owner of the Mapper calls when NextDue has come: there is no clock here.
 //
+// A value whose scale is in another register is decoded with what that held in
+// the same cycle, else when it was read last. Computed points (compute.go) are
+// worked out whenever one of their inputs was read, and are of its time.
+//
 // Payloads carry slots where they depend on wall time (broker.Slot): what was
 // rendered before the clock was set is rendered again by whoever sends it. That
 // holds for all formats; a template leaves its slots by functions that it can

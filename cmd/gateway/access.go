@@ -219,7 +219,7 @@ func printRead(results []pointResult, asJSON, header bool) error {
 		value := strings.TrimSpace(string(r.Value) + " " + r.Unit)
 		if r.Error != "" {
 			value = "– " + r.Error
-			if r.Raw != "" { // why these bytes are no value
+			if r.Raw != "" || r.Error == mapping.NotFromOneReading { // what a person can do with it
 				value = "– " + r.Detail
 			}
 		}

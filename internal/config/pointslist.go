@@ -43,7 +43,7 @@ func (f *rawPointsFile) bind(b *binder, n *node) {
 // listColumns are the columns that a list can have: keys of a point, and
 // address with its table in another column or for all.
 var listColumns = strings.Fields(`name address table coil discrete input holding ref type scale offset unit every
-	group order deadband kind invalid enum write min max mask range_min range_max`)
+	group order deadband kind invalid enum write min max mask range_min range_max max_rate wrap scale_factor chars encoding zone compute`)
 
 // withList lays the points of a device's list over those of its profile.
 func (l *loader) withList(profile, n *node) *node {
@@ -319,13 +319,20 @@ func (l *pointList) point(row []cell) (string, *node) {
 			}
 		}
 	}
-	for _, key := range []string{"ref", "unit", "every", "group", "order", "kind"} {
+	for _, key := range []string{"ref", "unit", "every", "group", "order", "kind", "chars", "encoding", "zone", "compute"} {
 		if c := l.get(row, key); c != nil {
 			set(key, c, c.text)
 		}
 	}
-	for _, key := range []string{"scale", "offset", "deadband"} {
+	for _, key := range []string{"scale", "offset", "deadband", "max_rate", "wrap"} {
 		l.setNumber(row, key, set)
+	}
+	if c := l.get(row, "scale_factor"); c != nil {
+		if n, err := strconv.ParseInt(c.text, 10, 64); err == nil {
+			set("scale_factor", c, n-l.raw.Base.V)
+		} else {
+			set("scale_factor", c, c.text)
+		}
 	}
 	if c := l.get(row, "type"); c != nil {
 		set("type", c, l.typeOf(c))

@@ -102,6 +102,31 @@ func TestListOfManyPoints(t *testing.T) {
 	}
 }
 
+// What a list can say of a point besides where it is.
+func TestListColumns(t *testing.T) {
+	cfg, report := listConfig(t, `base = 1`, "name;holding;type;kind;max_rate;wrap;scale_factor;chars;encoding;zone;compute;range_max\n"+
+		"kept;1;UDINT;counter;2,5;1000000;;;;;;\ndropped;3;;;;;;;;;;\namps;4;INT;;;;11;;;;;40\nlabel;20;STRING(4);;;;;low;latin1;;;\n"+
+		"since;30;unix32;;;;;;;Europe/Berlin;;\ntotal;;;;;;;;;;amps * 230;\n")
+	if cfg == nil || len(report.Issues) > 0 {
+		report.WriteTo(t.Output())
+		t.Fatal(report.Summary())
+	}
+	dev := cfg.Devices[0]
+	kept, amps, label, since, total := dev.Point("kept"), dev.Point("amps"), dev.Point("label"), dev.Point("since"), dev.Point("total")
+	if kept.Kind != mapping.Counter || kept.MaxRate != 2.5 || kept.Wrap.String() != "1000000" {
+		t.Errorf("%+v", kept)
+	}
+	if amps.ScaleFrom == nil || amps.ScaleFrom.Source.(modbus.Register).Address != 10 || amps.Range.String() != "[-inf, 40]" {
+		t.Errorf("%+v", amps)
+	}
+	if label.Layout != mapping.LowByte || label.Encoding != mapping.Latin1 || label.Source.String() != "holding 20-23" || since.Zone.String() != "Europe/Berlin" {
+		t.Errorf("%+v, %+v", label, since)
+	}
+	if total == nil || total.Program.String() != "amps * 230" {
+		t.Errorf("%+v", total)
+	}
+}
+
 func FuzzList(f *testing.F) {
 	f.Add([]byte("name;holding;type\na;1;INT\n\"b;2;\"\"\r\n;;\n"), ";")
 	f.Add([]byte("\xff\xfen\x00a\x00m\x00e\x00"), "")
