@@ -248,7 +248,9 @@ func (m *mosquitto) bridgeTo(change func(*Config)) *rig {
 // Messages go in order through a far broker that is not there at the start
 // and is stopped and started again in mid-stream.
 func TestMosquittoOutage(t *testing.T) {
-	m := newMosquitto(t, "")
+	// With a limit, mosquitto 2.0.11 now and then sends the watcher nothing more
+	// after a restart: it has forgotten that what was in flight is so no longer.
+	m := newMosquitto(t, "max_inflight_messages 0")
 	m.start()
 	w := m.watch()
 	m.stop()
