@@ -19,7 +19,9 @@ type Prompter interface {
 
 // beFirst gives the calling goroutine a thread of its own that runs before all
 // ordinary ones, as far as the system allows it: the goroutine sleeps but for the
-// few hundred microseconds around each request. The caller calls back to undo it.
+// few hundred microseconds around each request. It is worth something only where
+// all cores are taken: half as many requests again at 115200 baud, for a fifth more
+// processor time. The caller calls back to undo it.
 func beFirst() (back func(), err error) {
 	runtime.LockOSThread() // the runtime makes no other thread from such a one
 	if err := setPolicy(unix.SCHED_RR, 1); err != nil {
