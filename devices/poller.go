@@ -123,13 +123,6 @@ func (p *Poller) Run(ctx context.Context) error {
 // poll alternates between waiting queries and scheduled ones, so that neither
 // can starve the other. A waiting one has the bus to itself.
 func (p *Poller) poll(ctx context.Context) {
-	if l, ok := p.cfg.Line.(Prompter); ok && l.Prompt() {
-		back, err := beFirst()
-		defer back()
-		if err != nil {
-			p.log.Debug("the line may stand still while this computer is busy with other programs", "err", err)
-		}
-	}
 	p.tellUnasked()
 	p.sched = newSchedule(p.now(), p.jobs(), len(p.health), p.offset())
 	for _, h := range p.health {

@@ -99,7 +99,6 @@ type answer struct {
 
 var (
 	_ devices.Pipeliner = (*Line)(nil)
-	_ devices.Prompter  = (*Line)(nil)
 )
 
 // NewLine returns a line that opens its port with the first query.
@@ -144,10 +143,6 @@ func newLine(cfg Config, c carrier) *Line {
 
 // Address is the URL or path of the line.
 func (l *Line) Address() string { return l.carrier.address }
-
-// Prompt says that a serial port of this machine stands still until its owner
-// runs.
-func (l *Line) Prompt() bool { return l.carrier.tty }
 
 // broadcast reports whether unit id is no unit but all of a serial line, also
 // of one behind a gateway.
