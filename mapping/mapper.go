@@ -90,7 +90,7 @@ type pointState struct {
 	senmlScale Decimal // to that unit; zero: 1
 
 	current Current
-	tally   Tally         // of a counter
+	tally   *Tally        // of a counter; nil: it is none
 	over    float64       // how far it rose when it wrapped
 	told    devices.Stamp // when News last said that it has no value; 0: never
 	batch   uint64        // in which it was read last
@@ -208,6 +208,12 @@ func (m *Mapper) addPoint(d *deviceState, p *Point) error {
 		return err
 	}
 	ps := &pointState{Point: p, routes: make([]route, len(m.publish)), current: Current{Point: p}}
+	if p.Kind == Counter {
+		ps.tally = new(Tally)
+	}
+	if p.Policy.Window > 0 || p.Policy.MinInterval > 0 {
+		ps.waiting = new(waiting)
+	}
 	ps.name()
 	d.points = append(d.points, ps)
 	d.byPoint[p.Point], d.byName[p.Name] = ps, ps
@@ -410,7 +416,7 @@ func (p *pointState) read(r *devices.Reading) {
 func (m *Mapper) settle(d *deviceState, p *pointState, before string) {
 	p.batch = m.batch
 	m.fresh = append(m.fresh, p)
-	if p.Kind == Counter && p.current.Good() {
+	if p.tally != nil && p.current.Good() {
 		p.count()
 	}
 	if p.newsworthy(before) {
@@ -423,9 +429,9 @@ func (m *Mapper) settle(d *deviceState, p *pointState, before string) {
 
 // count compares a reading of a counter with those before it.
 func (p *pointState) count() {
-	before := p.tally
+	before := *p.tally
 	var err error
-	if p.tally, p.current.Counter, err = p.follow(p.tally, p.current.Value, p.current.At); err != nil {
+	if *p.tally, p.current.Counter, err = p.follow(before, p.current.Value, p.current.At); err != nil {
 		p.current.fail(err)
 	}
 	if p.current.Counter == Wrapped {

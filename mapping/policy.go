@@ -116,9 +116,14 @@ type pace struct {
 	published bool          // anything was
 	sentAt    devices.Stamp // when that was, which may be later than its own time
 	until     devices.Stamp // when held or the window is to be published; 0: nothing waits
-	held      Current       // what waits for MinInterval to end, or what its window made
-	window    window
-	windowed  bool // until is the end of window
+	windowed  bool          // until is the end of window
+	*waiting                // nil: its policy lets nothing wait
+}
+
+// waiting is what a least interval or a window holds back.
+type waiting struct {
+	held   Current // what waits for MinInterval to end, or what its window made
+	window window
 }
 
 // A window gathers the readings since the last publication.

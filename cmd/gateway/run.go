@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/coreos/go-systemd/v22/daemon" // the notify protocol, kept by those who define it
@@ -59,6 +60,7 @@ func runGateway(opts *options, readOnly bool, log *slog.Logger) error {
 	}
 	log.Info("starting", "name", cfg.Name, "version", version(), "config", cfg.Hash(),
 		"buses", len(g.buses), "devices", len(cfg.Devices), "bridges", len(g.bridges))
+	debug.FreeOSMemory() // reading a large configuration takes more than running it
 	err = g.run(ctx, func() {
 		log.Info("ready", "broker", g.listening(), "control", g.control.path)
 		notify(log, daemon.SdNotifyReady+"\nSTATUS="+g.summary())

@@ -47,7 +47,7 @@ func (p *pointBuilder) readOnLoss() {
 		return
 	}
 	raw.After.atLeast(p.binder, leastLoss, "after")
-	if set, ok := p.setOf(&p.point, raw.Value.at); ok {
+	if set, ok := p.setOf(p.point, raw.Value.at); ok {
 		p.point.Write.OnLoss = &mapping.OnLoss{After: raw.After.V, Set: set}
 	}
 }
@@ -98,7 +98,7 @@ func (d *deviceBuilder) setupOf(name string, raw *rawSetup) (set mapping.Set, ok
 		return set, false
 	}
 	if raw.at.isTable() && raw.at.hasAny(placeKeys) {
-		p := &pointBuilder{deviceBuilder: d, name: name, raw: &rawPoint{
+		p := &pointBuilder{deviceBuilder: d, point: new(mapping.Point), name: name, raw: &rawPoint{
 			here: raw.here, rawDefaults: rawDefaults{Type: raw.Type, Order: raw.Order},
 			Coil: raw.Coil, Holding: raw.Holding, Ref: raw.Ref, Scale: raw.Scale, Offset: raw.Offset,
 		}}

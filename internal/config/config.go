@@ -77,16 +77,16 @@ type Config struct {
 	Commands Commands
 
 	hash  string
-	where func(*devices.Point) string
+	where map[*devices.Point]origin
 }
 
 // Where says in which line of which file a point is written: FILE:LINE, ""
 // where that is not known.
 func (c *Config) Where(p *devices.Point) string {
-	if c.where == nil {
-		return ""
+	if o, ok := c.where[p]; ok {
+		return o.String()
 	}
-	return c.where(p)
+	return ""
 }
 
 // Hash is short, and the same for configurations that say the same in

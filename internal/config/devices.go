@@ -341,7 +341,7 @@ func (d *deviceBuilder) readPoint(name, sentence string, raw *rawPoint) {
 		slices.ContainsFunc(d.formulas, func(p *pointBuilder) bool { return p.name == name }) {
 		d.errorKey(raw.at, "there are two points %q on this device", name)
 	}
-	p := &pointBuilder{deviceBuilder: d, raw: raw, name: name, sentence: sentence}
+	p := &pointBuilder{deviceBuilder: d, point: new(mapping.Point), raw: raw, name: name, sentence: sentence}
 	if raw.Compute.set() {
 		d.formulas = append(d.formulas, p)
 		return

@@ -100,7 +100,7 @@ func (p *pointBuilder) readScaleFactor() {
 	case p.sentence != "" || p.framed:
 		p.errorKey(n, "scale_factor is for registers")
 	default:
-		p.factors = append(p.factors, factorUse{p.raw, &p.point, p.register.Table})
+		p.factors = append(p.factors, factorUse{p.raw, p.point, p.register.Table})
 	}
 }
 

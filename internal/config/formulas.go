@@ -82,13 +82,13 @@ func (d *deviceBuilder) addComputed(p *pointBuilder, program *mapping.Program) {
 			d.errorKey(p.raw.at.child(key), "point %q is computed, so that it has no %s; it may have %s", p.name, key, strings.Join(computedKeys[1:], ", "))
 		}
 	}
-	p.point = *mapping.NewComputed(p.name, program)
+	p.point = mapping.NewComputed(p.name, program)
 	p.readUnit()
 	p.readKind()
 	p.readPolicy()
 	p.readRange()
 	p.readHint()
-	d.dev.Computed = append(d.dev.Computed, &p.point)
+	d.dev.Computed = append(d.dev.Computed, p.point)
 	d.at[p.point.Point] = p.raw.at
 }
 

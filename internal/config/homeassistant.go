@@ -19,7 +19,7 @@ func (p *pointBuilder) readHint() {
 		return
 	}
 	if v, ok := n.value.(bool); ok {
-		p.hints[&p.point] = homeassistant.Hint{Hide: !v}
+		p.hints[p.point] = homeassistant.Hint{Hide: !v}
 		return
 	}
 	var raw rawHint
@@ -32,11 +32,11 @@ func (p *pointBuilder) readHint() {
 		p.errorAt(raw.Icon.at, `%q is no icon; they are called like "mdi:pump"`, h.Icon)
 	}
 	if raw.Class.set() {
-		if err := homeassistant.CheckClass(&p.point, h.Class); err != nil {
+		if err := homeassistant.CheckClass(p.point, h.Class); err != nil {
 			p.errorAt(raw.Class.at, "point %q: %v", p.name, err)
 		}
 	}
-	p.hints[&p.point] = h
+	p.hints[p.point] = h
 }
 
 // commandLife is how long a command over a bridge is valid, unless the

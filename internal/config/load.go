@@ -339,11 +339,9 @@ func (l *loader) readGateway(root *node) {
 	l.readHomeAssistant(&raw.HA)
 	l.checkPlans()
 	l.cfg.hash = l.hash(root)
-	l.cfg.where = func(p *devices.Point) string {
-		if n := l.at[p]; n != nil {
-			return n.where()
-		}
-		return ""
+	l.cfg.where = make(map[*devices.Point]origin, len(l.at))
+	for p, n := range l.at {
+		l.cfg.where[p] = origin{n.src, n.key}
 	}
 }
 

@@ -271,8 +271,18 @@ func (n *node) hasAny(names []string) bool {
 }
 
 // where is the place of n as file:line.
-func (n *node) where() string {
+func (n *node) where() string { return origin{n.src, n.key}.String() }
+
+// An origin is a place in a file. It keeps the file's text, but nothing of what
+// was made of it.
+type origin struct {
+	src *source
+	at  span
+}
+
+// String is FILE:LINE.
+func (o origin) String() string {
 	var i Issue
-	n.src.locate(&i, n.key)
+	o.src.locate(&i, o.at)
 	return fmt.Sprintf("%s:%d", i.File, i.Line)
 }

@@ -23,7 +23,7 @@ type pointBuilder struct {
 	name     string
 	sentence string // "" for registers
 	group    *rawGroup
-	point    mapping.Point
+	point    *mapping.Point // of its own: it outlives its builder
 	register modbus.Register
 	bit      *modbus.Bit   // nil: it is no bit of a register
 	queue    *modbus.Queue // nil: it is none
@@ -60,7 +60,7 @@ func (p *pointBuilder) build() *mapping.Point {
 	p.readRange()
 	p.readOnLoss()
 	p.readHint()
-	return &p.point
+	return p.point
 }
 
 func (p *pointBuilder) findGroup() {

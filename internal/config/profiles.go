@@ -107,7 +107,7 @@ func (d *deviceBuilder) readFingerprint(raw *rawFingerprint) *Fingerprint {
 		d.errorKey(raw.at, "fingerprint needs holding = N or input = N, the register that tells such devices from others")
 		return nil
 	}
-	p := &pointBuilder{deviceBuilder: d, name: "fingerprint", raw: &rawPoint{here: raw.here, Input: raw.Input, Holding: raw.Holding}}
+	p := &pointBuilder{deviceBuilder: d, point: new(mapping.Point), name: "fingerprint", raw: &rawPoint{here: raw.here, Input: raw.Input, Holding: raw.Holding}}
 	p.raw.Type = raw.Type
 	if !raw.Type.set() {
 		p.raw.Type = text{here: raw.here, V: "u16"} // not what the points of the profile inherit
@@ -126,7 +126,7 @@ func (d *deviceBuilder) readFingerprint(raw *rawFingerprint) *Fingerprint {
 		return nil
 	}
 	p.point.Point = &devices.Point{Name: p.name, Source: p.source()}
-	f.Point = &p.point
+	f.Point = p.point
 	return f
 }
 

@@ -132,7 +132,7 @@ func (p *pointBuilder) checkLimit(raw anything, limit *mapping.Decimal) {
 	if limit == nil {
 		return
 	}
-	bare := p.point // without limits, so that only the type decides
+	bare := *p.point // without limits, so that only the type decides
 	bare.Write, bare.Enum, bare.Bits = &mapping.Write{}, nil, nil
 	if _, err := mapping.Encode(nil, &bare, mapping.DecimalValue(*limit)); err != nil {
 		p.errorAt(raw.at, "%s cannot be written: %v", limit, err)
