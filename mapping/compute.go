@@ -353,7 +353,7 @@ func (e *evaluator) hysteresis(args ...any) any {
 func (e *evaluator) set(p *Point, v Value) {
 	switch v.kind {
 	case KindNumber, KindFloat32, KindFloat64:
-		e.names[p.Name], _ = v.Float64()
+		e.names[p.Name] = v.shown()
 	case KindBool:
 		e.names[p.Name] = v.num.mant != 0
 	case KindBits:

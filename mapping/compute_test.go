@@ -1,6 +1,7 @@
 package mapping
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -394,5 +395,29 @@ func BenchmarkComputed(b *testing.B) {
 		if _, err := e.run(); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// Floats of 32 bits are taken as they are shown.
+func TestSumsOfSinglesAreThoseOfWhatIsShown(t *testing.T) {
+	for _, c := range []struct {
+		a, b float32
+		want string
+	}{{0.1, 0.2, "0.3"}, {647.6326, 784.3667, "1431.9993"}, {-1e-3, 1e-3, "0"}, {16777216, 1, "16777217"}} {
+		single := Point{Type: F32}
+		dev := newDevice("d", "d", named("a", single), named("b", single))
+		p, err := Compile("a + b", dev.Points)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dev.Computed = []*Point{NewComputed("x", p)}
+		b := devices.NewBatch(dev.Device)
+		for i, f := range []float32{c.a, c.b} {
+			b.Add(dev.Device.Points[i], binary.BigEndian.AppendUint32(nil, math.Float32bits(f)), boot)
+		}
+		if got := dev.Now(dev.Computed[0], b.Readings); got.Value.String() != c.want {
+			t.Errorf("%v + %v = %v, want %s", c.a, c.b, got.Value, c.want)
+		}
+		b.Release()
 	}
 }

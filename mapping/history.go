@@ -113,10 +113,10 @@ type history struct {
 // update takes the reading that h's point has just got.
 func (h *history) update(c broker.Clock, zone *time.Location) {
 	now := &h.of.current
-	x, ok := now.Value.Float64()
-	if !now.Good() || !ok {
+	if _, ok := now.Value.Float64(); !now.Good() || !ok {
 		return // and the program that uses it knows why
 	}
+	x := now.Value.shown()
 	if h.Function == rateFunction {
 		h.updateRate(x, now.At)
 		return

@@ -114,6 +114,17 @@ func (v Value) Float64() (f float64, ok bool) {
 	return 0, false
 }
 
+// shown returns the float nearest to the number that payloads show of v, a
+// quantity: of a float of 32 bits that is its shortest form, so that 0.1 + 0.2 is
+// computed of just these and not of 0.100000001490116 and 0.200000002980232.
+func (v Value) shown() float64 {
+	if n, ok := v.decimal(); ok && v.kind == KindFloat32 {
+		return n.float()
+	}
+	f, _ := v.Float64()
+	return f
+}
+
 // Bool returns v as a truth; ok is false if it is none.
 func (v Value) Bool() (b, ok bool) { return v.num.mant == 1, v.kind == KindBool }
 
