@@ -145,7 +145,7 @@ func (p *Poller) quiet(now Stamp) time.Duration {
 			continue
 		}
 		p.log.Warn("nothing heard from device", append(h.attrs(), "dur", silence)...)
-		p.setOffline(h, fmt.Errorf("%w: nothing good heard for %v", ErrTimeout, silence))
+		p.setAway(h, Offline, fmt.Errorf("%w: nothing good heard for %v", ErrTimeout, silence))
 	}
 	return soonest
 }

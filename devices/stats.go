@@ -40,6 +40,8 @@ type BusStats struct {
 	PortSince Stamp  `json:"port_since"` // when PortDown last changed
 	PortError string `json:"port_error,omitempty"`
 
+	Lent string `json:"lent,omitempty"` // to whom the bus is lent; "": to nobody
+
 	Devices []DeviceStats `json:"devices"` // in the order of the configuration
 }
 
@@ -61,7 +63,7 @@ func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
 // UnmarshalText reads what MarshalText wrote.
 func (s *State) UnmarshalText(text []byte) error {
-	for state := Unknown; state <= Offline; state++ {
+	for state := Unknown; state <= Maintenance; state++ {
 		if state.String() == string(text) {
 			*s = state
 			return nil
@@ -135,6 +137,13 @@ func (l *ledger) setPort(err error, at Stamp) {
 	if err != nil {
 		l.stats.PortError = err.Error()
 	}
+}
+
+// lend enters to whom the bus is lent, or with "" that it is back.
+func (l *ledger) lend(to string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.stats.Lent = to
 }
 
 func (l *ledger) overran(n uint64) {
