@@ -1,6 +1,7 @@
 package devices
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 )
@@ -48,7 +49,7 @@ func (p *Poller) lend(ctx context.Context, l *loan) {
 	l.begun <- nil
 	p.refuse(ctx, l, err)
 	p.ledger.lend("")
-	p.log.Info("bus taken back; its devices are asked again", "from", l.to, "dur", p.now().Sub(from), "reason", context.Cause(l.ctx))
+	p.log.Info("bus taken back; its devices are asked again", "from", l.to, "dur", p.now().Sub(from), "reason", cmp.Or(context.Cause(l.ctx), context.Cause(ctx)))
 	p.startOver()
 	p.tellUnasked()
 }

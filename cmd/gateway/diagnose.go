@@ -83,7 +83,7 @@ func (s *symptoms) nobody() string {
 	case s.line.Exceptions > 0 && !s.tty:
 		return "the gateway answers that it cannot reach any unit: check its serial settings, and A and B of the line behind it"
 	case bytes > 0 && s.tty:
-		return fmt.Sprintf("bytes come, but no whole answer from anybody: speed or parity is another one, or A and B are swapped; stop the gateway and try `gateway scan %s --speeds all`", s.name)
+		return fmt.Sprintf("bytes come, but no whole answer from anybody: speed or parity is another one, or A and B are swapped; try `gateway scan %s --speeds all`", s.name)
 	case bytes > 0:
 		return "answers come, but none is right: is it Modbus, and this kind of it?"
 	case s.tty && s.line.Received > 0:
