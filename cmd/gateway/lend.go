@@ -114,10 +114,10 @@ func borrow(ctx context.Context, socket, bus, what string) (_ context.Context, g
 func (p *busPlace) borrow(ctx context.Context, what string, yes bool, most time.Duration, do func(context.Context, *busPlace) error) error {
 	if most > loanTime {
 		return fmt.Errorf("bus %s is in use by the running gateway, which lends it for %s at most, and this takes up to %s: name fewer --units or --speeds, or stop the gateway first (systemctl stop gateway)",
-			p.bus, budget.Brief(loanTime), budget.Brief(most.Round(time.Second)))
+			p.bus, budget.Brief(loanTime), budget.Brief(max(time.Second, most.Round(time.Second))))
 	}
-	fmt.Fprintf(os.Stderr, "Bus %s is in use by the running gateway. Other speeds stop it for up to %s, and a little more for each unit that is found: its devices%s are not read or written meanwhile and count as in maintenance.\n",
-		p.bus, budget.Brief(most.Round(time.Second)), p.whoStops())
+	fmt.Fprintf(os.Stderr, "Bus %s is in use by the running gateway. Other speeds stop it for up to %s, and some seconds more for each unit that is found: its devices%s are not read or written meanwhile and count as in maintenance.\n",
+		p.bus, budget.Brief(max(time.Second, most.Round(time.Second))), p.whoStops())
 	if !yes {
 		if err := confirm(ctx); err != nil {
 			return fmt.Errorf("bus %s: %w", p.bus, err)

@@ -180,7 +180,7 @@ func TestScanFindsAndNamesUnits(t *testing.T) {
 		if running {
 			s.run()
 			for want, args := range map[string][]string{
-				"in use by the running gateway. Other speeds stop it for up to 4s, and a little more for each unit that is found: its devices (main, shop, dead)": {"--units", "1-10", "--speeds", "9600,2400", "--timeout", "200ms"},
+				"in use by the running gateway. Other speeds stop it for up to 4s, and some seconds more for each unit that is found: its devices (main, shop, dead)": {"--units", "1-10", "--speeds", "9600,2400", "--timeout", "200ms"},
 				"--yes": {"--speeds", "9600"},
 			} {
 				if out, talk, code := s.talk("scan", append(args, "rs485")...); code != exitUsage || out != "" || !strings.Contains(talk, want) {
