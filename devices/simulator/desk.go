@@ -1,6 +1,7 @@
 package simulator
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
@@ -108,16 +109,19 @@ func (d *desk) spoil(frame []byte) ([]byte, time.Duration) {
 	}
 	d.unit.mu.Lock()
 	defer d.unit.mu.Unlock()
-	switch d.bus.Kind {
-	case RTU:
-		frame = spoilRTU(frame, fault)
-		return d.unit.faulty.spoilFrame(frame, len(frame), fault), fault.Latency
-	case ASCII:
-		frame = spoilASCII(frame, fault)
-		return d.unit.faulty.spoilFrame(frame, len(frame), fault), fault.Latency
+	if d.bus.Kind == TCP {
+		return d.unit.faulty.spoilFrame(spoilTCP(frame, fault), tcpHeader, fault), fault.Latency
 	}
-	frame = spoilTCP(frame, fault)
-	return d.unit.faulty.spoilFrame(frame, tcpHeader, fault), fault.Latency
+	truth, wrong, answers := bytes.Clone(frame), spoilRTU, rtuAnswers
+	if d.bus.Kind == ASCII {
+		wrong, answers = spoilASCII, asciiAnswers
+	}
+	frame = wrong(frame, fault)
+	frame = d.unit.faulty.spoilFrame(frame, len(frame), fault)
+	if undetectable(truth, frame, answers) {
+		d.unit.counter.Undetectable++
+	}
+	return frame, fault.Latency
 }
 
 const tcpHeader = 7 // transaction id, protocol, length, unit id
