@@ -16,7 +16,8 @@ type LineCounter interface{ LineStats() LineStats }
 // LineStats are the lines that a Listener heard.
 type LineStats struct {
 	Good, Bad uint64 // Bad ones did not prove themselves and were thrown away
-	LastBad   string // why the last bad one was
+	Timeouts  uint64 // questions without an answer
+	LastBad   string // why the last bad one was thrown away, or the last answer did not come
 	Port      *PortStats
 }
 

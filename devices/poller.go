@@ -467,7 +467,8 @@ func (p *Poller) Stats() BusStats {
 	s.Waiting = len(p.asks)
 	if c, ok := p.cfg.Listener.(LineCounter); ok {
 		lines := c.LineStats()
-		s.Requests, s.OK, s.Errors = lines.Good+lines.Bad, lines.Good, lines.Bad
+		s.Requests, s.OK = lines.Good+lines.Bad+lines.Timeouts, lines.Good
+		s.Timeouts, s.Errors = lines.Timeouts, lines.Bad
 		s.LastBad, s.Port = lines.LastBad, lines.Port
 	}
 	return s

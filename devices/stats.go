@@ -14,7 +14,7 @@ import (
 // Poller.
 type BusStats struct {
 	Bus      string  `json:"bus"`
-	Requests uint64  `json:"requests"` // exchanges, or lines heard on a bus that speaks by itself
+	Requests uint64  `json:"requests"` // exchanges, or lines heard, or missed when asked for, on a bus that speaks by itself
 	OK       uint64  `json:"ok"`       // of these: answered, be it with an exception
 	Timeouts uint64  `json:"timeouts"` // no answer in time
 	Errors   uint64  `json:"errors"`   // anything else: bad replies, no port
@@ -32,7 +32,7 @@ type BusStats struct {
 	Pipeline int    `json:"pipeline,omitempty"` // requests that may be outstanding now; 0: one, as nothing else is wanted
 	Narrowed string `json:"narrowed,omitempty"` // why these are fewer than configured
 
-	LastBad string `json:"last_bad,omitempty"` // why the last line heard was thrown away
+	LastBad string `json:"last_bad,omitempty"` // why the last line heard was thrown away, or did not come
 
 	Port *PortStats `json:"port,omitempty"` // of a bus that speaks by itself; nil where nothing is counted
 
