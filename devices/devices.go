@@ -49,6 +49,10 @@
 // held to the same share. At its first answer a device is asked for all it
 // has. A missing port is another matter: it costs the bus nothing, is tried
 // after 1 s doubling to 10 s, and says nothing about any device.
+//
+// A bus can be lent to another program, which wants its port or other speeds on
+// it: it is not asked meanwhile, and its devices are in maintenance, with no
+// values. When it is back all is due at once, and nothing counts as missed.
 package devices
 
 import (
@@ -95,14 +99,15 @@ type Device struct {
 type State uint8
 
 const (
-	Unknown State = iota // not asked yet
-	Online               // answers; up to two queries in a row may have gone without
-	Stale                // late: no good reading for Device.Stale
-	Offline              // silent, probed now and then; or its port is missing
+	Unknown     State = iota // not asked yet
+	Online                   // answers; up to two queries in a row may have gone without
+	Stale                    // late: no good reading for Device.Stale
+	Offline                  // silent, probed now and then; or its port is missing
+	Maintenance              // not asked, as its bus is lent (Poller.Lend); after that until it was asked again
 )
 
 func (s State) String() string {
-	return [...]string{"unknown", "online", "stale", "offline"}[s]
+	return [...]string{"unknown", "online", "stale", "offline", "maintenance"}[s]
 }
 
 // A Reading is what one query found for one point. Raw is nil exactly when
@@ -172,10 +177,11 @@ func (b *Batch) Release() {
 // The causes that a reading without a value can have, besides what a device
 // itself answers (modbus.Exception). Errors wrap them; Cause finds them.
 var (
-	ErrTimeout = errors.New("timeout")          // no answer in time
-	ErrReply   = errors.New("bad reply")        // bytes came that do not answer the question
-	ErrPort    = errors.New("port unavailable") // the port or connection is not there
-	ErrOffline = errors.New("offline")          // not asked: its device is silent and waits for its next probe
+	ErrTimeout = errors.New("timeout")                  // no answer in time
+	ErrReply   = errors.New("bad reply")                // bytes came that do not answer the question
+	ErrPort    = errors.New("port unavailable")         // the port or connection is not there
+	ErrOffline = errors.New("offline")                  // not asked: its device is silent and waits for its next probe
+	ErrLent    = errors.New("bus lent for maintenance") // not asked: another program has the bus
 )
 
 // A causer is an error that has a cause of its own.
@@ -190,7 +196,7 @@ func Cause(err error) string {
 	if c, ok := errors.AsType[causer](err); ok {
 		return c.Cause()
 	}
-	for _, e := range []error{ErrTimeout, ErrReply, ErrPort, ErrOffline} {
+	for _, e := range []error{ErrTimeout, ErrReply, ErrPort, ErrOffline, ErrLent} {
 		if errors.Is(err, e) {
 			return e.Error()
 		}

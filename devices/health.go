@@ -14,7 +14,7 @@ type health struct {
 	since  Stamp // of state
 	fresh  Stamp // its last good reading, or when it was last found to answer
 	misses int   // since it last answered
-	muted  bool  // offline for want of its port: its return is not worth a line
+	muted  bool  // away for want of its port or its bus: its return is not worth a line
 	untold bool  // a batch of it was dropped: its state may be unknown outside
 
 	first, groups int            // its cycles
@@ -52,7 +52,7 @@ func (p *Poller) setState(h *health, s State) {
 // staleness: a device may well answer with nothing but exceptions.
 func (p *Poller) answered(h *health, b *Batch) {
 	good := anyGood(b.Readings)
-	if good || h.state == Unknown || h.state == Offline {
+	if good || h.state != Online && h.state != Stale {
 		h.fresh = p.now()
 		p.setOnline(h)
 	}

@@ -16,6 +16,7 @@ type Line interface {
 	// batch it is run with holds the value the device has afterwards.
 	Write(dev *Device, p *Point, raw []byte, verify bool) (Query, error)
 
+	// Close closes the port; a query after it opens it again.
 	Close() error
 }
 

@@ -16,7 +16,8 @@ type LineCounter interface{ LineStats() LineStats }
 // LineStats are the lines that a Listener heard.
 type LineStats struct {
 	Good, Bad uint64 // Bad ones did not prove themselves and were thrown away
-	LastBad   string // why the last bad one was
+	Timeouts  uint64 // questions without an answer
+	LastBad   string // why the last bad one was thrown away, or the last answer did not come
 	Port      *PortStats
 }
 
@@ -145,7 +146,7 @@ func (p *Poller) quiet(now Stamp) time.Duration {
 			continue
 		}
 		p.log.Warn("nothing heard from device", append(h.attrs(), "dur", silence)...)
-		p.setOffline(h, fmt.Errorf("%w: nothing good heard for %v", ErrTimeout, silence))
+		p.setAway(h, Offline, fmt.Errorf("%w: nothing good heard for %v", ErrTimeout, silence))
 	}
 	return soonest
 }

@@ -26,7 +26,7 @@ func (l fakeListener) Listen(ctx context.Context, emit func(*Batch)) error {
 }
 
 func (l fakeListener) LineStats() LineStats {
-	return LineStats{Good: 7, Bad: 2, LastBad: "cut off", Port: &PortStats{Frame: 3}}
+	return LineStats{Good: 7, Bad: 2, Timeouts: 4, LastBad: "cut off", Port: &PortStats{Frame: 3}}
 }
 
 func (l fakeListener) hear(dev *Device, err error) {
@@ -74,7 +74,7 @@ func TestListeningPollerNotesSilence(t *testing.T) {
 		l.hear(mast, nil)
 		b.run(time.Second)
 		b.wantState("mast", Online)
-		if s := b.p.Stats(); s.Requests != 9 || s.Errors != 2 || s.LastBad != "cut off" {
+		if s := b.p.Stats(); s.Requests != 13 || s.OK != 7 || s.Errors != 2 || s.Timeouts != 4 || s.LastBad != "cut off" {
 			t.Errorf("stats %+v", s)
 		}
 		b.wantLogs("nothing heard", 2)

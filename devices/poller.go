@@ -44,6 +44,7 @@ type Poller struct {
 	log     *slog.Logger
 	now     func() Stamp
 	asks    chan *ask     // those that wait, at most maxAsks
+	loans   chan *loan    // without room: who wants the bus waits until it is to be had
 	stopped chan struct{} // closed when Run has returned
 	ledger  *ledger
 	outbox  *outbox
@@ -74,6 +75,7 @@ func NewPoller(cfg PollerConfig) (*Poller, error) {
 		log:     cmp.Or(cfg.Log, slog.Default()).With("bus", cfg.Bus),
 		now:     cfg.Now,
 		asks:    make(chan *ask, maxAsks),
+		loans:   make(chan *loan),
 		stopped: make(chan struct{}),
 		outbox:  newOutbox(8+2*len(cfg.Devices), cfg.Out),
 		byDev:   make(map[*Device]*health),
@@ -142,6 +144,8 @@ func (p *Poller) poll(ctx context.Context) {
 		select {
 		case a := <-asks:
 			p.serve(ctx, a)
+		case l := <-p.loans:
+			p.lend(ctx, l)
 		default:
 		}
 		fresh := min(p.age(p.now()), p.align(p.now()))
@@ -154,17 +158,24 @@ func (p *Poller) poll(ctx context.Context) {
 		select {
 		case a := <-asks:
 			p.serve(ctx, a)
+		case l := <-p.loans:
+			p.lend(ctx, l)
 		case f := <-p.landed:
 			p.land(f)
 		case <-timer.C:
 		case <-ctx.Done():
 		}
 	}
-	for p.flying > 0 {
-		p.land(<-p.landed)
-	}
+	p.landAll()
 	for _, h := range p.health {
 		p.closeCycles(h)
+	}
+}
+
+// landAll waits for all queries under way.
+func (p *Poller) landAll() {
+	for p.flying > 0 {
+		p.land(<-p.landed)
 	}
 }
 
@@ -366,16 +377,18 @@ func (p *Poller) silent(h *health, err error) {
 	if h.state == Offline {
 		return
 	}
-	p.setOffline(h, fmt.Errorf("%w: %d queries in a row without an answer, the last: %v", ErrOffline, h.misses, err))
+	p.setAway(h, Offline, fmt.Errorf("%w: %d queries in a row without an answer, the last: %v", ErrOffline, h.misses, err))
 }
 
-// setOffline hands over what the device's open cycles hold that is good and
+// setAway hands over what the device's open cycles hold that is good and
 // then tells of all of its points why there is no value.
-func (p *Poller) setOffline(h *health, err error) {
+func (p *Poller) setAway(h *health, s State, err error) {
 	p.closeCycles(h)
-	p.setState(h, Offline)
+	p.setState(h, s)
 	b := NewBatch(h.Device)
-	failRest(b, h.Points, err, p.now())
+	if !h.WrittenOnly() {
+		failRest(b, h.Points, err, p.now())
+	}
 	p.put(h, b)
 }
 
@@ -399,7 +412,7 @@ func (p *Poller) mute(h *health, err error) {
 		return
 	}
 	h.muted = true
-	p.setOffline(h, err)
+	p.setAway(h, Offline, err)
 }
 
 // portBack notes that a query reached the wire.
@@ -407,6 +420,11 @@ func (p *Poller) portBack() {
 	if !p.portUp() {
 		return
 	}
+	p.startOver()
+}
+
+// startOver lets all devices be asked at once, whatever is thought of them.
+func (p *Poller) startOver() {
 	p.sched.plugged(p.now())
 	for _, h := range p.health {
 		h.misses = 0
@@ -442,7 +460,8 @@ func (p *Poller) Stats() BusStats {
 	s.Waiting = len(p.asks)
 	if c, ok := p.cfg.Listener.(LineCounter); ok {
 		lines := c.LineStats()
-		s.Requests, s.OK, s.Errors = lines.Good+lines.Bad, lines.Good, lines.Bad
+		s.Requests, s.OK = lines.Good+lines.Bad+lines.Timeouts, lines.Good
+		s.Timeouts, s.Errors = lines.Timeouts, lines.Bad
 		s.LastBad, s.Port = lines.LastBad, lines.Port
 	}
 	return s

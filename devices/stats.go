@@ -14,7 +14,7 @@ import (
 // Poller.
 type BusStats struct {
 	Bus      string  `json:"bus"`
-	Requests uint64  `json:"requests"` // exchanges, or lines heard on a bus that speaks by itself
+	Requests uint64  `json:"requests"` // exchanges, or lines heard, or missed when asked for, on a bus that speaks by itself
 	OK       uint64  `json:"ok"`       // of these: answered, be it with an exception
 	Timeouts uint64  `json:"timeouts"` // no answer in time
 	Errors   uint64  `json:"errors"`   // anything else: bad replies, no port
@@ -32,13 +32,15 @@ type BusStats struct {
 	Pipeline int    `json:"pipeline,omitempty"` // requests that may be outstanding now; 0: one, as nothing else is wanted
 	Narrowed string `json:"narrowed,omitempty"` // why these are fewer than configured
 
-	LastBad string `json:"last_bad,omitempty"` // why the last line heard was thrown away
+	LastBad string `json:"last_bad,omitempty"` // why the last line heard was thrown away, or did not come
 
 	Port *PortStats `json:"port,omitempty"` // of a bus that speaks by itself; nil where nothing is counted
 
 	PortDown  bool   `json:"port_down"`
 	PortSince Stamp  `json:"port_since"` // when PortDown last changed
 	PortError string `json:"port_error,omitempty"`
+
+	Lent string `json:"lent,omitempty"` // to whom the bus is lent; "": to nobody
 
 	Devices []DeviceStats `json:"devices"` // in the order of the configuration
 }
@@ -61,7 +63,7 @@ func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
 // UnmarshalText reads what MarshalText wrote.
 func (s *State) UnmarshalText(text []byte) error {
-	for state := Unknown; state <= Offline; state++ {
+	for state := Unknown; state <= Maintenance; state++ {
 		if state.String() == string(text) {
 			*s = state
 			return nil
@@ -135,6 +137,13 @@ func (l *ledger) setPort(err error, at Stamp) {
 	if err != nil {
 		l.stats.PortError = err.Error()
 	}
+}
+
+// lend enters to whom the bus is lent, or with "" that it is back.
+func (l *ledger) lend(to string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.stats.Lent = to
 }
 
 func (l *ledger) overran(n uint64) {

@@ -367,13 +367,15 @@ func (c *commander) carryOut(ctx context.Context, l *lane, o *order) {
 	}
 }
 
-// unsent reports whether err says that a port is missing and nothing was sent.
+// unsent reports whether err says that nothing was sent, for a port is missing
+// or its bus is lent.
 func unsent(err error) bool {
-	return errors.Is(err, devices.ErrPort) && !errors.Is(err, modbus.ErrUnanswered) && !errors.Is(err, modbus.ErrReadBack)
+	return (errors.Is(err, devices.ErrPort) || errors.Is(err, devices.ErrLent)) && !errors.Is(err, modbus.ErrUnanswered) && !errors.Is(err, modbus.ErrReadBack)
 }
 
 // set writes the values in their order and stops at the first that fails. A
-// command with an end of its own waits for a port that is missing.
+// command with an end of its own waits for a port that is missing, or a bus
+// that is lent.
 func (c *commander) set(ctx context.Context, l *lane, o *order) {
 	cmd := &o.command
 	polite, done := outlive(ctx, stopGrace)

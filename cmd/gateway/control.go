@@ -32,6 +32,7 @@ type control struct {
 	path    string
 	plant   *plant
 	command *commander
+	loan    time.Duration // how long a bus is lent at most
 	// status is called from any goroutine.
 	status func() *Status
 	log    *slog.Logger
@@ -72,6 +73,7 @@ func (c *control) serve(ctx context.Context, l net.Listener) error {
 	mux.HandleFunc("POST /write", c.postWrite)
 	mux.HandleFunc("POST /hold", c.postHold)
 	mux.HandleFunc("POST /release", c.postRelease)
+	mux.HandleFunc("POST /lend", c.postLend)
 	mux.HandleFunc("GET /audit", func(w http.ResponseWriter, _ *http.Request) { answer(w, c.command.writes.Last(0), nil) })
 	server := &http.Server{
 		Handler:           http.MaxBytesHandler(mux, maxRequest),
@@ -196,6 +198,21 @@ var errNotRunning = errors.New("no gateway is running")
 // ask sends one request to the running gateway and decodes its answer into
 // result. A nil body is a GET.
 func ask(ctx context.Context, socket, path string, body, result any) error {
+	resp, err := send(ctx, socket, path, body)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return fmt.Errorf("read the gateway's answer: %w", err)
+	}
+	return json.Unmarshal(text, result)
+}
+
+// send sends one request to the running gateway and returns its answer, which
+// is no refusal.
+func send(ctx context.Context, socket, path string, body any) (*http.Response, error) {
 	client := &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -210,28 +227,23 @@ func ask(ctx context.Context, socket, path string, body, result any) error {
 		}
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	resp, err := client.Do(req)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED):
-		return errNotRunning
+		return nil, errNotRunning
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("the control socket %s belongs to the gateway's user: use sudo, or join its group", socket)
+		return nil, fmt.Errorf("the control socket %s belongs to the gateway's user: use sudo, or join its group", socket)
 	case err != nil:
-		return fmt.Errorf("ask the running gateway: %w", err)
+		return nil, fmt.Errorf("ask the running gateway: %w", err)
+	case resp.StatusCode == http.StatusOK:
+		return resp, nil
 	}
 	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return fmt.Errorf("read the gateway's answer: %w", err)
-	}
-	if resp.StatusCode == http.StatusOK {
-		return json.Unmarshal(text, result)
-	}
 	var no refusal
-	if json.Unmarshal(text, &no) != nil || no.Error == "" {
-		return fmt.Errorf("the gateway answered %s", resp.Status)
+	if json.NewDecoder(resp.Body).Decode(&no) != nil || no.Error == "" {
+		return nil, fmt.Errorf("the gateway answered %s", resp.Status)
 	}
-	return &exitError{no.Code, errors.New(no.Error)}
+	return nil, &exitError{no.Code, errors.New(no.Error)}
 }

@@ -79,11 +79,16 @@ func diagnose(s symptoms) diagnosis {
 // nobody says what it means that no unit answers.
 func (s *symptoms) nobody() string {
 	bytes := s.line.CRCErrors + s.line.BadReplies
-	switch {
+	scan := fmt.Sprintf("try `gateway scan %s --speeds all`", s.name)
+	switch port := s.line.Port; {
+	case port != nil && port.Parity > port.Frame:
+		return "bytes come, but broken: the port counts parity errors, so the speed is right and the parity (format) is another one; " + scan
+	case port != nil && port.Frame > 0:
+		return "bytes come, but broken: the port counts framing errors, so the speed is another one, or A and B are swapped; " + scan
 	case s.line.Exceptions > 0 && !s.tty:
 		return "the gateway answers that it cannot reach any unit: check its serial settings, and A and B of the line behind it"
 	case bytes > 0 && s.tty:
-		return fmt.Sprintf("bytes come, but no whole answer from anybody: speed or parity is another one, or A and B are swapped; stop the gateway and try `gateway scan %s --speeds all`", s.name)
+		return "bytes come, but no whole answer from anybody: speed or parity is another one, or A and B are swapped; " + scan
 	case bytes > 0:
 		return "answers come, but none is right: is it Modbus, and this kind of it?"
 	case s.tty && s.line.Received > 0:
@@ -122,6 +127,9 @@ func (n *snapshot) since(then *snapshot, b *config.Bus) symptoms {
 	line.BadReplies -= then.line.BadReplies
 	line.Exceptions -= then.line.Exceptions
 	line.Received -= then.line.Received
+	if p, before := line.Port, then.line.Port; p != nil && before != nil && line.Opened == then.line.Opened {
+		line.Port = &devices.PortStats{Frame: p.Frame - before.Frame, Parity: p.Parity - before.Parity}
+	}
 	figures := n.figures
 	figures.Devices = slices.DeleteFunc(slices.Clone(figures.Devices), func(d devices.DeviceStats) bool {
 		return slices.ContainsFunc(b.Devices, func(dev *mapping.Device) bool { return dev.ID == d.Device && dev.WrittenOnly() })

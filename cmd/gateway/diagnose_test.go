@@ -37,6 +37,10 @@ func TestDiagnose(t *testing.T) {
 		{"not a byte", true, false, modbus.Stats{}, figures(off, off), "not a byte comes", ""},
 		{"echo", true, false, modbus.Stats{Received: 80}, figures(off), "echo", ""},
 		{"broken", true, false, modbus.Stats{Received: 80, CRCErrors: 2}, figures(off, off), "scan x --speeds all", ""},
+		{"wrong speed", true, false, modbus.Stats{Received: 80, CRCErrors: 2, Port: &devices.PortStats{Frame: 9, Parity: 2}}, figures(off, off), "framing errors, so the speed is another one", ""},
+		{"wrong speed, too broken for an answer", true, false, modbus.Stats{Received: 80, Port: &devices.PortStats{Frame: 9}}, figures(off), "scan x --speeds all", ""},
+		{"wrong parity", true, false, modbus.Stats{Received: 80, CRCErrors: 2, Port: &devices.PortStats{Frame: 1, Parity: 70}}, figures(off), "parity (format) is another one", ""},
+		{"the driver counts nothing wrong", true, false, modbus.Stats{Received: 80, CRCErrors: 2, Port: &devices.PortStats{}}, figures(off), "no whole answer from anybody", ""},
 		{"broken on the network", false, false, modbus.Stats{Received: 80, BadReplies: 2}, figures(off), "is it Modbus", ""},
 		{"gateway without a line", false, true, modbus.Stats{Received: 80, Exceptions: 2}, figures(off), "serial settings", ""},
 		{"deaf gateway", false, true, modbus.Stats{}, figures(off), "nothing comes back", ""},
@@ -102,6 +106,30 @@ func TestDiagnosisCountsFromTheFirstRequest(t *testing.T) {
 		d.look(&snapshot{at: devices.Stamp(10 * time.Second), figures: states, line: modbus.Stats{Requests: uint64(5 + i)}})
 		if hint := d.hint("") != ""; hint != (i == 2) {
 			t.Errorf("step %d: hint %v", i, hint)
+		}
+	}
+}
+
+// Of what the driver has counted only what came since is judged, and all of it
+// where the port was opened anew.
+func TestDiagnosisJudgesWhatThePortCountedSince(t *testing.T) {
+	counted := func(opened, frame, parity uint64) *snapshot {
+		return &snapshot{figures: figures(devices.Offline), line: modbus.Stats{Opened: opened, CRCErrors: 5, Port: &devices.PortStats{Frame: frame, Parity: parity}}}
+	}
+	for _, c := range []struct {
+		then, now *snapshot
+		want      string
+	}{
+		{counted(1, 50, 0), counted(1, 50, 7), "parity errors"},
+		{counted(1, 50, 0), counted(1, 51, 0), "framing errors"},
+		{counted(1, 50, 50), counted(1, 50, 50), ""},
+		{counted(1, 50, 50), counted(2, 3, 0), "framing errors"},
+		{new(snapshot), counted(1, 0, 4), "parity errors"},
+		{counted(1, 50, 50), &snapshot{figures: figures(devices.Offline)}, ""},
+	} {
+		got := diagnose(c.now.since(c.then, &config.Bus{ID: "x", Address: "/dev/ttyX"})).bus
+		if !strings.Contains(got, c.want) || c.want == "" && strings.Contains(got, "the port counts") {
+			t.Errorf("%+v after %+v: %q, want %q", c.now.line.Port, c.then.line.Port, got, c.want)
 		}
 	}
 }

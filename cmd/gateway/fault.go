@@ -29,7 +29,9 @@ type simFault struct {
 
 const faultHelp = `WHERE:WHAT[,WHAT…]; may be given several times. WHERE is BUS, BUS/UNIT or a device. WHAT is
 silent, unplug (a BUS only; unplug=10s comes and goes), latency=300ms, exception=2, wrong=unit (function,
-count, transaction), noise=3, drop=1 (bytes), flip=1 (bits); every=10 spoils each
+count, transaction), noise=3, drop=1 (bytes), flip=1 (bits);
+max_read=20 hits only requests for more registers, which are refused (exception 3)
+unless something else is said; every=10 spoils each
 tenth answer only, count=5 the first five`
 
 // parseFaults reads --fault flags against a configuration.
@@ -167,12 +169,14 @@ func (f *simFault) add(what string) error {
 		return number(&f.fault.Drop, 1, 256)
 	case "flip":
 		return number(&f.fault.Flip, 1, 1000)
+	case "max_read":
+		return number(&f.fault.MaxRead, 1, 124)
 	case "every":
 		return number(&f.fault.Every, 1, 1_000_000)
 	case "count":
 		return number(&f.fault.Count, 1, 1_000_000)
 	}
-	return fmt.Errorf("%q is no fault; there are silent, unplug, latency, exception, wrong, noise, drop, flip, and every and count with them", cmp.Or(key, what))
+	return fmt.Errorf("%q is no fault; there are silent, unplug, latency, exception, wrong, noise, drop, flip, max_read, and every and count with them", cmp.Or(key, what))
 }
 
 // setFaults lets the plant misbehave until ctx is done.

@@ -1,7 +1,12 @@
 package main
 
 import (
+	"fmt"
+	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -32,6 +37,7 @@ func TestParseFaults(t *testing.T) {
 		{"rs485:exception=2", simFault{bus: "rs485", fault: fault{Exception: 2}}},
 		{"rs485/1:noise=3, drop=1,flip=2,count=5", simFault{bus: "rs485", unit: 1, fault: fault{Noise: 3, Drop: 1, Flip: 2, Count: 5}}},
 		{"tcp://127.0.0.1:502/1:wrong=transaction", simFault{bus: "tcp://127.0.0.1:502", unit: 1, fault: fault{Wrong: simulator.WrongTransaction}}},
+		{"rs485/7:max_read=20,silent", simFault{bus: "rs485", unit: 7, fault: fault{MaxRead: 20, Silent: true}}},
 		{"tcp://127.0.0.1:502:unplug", simFault{bus: "tcp://127.0.0.1:502", unplug: true}},
 		{"rs485:unplug=10s", simFault{bus: "rs485", unplug: true, away: 10 * time.Second}},
 		{"wind:silent", simFault{bus: "mast", unit: 1, fault: fault{Silent: true}}},
@@ -46,7 +52,7 @@ func TestParseFaults(t *testing.T) {
 		{"rs485", "WHERE:WHAT"}, {"rs485:", "WHERE:WHAT"}, {"rs486:silent", "the buses are: rs485, "}, {"rs485/8:silent", "it has [1 7]"},
 		{"rs485/x:silent", "from 1 to 255"}, {"rs485/0:silent", "from 1 to 255"}, {"rs485/7:slow", "there are silent"}, {"rs485:,", "there are silent"},
 		{"rs485/7:silent=1", "no value"}, {"rs485/7:latency=3", "latency=300ms"}, {"rs485/7:exception=300", "from 1 to 255"}, {"rs485/7:drop", "from 1 to 256"},
-		{"rs485/7:wrong", "wrong=unit"}, {"rs485/7:wrong=right", "wrong=unit"}, {"rs485/7:every=3", "add what is wrong"}, {"rs485/7:unplug", "whole bus"}, {"rs485:unplug=3", "unplug=10s"}, {"rs485:unplug,silent", "whole bus"},
+		{"rs485/7:max_read=125", "from 1 to 124"}, {"rs485/7:wrong", "wrong=unit"}, {"rs485/7:wrong=right", "wrong=unit"}, {"rs485/7:every=3", "add what is wrong"}, {"rs485/7:unplug", "whole bus"}, {"rs485:unplug=3", "unplug=10s"}, {"rs485:unplug,silent", "whole bus"},
 	} {
 		_, err := parseFaults(cfg, []string{c.text})
 		if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "--fault ") {
@@ -95,5 +101,44 @@ points.a = { holding = 0 }
 		if code != exitFailed || !strings.Contains(talk, c.want) {
 			t.Errorf("scan of unit %s: code %d, want %q:\n%s", c.args, code, c.want, talk)
 		}
+	}
+}
+
+// A device that refuses long requests is read in parts, and the log says what
+// to write so that it is so from the start, which then is right.
+func TestRefusedLengthIsToldWithWhatToWrite(t *testing.T) {
+	for _, what := range []string{"max_read=20", "max_read=20,exception=2"} {
+		var points strings.Builder
+		for i := range 40 {
+			fmt.Fprintf(&points, "p%02d = { holding = %d }\n", i, i)
+		}
+		device := "[device.m]\nbus = \"tcp://192.0.2.1:502\"\nunit_id = 1\nevery = \"100ms\"\n[device.m.points]\n" + points.String()
+		s := newSite(t, "", map[string]string{"a": device})
+		sim := start(t, binary, s.args("simulate", "--site", filepath.Join(s.config, "site.toml"), "--fault", "m:"+what)...)
+		eventually(t, "the plant is up", func() bool { return strings.Contains(sim.out.String(), "The addresses are in") })
+		s.run()
+		told := regexp.MustCompile(`the device refuses holding \d+-\d+ at once but gives it in two parts.*if it bears no longer requests, write max_read = (\d+)"`)
+		eventually(t, "it is told what to write", func() bool { return told.MatchString(s.out.String()) })
+		number, _ := strconv.Atoi(told.FindStringSubmatch(s.out.String())[1])
+		if number < 10 || number > 20 {
+			t.Errorf("%s: to write max_read = %d:\n%s", what, number, s.out)
+		}
+		whole := func() bool {
+			status := s.status()
+			return len(status.Devices) == 1 && !slices.ContainsFunc(status.Devices[0].Points, func(p PointStatus) bool { return p.Error != "" || p.Age == nil })
+		}
+		eventually(t, "all points have values", whole)
+		s.stop()
+
+		writeFile(t, filepath.Join(s.config, "devices.d", "a.toml"), strings.Replace(device, "unit_id = 1", fmt.Sprintf("unit_id = 1\nmax_read = %d", number), 1))
+		if err := os.Remove(filepath.Join(s.state, "learned.json")); err != nil {
+			t.Fatal(err)
+		}
+		s.run()
+		eventually(t, "all points have values", whole)
+		if told.MatchString(s.out.String()) {
+			t.Errorf("%s: after it was done:\n%s", what, s.out)
+		}
+		s.stop()
 	}
 }

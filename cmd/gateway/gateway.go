@@ -95,7 +95,7 @@ func newGateway(cfg *config.Config, at places, readOnly bool, log *slog.Logger) 
 	if err := g.newCommands(at); err != nil {
 		return g, err
 	}
-	g.control = &control{path: filepath.Join(at.runtime, "control.sock"), plant: g.plant, command: g.command, status: g.status, log: log}
+	g.control = &control{path: filepath.Join(at.runtime, "control.sock"), plant: g.plant, command: g.command, loan: loanTime, status: g.status, log: log}
 	return g, nil
 }
 
@@ -262,7 +262,7 @@ func (g *gateway) newBuses(readOnly bool) error {
 		}
 		g.buses = append(g.buses, b)
 		pumps[b.ID] = b.pump
-		g.plant.buses[b.ID] = &plantBus{line: line, do: b.poller.Do}
+		g.plant.buses[b.ID] = &plantBus{line: line, do: b.poller.Do, lend: b.poller.Lend}
 	}
 	g.plant.last = func(dev *mapping.Device, point *mapping.Point) (v mapping.Value) {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)

@@ -41,6 +41,7 @@ type plant struct {
 type plantBus struct {
 	line devices.Line // planned with only inside a query; nil on a bus that speaks by itself
 	do   func(context.Context, devices.Query, *devices.Batch) error
+	lend func(ctx context.Context, to string) error // devices.Poller.Lend; nil: only this command uses it
 }
 
 // askTimeout bounds one request of a command, waiting for its turn included.

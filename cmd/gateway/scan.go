@@ -30,6 +30,7 @@ type scanSettings struct {
 	units   []int // nil: what is usual for the target
 	speeds  []serial.Config
 	timeout time.Duration
+	yes     bool // the bus of a running gateway may be stopped
 }
 
 func newScan(opts *options) *cobra.Command {
@@ -47,7 +48,8 @@ folder: the registers of the right one answer, and what they hold is plausible. 
 writes to a device.
 
 A bus of the running gateway is scanned through it, at its speed, while it goes
-on polling. Other speeds (--speeds) need the port to be free. Only the addresses
+on polling. For other speeds (--speeds) the gateway lends the bus: its devices
+are not asked until the scan ends, which is asked for before. Only the addresses
 that are named are asked.`,
 		Example: `  gateway scan rs485                          a bus of the configuration
   gateway scan rs485 --units 1-20,100
@@ -83,6 +85,7 @@ that are named are asked.`,
 	cmd.Flags().StringVar(&units, "units", "", "unit ids to ask, such as 1-20,100 (default: 1-247 on serial lines; 1, 255 and 0 on the network)")
 	cmd.Flags().StringVar(&speeds, "speeds", "", "speeds of a serial line to try, such as 9600,19200/8E1, or all")
 	cmd.Flags().DurationVar(&s.timeout, "timeout", 300*time.Millisecond, "how long to wait for each answer")
+	cmd.Flags().BoolVarP(&s.yes, "yes", "y", false, "do not ask before the running gateway stops asking the bus for other speeds")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print what was found as JSON")
 	return cmd
 }
@@ -168,13 +171,10 @@ func scanPort(ctx context.Context, path string, s scanSettings, profiles []*conf
 }
 
 // scanBus scans one bus, at each speed that is asked for.
-func scanBus(ctx context.Context, place *busPlace, s scanSettings, profiles []*config.Profile) ([]foundUnit, error) {
+func scanBus(ctx context.Context, place *busPlace, s scanSettings, profiles []*config.Profile) (found []foundUnit, err error) {
 	tty := !strings.Contains(place.cfg.URL, "://")
-	switch {
-	case s.speeds != nil && !tty:
+	if s.speeds != nil && !tty {
 		return nil, usageError("--speeds is for serial ports; bus %s is at %s", place.bus, place.cfg.URL)
-	case s.speeds != nil && place.socket != "":
-		return nil, fmt.Errorf("bus %s is in use by the running gateway, and other speeds would stop all of its devices: leave out --speeds to scan it at its own speed meanwhile, or stop the gateway first (systemctl stop gateway)", place.bus)
 	}
 	usual := "1-247"
 	if !tty && place.cfg.Behind == nil {
@@ -186,34 +186,50 @@ func scanBus(ctx context.Context, place *busPlace, s scanSettings, profiles []*c
 	if tty {
 		s.units = slices.DeleteFunc(slices.Clone(s.units), func(id int) bool { return id == 0 || id > 247 }) // no device has them
 	}
-	speeds := s.speeds
-	if speeds == nil {
-		speeds = []serial.Config{place.cfg.Serial}
-	} else {
+	switch {
+	case s.speeds == nil:
+		s.speeds = []serial.Config{place.cfg.Serial}
+		return place.scan(ctx, s, profiles)
+	case place.socket == "":
 		fmt.Fprintf(os.Stderr, "Bus %s (%s) is used by this scan alone, at speeds its devices may not know.\n", place.bus, place.cfg.URL)
+		return place.scan(ctx, s, profiles)
 	}
-	most := time.Duration(len(s.units)*len(speeds)) * s.timeout
-	if place.socket != "" {
+	err = place.borrow(ctx, "gateway scan", s.yes, s.most(), func(ctx context.Context, own *busPlace) error {
+		found, err = own.scan(ctx, s, profiles)
+		return err
+	})
+	return found, err
+}
+
+// most is how long it takes to ask all units at all speeds of a bus of one's own.
+func (s *scanSettings) most() time.Duration {
+	return time.Duration(len(s.units)*len(s.speeds)) * s.timeout
+}
+
+// scan scans a bus at each speed.
+func (p *busPlace) scan(ctx context.Context, s scanSettings, profiles []*config.Profile) ([]foundUnit, error) {
+	tty, most := !strings.Contains(p.cfg.URL, "://"), s.most()
+	if p.socket != "" {
 		most *= 2
 	}
-	fmt.Fprintf(os.Stderr, "Asking %d unit ids at %s, which takes up to %s.\n", len(s.units), place.cfg.URL, budget.Brief(most.Round(time.Second)))
+	fmt.Fprintf(os.Stderr, "Asking %d unit ids at %s, which takes up to %s.\n", len(s.units), p.cfg.URL, budget.Brief(most.Round(time.Second)))
 	var all []foundUnit
 	var tally scanTally
-	for _, speed := range speeds {
-		at := *place
+	for _, speed := range s.speeds {
+		at := *p
 		if tty {
 			speed.Path = at.cfg.Serial.Path
 			at.cfg.Serial = speed
 		}
-		x := scanner{busPlace: &at, usual: lineOf(place.cfg.Serial), settings: s, profiles: profiles, tally: &tally, progress: newProgress()}
+		x := scanner{busPlace: &at, usual: lineOf(p.cfg.Serial), settings: s, profiles: profiles, tally: &tally, progress: newProgress()}
 		found, err := x.run(ctx)
 		all = append(all, found...)
 		if err != nil {
 			return all, err
 		}
 	}
-	place.tellMissing(all, s.units)
-	return all, tally.verdict(place, len(all), tty, s)
+	p.tellMissing(all, s.units)
+	return all, tally.verdict(p, len(all), tty, s)
 }
 
 // tellMissing names the devices of the configuration that were asked and did

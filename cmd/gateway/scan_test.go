@@ -179,8 +179,16 @@ func TestScanFindsAndNamesUnits(t *testing.T) {
 	for _, running := range []bool{false, true} {
 		if running {
 			s.run()
-			if out, code := s.command("scan", "rs485", "--speeds", "9600"); code != exitFailed || out != "" {
-				t.Errorf("other speeds on a bus in use: code %d, %s", code, out)
+			for want, args := range map[string][]string{
+				"in use by the running gateway. Other speeds stop it for up to 4s, and some seconds more for each unit that is found: its devices (main, shop, dead)": {"--units", "1-10", "--speeds", "9600,2400", "--timeout", "200ms"},
+				"--yes": {"--speeds", "9600"},
+			} {
+				if out, talk, code := s.talk("scan", append(args, "rs485")...); code != exitUsage || out != "" || !strings.Contains(talk, want) {
+					t.Errorf("other speeds on a bus in use: code %d, %s%s", code, out, talk)
+				}
+			}
+			if _, talk, code := s.talk("scan", "rs485", "--speeds", "all", "--timeout", "2s", "--yes"); code != exitFailed || !strings.Contains(talk, "lends it for 15m") {
+				t.Errorf("a scan that takes hours: code %d, %s", code, talk)
 			}
 		}
 		found := scanned("rs485", "--units", "1-5")

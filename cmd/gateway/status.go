@@ -194,7 +194,7 @@ func (s *Status) print(out io.Writer) error {
 	fmt.Fprintln(w, "\nDEVICE\tBUS\tSTATE\tFOR\tPOINTS\tLAST ANSWER\t")
 	for _, d := range s.Devices {
 		trouble := d.trouble()
-		if d.State == devices.Offline.String() && slices.ContainsFunc(s.Buses, func(b BusStatus) bool { return b.Bus == d.Bus && b.trouble() != "" }) {
+		if away := d.State == devices.Offline.String() || d.State == devices.Maintenance.String(); away && slices.ContainsFunc(s.Buses, func(b BusStatus) bool { return b.Bus == d.Bus && b.trouble() != "" }) {
 			trouble = "see bus " + d.Bus
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", d.ID, d.Bus, d.State, brief(d.For), len(d.Points), d.answered(), trouble)
@@ -224,6 +224,9 @@ func (s *Status) print(out io.Writer) error {
 func (s *Status) printOthers(w io.Writer) {
 	for i := range s.Buses {
 		b := &s.Buses[i]
+		if b.Lent != "" {
+			continue
+		}
 		if text := othersOn(b.Address, s.PID); text != "" && !strings.Contains(b.trouble(), "(process ") {
 			fmt.Fprintf(w, "bus %s: %s%s\n", b.Bus, text, throughGateway)
 		}
@@ -233,6 +236,9 @@ func (s *Status) printOthers(w io.Writer) {
 func (b *BusStatus) trouble() string {
 	if b.PortDown {
 		return b.PortError
+	}
+	if b.Lent != "" {
+		return "lent to " + b.Lent + ": its devices are not asked until that ends"
 	}
 	return cmp.Or(b.Hint, b.Narrowed)
 }

@@ -226,6 +226,8 @@ func (l *Line) askOnce(ctx context.Context, u Unit, r *request) (answer, error) 
 	case l.port != port: // closed meanwhile, for another request
 	case errors.Is(err, devices.ErrPort), errors.As(err, &broken):
 		l.Close()
+	default:
+		l.stats.port(port)
 	}
 	return a, err
 }

@@ -3,6 +3,8 @@ package modbus
 import (
 	"sync"
 	"time"
+
+	"edgegateway/devices"
 )
 
 // Stats counts what a line has done since it was made.
@@ -17,6 +19,10 @@ type Stats struct {
 	Sent       uint64        // bytes
 	Received   uint64        // bytes
 	Busy       time.Duration // spent in exchanges: its growth per second is the load of the bus
+
+	// Port is what the driver of a serial port had counted since it was last
+	// opened, when an exchange last failed; nil: it counts nothing, or none did.
+	Port *devices.PortStats
 }
 
 // counters are the Stats of a line that is in use.
@@ -47,5 +53,17 @@ func (c *counters) badReply()            { c.do(func(s *Stats) { s.BadReplies++ 
 func (c *counters) badCRC()              { c.do(func(s *Stats) { s.CRCErrors++ }) }
 func (c *counters) exception()           { c.do(func(s *Stats) { s.Exceptions++ }) }
 func (c *counters) late()                { c.do(func(s *Stats) { s.Late++ }) }
-func (c *counters) opened()              { c.do(func(s *Stats) { s.Opened++ }) }
+func (c *counters) opened()              { c.do(func(s *Stats) { s.Opened++; s.Port = nil }) }
 func (c *counters) busy(d time.Duration) { c.do(func(s *Stats) { s.Busy += d }) }
+
+// A portCounter is a Port whose driver may count what goes wrong. Stats is nil if
+// it does not.
+type portCounter interface{ Stats() *devices.PortStats }
+
+// port notes what the driver of p has counted.
+func (c *counters) port(p Port) {
+	if counter, ok := p.(portCounter); ok {
+		now := counter.Stats()
+		c.do(func(s *Stats) { s.Port = now })
+	}
+}

@@ -76,7 +76,7 @@ func (c *call) read(ctx context.Context, emit func(*devices.Batch)) error {
 		case err == nil:
 			return nil
 		case errors.Is(err, devices.ErrReply), errors.Is(err, devices.ErrTimeout):
-			c.r.reject(err.Error())
+			c.r.noAnswer(err)
 		default:
 			return err
 		}

@@ -227,8 +227,9 @@ func TestMeterSaysWhatIsWrong(t *testing.T) {
 				time.Sleep(50 * time.Second)
 				f.want("energy!" + c.cause)
 				s := f.lines.LineStats()
-				if s.Good != 0 || s.Bad != 2 || !strings.Contains(s.LastBad, c.why) {
-					t.Errorf("%d bad, the last %q, want %q", s.Bad, s.LastBad, c.why)
+				counts := map[string]uint64{"bad reply": s.Bad, "timeout": s.Timeouts}
+				if s.Good != 0 || counts[c.cause] != 2 || s.Bad+s.Timeouts != 2 || !strings.Contains(s.LastBad, c.why) {
+					t.Errorf("%d bad, %d missed, the last %q, want 2 of %s and %q", s.Bad, s.Timeouts, s.LastBad, c.cause, c.why)
 				}
 				f.answer(good)
 				time.Sleep(30 * time.Second)

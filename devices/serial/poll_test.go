@@ -57,7 +57,7 @@ func TestReaderPolls(t *testing.T) {
 		want("4s", "")
 		time.Sleep(time.Second)
 		want("9s", "co2!timeout")
-		if s := k.lines.LineStats(); s.Bad != 1 || !strings.HasPrefix(s.LastBad, "no answer within 5s: check power") {
+		if s := k.lines.LineStats(); s.Bad != 0 || s.Timeouts != 1 || !strings.HasPrefix(s.LastBad, "no answer within 5s: check power") {
 			t.Errorf("%+v", s)
 		}
 		k.say(good)

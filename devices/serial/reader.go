@@ -108,6 +108,7 @@ type Reader struct {
 	slots []*slot
 
 	good, bad atomic.Uint64
+	missed    atomic.Uint64 // answers that did not come
 	lastBad   atomic.Pointer[string]
 	port      atomic.Pointer[devices.PortStats] // nil: nothing is counted
 
@@ -154,7 +155,7 @@ func NewReader(cfg ReaderConfig) (*Reader, error) {
 
 // LineStats implements devices.LineCounter.
 func (r *Reader) LineStats() devices.LineStats {
-	s := devices.LineStats{Good: r.good.Load(), Bad: r.bad.Load(), Port: r.port.Load()}
+	s := devices.LineStats{Good: r.good.Load(), Bad: r.bad.Load(), Timeouts: r.missed.Load(), Port: r.port.Load()}
 	if why := r.lastBad.Load(); why != nil {
 		s.LastBad = *why
 	}
@@ -269,7 +270,7 @@ func (r *Reader) read(ctx context.Context, stream Stream, emit func(*devices.Bat
 		}
 		failed, whom, err := ask.turn(time.Now())
 		if failed != nil {
-			r.reject(failed.Error())
+			r.noAnswer(failed)
 		}
 		if whom != nil {
 			r.works(emit)
@@ -335,6 +336,17 @@ func (r *Reader) portTrouble(stream Stream) string {
 		return "; the port counted overruns: bytes came faster than they were fetched"
 	}
 	return ""
+}
+
+// noAnswer counts a question to which nothing came that proved itself.
+func (r *Reader) noAnswer(err error) {
+	if !errors.Is(err, devices.ErrTimeout) {
+		r.reject(err.Error())
+		return
+	}
+	r.missed.Add(1)
+	why := err.Error()
+	r.lastBad.Store(&why)
 }
 
 // reject counts a message that did not prove itself.

@@ -1,6 +1,7 @@
 package simulator
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
@@ -25,7 +26,11 @@ func (d *desk) serial() bool { return d.bus.Kind != TCP }
 
 // Read implements modbus.Store.
 func (d *desk) Read(dst []byte, id byte, t modbus.Table, address, count uint16) ([]byte, error) {
-	err := d.ask(id, func(u *unit) (err error) {
+	registers := int(count)
+	if t.Bits() {
+		registers = (registers + 15) / 16
+	}
+	err := d.ask(id, registers, func(u *unit) (err error) {
 		dst, err = u.read(dst, t, int(address), int(count))
 		return err
 	})
@@ -34,7 +39,7 @@ func (d *desk) Read(dst []byte, id byte, t modbus.Table, address, count uint16) 
 
 // FIFO implements modbus.FIFOStore.
 func (d *desk) FIFO(id byte, address uint16) (values []uint16, err error) {
-	err = d.ask(id, func(u *unit) (err error) {
+	err = d.ask(id, 0, func(u *unit) (err error) {
 		values, err = u.queue(address)
 		return err
 	})
@@ -56,18 +61,18 @@ func (d *desk) Mask(id byte, address, and, or uint16) error {
 func (d *desk) change(id byte, do func(u *unit) error) error {
 	if (d.serial() || d.bus.Behind) && id == 0 {
 		for _, u := range d.bus.units {
-			u.ask(func() error { return do(u) })
+			u.ask(0, func() error { return do(u) })
 		}
 		return modbus.ErrSilent
 	}
-	return d.ask(id, do)
+	return d.ask(id, 0, do)
 }
 
-func (d *desk) ask(id byte, do func(u *unit) error) (err error) {
+func (d *desk) ask(id byte, registers int, do func(u *unit) error) (err error) {
 	if d.unit = d.find(id); d.unit == nil {
 		return d.nobody()
 	}
-	if d.fault, err = d.unit.ask(func() error { return do(d.unit) }); d.fault.Silent {
+	if d.fault, err = d.unit.ask(registers, func() error { return do(d.unit) }); d.fault.Silent {
 		d.fault = Fault{} // there is no answer to spoil
 	}
 	return err
@@ -104,16 +109,19 @@ func (d *desk) spoil(frame []byte) ([]byte, time.Duration) {
 	}
 	d.unit.mu.Lock()
 	defer d.unit.mu.Unlock()
-	switch d.bus.Kind {
-	case RTU:
-		frame = spoilRTU(frame, fault)
-		return d.unit.faulty.spoilFrame(frame, len(frame), fault), fault.Latency
-	case ASCII:
-		frame = spoilASCII(frame, fault)
-		return d.unit.faulty.spoilFrame(frame, len(frame), fault), fault.Latency
+	if d.bus.Kind == TCP {
+		return d.unit.faulty.spoilFrame(spoilTCP(frame, fault), tcpHeader, fault), fault.Latency
 	}
-	frame = spoilTCP(frame, fault)
-	return d.unit.faulty.spoilFrame(frame, tcpHeader, fault), fault.Latency
+	truth, wrong, answers := bytes.Clone(frame), spoilRTU, rtuAnswers
+	if d.bus.Kind == ASCII {
+		wrong, answers = spoilASCII, asciiAnswers
+	}
+	frame = wrong(frame, fault)
+	frame = d.unit.faulty.spoilFrame(frame, len(frame), fault)
+	if undetectable(truth, frame, answers) {
+		d.unit.counter.Undetectable++
+	}
+	return frame, fault.Latency
 }
 
 const tcpHeader = 7 // transaction id, protocol, length, unit id

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"time"
+
+	"edgegateway/devices/modbus"
 )
 
 // A Fault is how a unit misbehaves. The zero Fault is good behaviour. Several
@@ -18,6 +20,11 @@ type Fault struct {
 	// Flip is how many bits arrive inverted. Modbus TCP has no checksum that
 	// could tell, so there only the header's are, where it can be noticed.
 	Flip int
+
+	// MaxRead is the most registers, or sixteen times as many bits, that one
+	// request may read; 0: any. Only longer ones are hit, and refused with
+	// exception 3 where nothing else is said.
+	MaxRead int
 
 	Every int // only each n-th request is hit; 0 and 1: each
 	Count int // heals after so many hits; 0: never
@@ -57,10 +64,19 @@ func newFaulty(seed uint64) faulty {
 	return faulty{rand: rand.New(rand.NewPCG(seed, mix(seed)))}
 }
 
-func (f *faulty) set(fault Fault) { f.fault, f.seen, f.hits = fault, 0, 0 }
+func (f *faulty) set(fault Fault) {
+	if fault == (Fault{MaxRead: fault.MaxRead, Every: fault.Every, Count: fault.Count}) && fault.MaxRead > 0 {
+		fault.Exception = modbus.IllegalValue
+	}
+	f.fault, f.seen, f.hits = fault, 0, 0
+}
 
-// next returns what is wrong with the answer to the next request.
-func (f *faulty) next() Fault {
+// next returns what is wrong with the answer to the next request, which reads
+// so many registers.
+func (f *faulty) next(registers int) Fault {
+	if f.fault.MaxRead > 0 && registers <= f.fault.MaxRead {
+		return Fault{}
+	}
 	f.seen++
 	if f.fault.Every > 1 && f.seen%f.fault.Every != 0 {
 		return Fault{}

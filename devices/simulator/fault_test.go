@@ -125,3 +125,29 @@ func FuzzAnswer(f *testing.F) {
 		}
 	})
 }
+
+// A unit that bears only so much at once is hit by longer requests only.
+func TestMaxReadHitsLongRequests(t *testing.T) {
+	for _, c := range []struct {
+		fault Fault
+		want  error // of a request that is too long
+	}{
+		{Fault{MaxRead: 2}, &modbus.Exception{Code: modbus.IllegalValue}},
+		{Fault{MaxRead: 2, Exception: 2}, &modbus.Exception{Code: modbus.IllegalAddress}},
+		{Fault{MaxRead: 2, Silent: true}, modbus.ErrSilent},
+	} {
+		s := newPlant(t, newClock(), Config{Buses: []Bus{{Name: "plc", Kind: RTU, Lenient: true, Faults: map[byte]Fault{2: c.fault}, Devices: []*mapping.Device{boiler(t, 2).device("plc")}}}})
+		d := &desk{bus: s.buses[0]}
+		for _, read := range []struct {
+			table modbus.Table
+			count uint16
+			hit   bool
+		}{{modbus.Holding, 2, false}, {modbus.Holding, 3, true}, {modbus.Coil, 32, false}, {modbus.Coil, 33, true}} {
+			_, err := d.Read(nil, 2, read.table, 0, read.count)
+			if hit := s.Counters()[0].Faults > 0; read.hit && fmt.Sprint(err) != fmt.Sprint(c.want) || !read.hit && hit {
+				t.Errorf("%+v: %d of %v: %v, hit %v", c.fault, read.count, read.table, err, hit)
+			}
+			s.buses[0].units[0].counter.Faults = 0
+		}
+	}
+}

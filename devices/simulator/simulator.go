@@ -380,6 +380,11 @@ type Counter struct {
 	Writes     uint64
 	Exceptions uint64
 	Faults     uint64 // requests that a fault hit
+	// Undetectable are answers in frames of a serial line that a fault
+	// changed so that their checksum happens to be right again, and what
+	// arrives looks like the answer: nobody can tell. A value that comes of one
+	// is no fault of who reads it.
+	Undetectable uint64
 }
 
 // Counters returns the counts of all units, in the order of the

@@ -211,7 +211,7 @@ func (t *talker) say() ([]byte, time.Duration) {
 	u := t.unit
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	fault := u.faulty.next()
+	fault := u.faulty.next(0)
 	u.counter.Requests++
 	if fault.bad() {
 		u.counter.Faults++

@@ -287,12 +287,12 @@ func overlay(raw []byte, at int, over []byte) []byte {
 	return raw
 }
 
-// ask carries out what do does unless a fault of this request forbids it, and
-// returns what else is to be wrong with the answer.
-func (u *unit) ask(do func() error) (Fault, error) {
+// ask carries out what do does, which reads so many registers, unless a fault of
+// this request forbids it, and returns what else is to be wrong with the answer.
+func (u *unit) ask(registers int, do func() error) (Fault, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	fault := u.faulty.next()
+	fault := u.faulty.next(registers)
 	u.counter.Requests++
 	if fault.bad() {
 		u.counter.Faults++

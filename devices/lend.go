@@ -1,0 +1,83 @@
+package devices
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+)
+
+// A loan is the wish to have a bus.
+type loan struct {
+	ctx   context.Context // until when
+	to    string
+	begun chan error // room for one: nil when the port is closed
+}
+
+// Lend lends the bus to whom `to` names, until ctx is done. When it returns
+// nil the port is closed, nobody is asked, and who waits in Do or comes
+// is answered with ErrLent. The devices are in Maintenance until they are asked
+// again, all at once, after the loan. The cause of ctx is logged. An error says
+// why the bus is not lent: ErrLent if it is to somebody else.
+func (p *Poller) Lend(ctx context.Context, to string) error {
+	if p.cfg.Line == nil {
+		return fmt.Errorf("bus %s: this bus speaks by itself and cannot be lent", p.cfg.Bus)
+	}
+	l := &loan{ctx: ctx, to: to, begun: make(chan error, 1)}
+	select {
+	case p.loans <- l:
+		return <-l.begun
+	case <-ctx.Done():
+		return fmt.Errorf("bus %s: not lent: %w", p.cfg.Bus, context.Cause(ctx))
+	case <-p.stopped:
+		return fmt.Errorf("bus %s: not lent: %w", p.cfg.Bus, ErrStopped)
+	}
+}
+
+// lend lends the bus, after the queries under way have ended, until the loan is
+// over or ctx is done.
+func (p *Poller) lend(ctx context.Context, l *loan) {
+	p.landAll()
+	p.cfg.Line.Close() // what it says of the port matters to nobody any more
+	from, err := p.now(), fmt.Errorf("%w: bus %s is lent to %s", ErrLent, p.cfg.Bus, l.to)
+	p.log.Info("bus lent; its devices are not asked meanwhile", "to", l.to)
+	p.ledger.lend(l.to)
+	p.forgetOutage()
+	for _, h := range p.health {
+		h.muted = true
+		p.setAway(h, Maintenance, err)
+	}
+	l.begun <- nil
+	p.refuse(ctx, l, err)
+	p.ledger.lend("")
+	p.log.Info("bus taken back; its devices are asked again", "from", l.to, "dur", p.now().Sub(from), "reason", cmp.Or(context.Cause(l.ctx), context.Cause(ctx)))
+	p.startOver()
+	p.tellUnasked()
+}
+
+// refuse answers all who want something of the bus with err until the loan is
+// over.
+func (p *Poller) refuse(ctx context.Context, l *loan, err error) {
+	for {
+		select {
+		case a := <-p.asks:
+			if a.claimed.CompareAndSwap(false, true) {
+				a.done <- fmt.Errorf("%s: not run: %w", a.query, err)
+			}
+		case other := <-p.loans:
+			other.begun <- err
+		case <-l.ctx.Done():
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// forgetOutage forgets that the port is missing: what comes of it after a loan
+// is told anew.
+func (p *Poller) forgetOutage() {
+	if p.port.down {
+		p.port = outage{}
+		p.ledger.setPort(nil, p.now())
+	}
+}
