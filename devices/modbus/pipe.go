@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	goburrow "github.com/goburrow/modbus"
 
 	"edgegateway/devices"
 )
@@ -215,8 +214,7 @@ func (w *pipeWire) exchange(ctx context.Context, p Port, u Unit, r *request) (an
 }
 
 func (w *pipeWire) send(ctx context.Context, p Port, u Unit, r *request) (answer, error) {
-	w.packager.SlaveId = r.unit
-	frame, err := w.packager.Encode(&goburrow.ProtocolDataUnit{FunctionCode: r.pdu[0], Data: r.pdu[1:]})
+	frame, err := w.encode(r)
 	if err != nil {
 		return answer{}, err
 	}

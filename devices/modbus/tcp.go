@@ -65,9 +65,14 @@ func (w *tcpWire) exchange(ctx context.Context, p Port, u Unit, r *request) (ans
 	return a, err
 }
 
-func (w *tcpWire) send(ctx context.Context, p Port, u Unit, r *request) (answer, error) {
+// encode makes the frame of r, with a transaction id of its own.
+func (w *tcpWire) encode(r *request) ([]byte, error) {
 	w.packager.SlaveId = r.unit
-	frame, err := w.packager.Encode(&goburrow.ProtocolDataUnit{FunctionCode: r.pdu[0], Data: r.pdu[1:]})
+	return w.packager.Encode(&goburrow.ProtocolDataUnit{FunctionCode: r.pdu[0], Data: r.pdu[1:]})
+}
+
+func (w *tcpWire) send(ctx context.Context, p Port, u Unit, r *request) (answer, error) {
+	frame, err := w.encode(r)
 	if err != nil {
 		return answer{}, err
 	}

@@ -22,21 +22,32 @@ const (
 	maxLate  = 64 // late answers of a client; while they wait no further request is read
 )
 
-// serveTCP serves a bus on TCP until ctx is done; up is told its address. It
-// listens again, at the same address, after each time it was unplugged, and
-// tries until it can.
+// serveTCP serves a bus on TCP until ctx is done; up is told its address.
 //
 // It is not modbus.ServeTCP because there an answer that is late holds up all
 // behind it, and each answer costs one write: here the answers to requests
 // that came together leave together.
 func (b *bus) serveTCP(ctx context.Context, up func(addr string)) error {
+	return b.listen(ctx, up, func(session context.Context, address string) (net.Addr, func(), error) {
+		ln, err := new(net.ListenConfig).Listen(session, "tcp", address)
+		if err != nil {
+			return nil, nil, err
+		}
+		return ln.Addr(), func() { b.accept(session, ln) }, nil
+	})
+}
+
+// listen opens a bus of the network and serves it until ctx is done; up is told
+// its address. It opens it again, at the same address, after each time it was
+// unplugged, and tries until it can.
+func (b *bus) listen(ctx context.Context, up func(addr string), open func(session context.Context, address string) (net.Addr, func(), error)) error {
 	address, once := b.Listen, false
 	for {
 		session := b.plug.session(ctx)
 		if session == nil {
 			return nil
 		}
-		ln, err := new(net.ListenConfig).Listen(session, "tcp", address)
+		addr, serve, err := open(session, address)
 		switch {
 		case err != nil && !once:
 			return fmt.Errorf("bus %s: listen on %s: %w", b.Name, address, err)
@@ -45,9 +56,9 @@ func (b *bus) serveTCP(ctx context.Context, up func(addr string)) error {
 			devices.Sleep(session, time.Second)
 			continue
 		}
-		address, once = ln.Addr().String(), true
+		address, once = addr.String(), true
 		up(schemes[b.Kind][b.Carrier] + address)
-		b.accept(session, ln)
+		serve()
 	}
 }
 

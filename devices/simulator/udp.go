@@ -2,7 +2,6 @@ package simulator
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"slices"
 	"sync"
@@ -14,33 +13,26 @@ import (
 
 // servePackets is serveTCP for datagrams, each of which is one frame.
 func (b *bus) servePackets(ctx context.Context, up func(addr string)) error {
-	address, once := b.Listen, false
-	for {
-		session := b.plug.session(ctx)
-		if session == nil {
-			return nil
-		}
+	return b.listen(ctx, up, func(session context.Context, address string) (net.Addr, func(), error) {
 		conn, err := new(net.ListenConfig).ListenPacket(session, "udp", address)
-		switch {
-		case err != nil && !once:
-			return fmt.Errorf("bus %s: listen on %s: %w", b.Name, address, err)
-		case err != nil:
-			b.log.Warn("listen again", "bus", b.Name, "address", address, "err", err)
-			devices.Sleep(session, time.Second)
-			continue
+		if err != nil {
+			return nil, nil, err
 		}
-		address, once = conn.LocalAddr().String(), true
-		up(schemes[b.Kind][b.Carrier] + address)
-		p := &faultyPackets{PacketConn: conn, desk: desk{bus: b}, ctx: session, slots: make(chan struct{}, maxLate)}
-		serve := modbus.ServeUDP
-		if b.Kind == RTU {
-			serve = modbus.ServeRTUOverUDP
-		}
-		if err := serve(session, p, &p.desk); err != nil && ctx.Err() == nil {
-			b.log.Warn("read datagrams", "bus", b.Name, "err", err)
-			devices.Sleep(session, time.Second)
-		}
-		p.late.Wait()
+		return conn.LocalAddr(), func() { b.answerPackets(session, conn) }, nil
+	})
+}
+
+// answerPackets answers until ctx is done.
+func (b *bus) answerPackets(ctx context.Context, conn net.PacketConn) {
+	p := &faultyPackets{PacketConn: conn, desk: desk{bus: b}, ctx: ctx, slots: make(chan struct{}, maxLate)}
+	defer p.late.Wait()
+	serve := modbus.ServeUDP
+	if b.Kind == RTU {
+		serve = modbus.ServeRTUOverUDP
+	}
+	if err := serve(ctx, p, &p.desk); err != nil && ctx.Err() == nil {
+		b.log.Warn("read datagrams", "bus", b.Name, "err", err)
+		devices.Sleep(ctx, time.Second)
 	}
 }
 
