@@ -2,6 +2,7 @@ package devices
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -61,6 +62,13 @@ func TestNowIgnoresSteps(t *testing.T) {
 	if now := ahead.Load(); now.boot != known.boot {
 		t.Errorf("boot time moved by %d ns as the wall clock was set", now.boot-known.boot)
 	}
+}
+
+// A test in a bubble, which has no monotonic time, spoils nothing for others.
+func TestNowAfterABubble(t *testing.T) {
+	within(t)
+	synctest.Test(t, func(t *testing.T) { within(t) })
+	within(t)
 }
 
 func BenchmarkNow(b *testing.B) {
