@@ -21,6 +21,7 @@ func inputs() []*Point {
 		named("on", Point{Type: Bool, FromText: true}), named("mode", Point{Type: U16, FromText: true, Enum: map[int64]string{0: "off", 1: "auto"}}),
 		named("status", Point{Type: U16, Bits: map[int]string{0: "running", 3: "fault"}}), named("label", Point{Type: Text}),
 		named("energy", Point{Type: F64, FromText: true, Kind: Counter, Unit: "kWh", Counting: Counting{Wrap: &wrap}}), named("meter", Point{Type: U16, Kind: Counter}),
+		named("day", Point{Type: F64, FromText: true, Kind: Counter, Counting: Counting{Resets: true}}),
 	}
 }
 
@@ -298,6 +299,18 @@ func TestDailyEnergyThroughEvents(t *testing.T) {
 		after.m.Remember(f.m.Memories())
 		if got := after.read(on20(12, 0), "today", "energy="+energy); got != want {
 			t.Errorf("after a restart at %s: %s, want %s", energy, got, want)
+		}
+	}
+}
+
+// What rose since a counter began anew by itself counts from 0.
+func TestHourlyEnergyOfACounterThatResets(t *testing.T) {
+	f := computing(t, "hour = hourly(day)")
+	at := on20(9, 0)
+	for i, c := range []struct{ day, want string }{{"500", "0"}, {"520", "20"}, {"3", "23"}, {"5", "25"}} {
+		at += time.Minute
+		if got := f.read(at, "hour", "day="+c.day); got != c.want {
+			t.Errorf("%d: %s: %s, want %s", i, c.day, got, c.want)
 		}
 	}
 }

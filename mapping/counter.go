@@ -20,6 +20,11 @@ import (
 //     what MaxRate allows in that time. It is taken at once, except that a bare
 //     0, which is also what devices answer that have just started, waits for
 //     the next reading.
+//   - One that begins anew by itself (Resets), as what was counted today, does
+//     so where it steps back to near 0: to no more than a sixteenth of what it
+//     showed, and to what MaxRate allows in that time. That is taken at once and
+//     marked as a reset. A zero that was misread is so, too: with MaxRate the
+//     number after it is then doubted.
 //   - All else is held back, as no value with a cause, until it is confirmed:
 //     by three readings in a row that agree with each other, over at least half
 //     a minute, so that the zeros of a device that starts are not taken for a
@@ -36,10 +41,12 @@ type Counting struct {
 	Wrap *Decimal
 	// MaxRate is the most it can rise in an hour, in its unit; 0: not known.
 	MaxRate float64
+	// Resets is that it begins anew by itself, each day for instance.
+	Resets bool
 }
 
 const (
-	wrapShare   = 1.0 / 16 // of the span: the longest step that is taken for a wrap
+	wrapShare   = 1.0 / 16 // of the span: the longest step that is taken for a wrap; of the last number: how near 0 a reset is
 	confirmedBy = 3        // readings in a row, the first included
 	confirmedIn = devices.Stamp(30 * time.Second)
 )
@@ -92,7 +99,7 @@ func (p *Point) follow(t Tally, v Value, at devices.Stamp) (Tally, CounterEvent,
 		return t, Continues, p.doubt(t.last, n)
 	}
 	event, ok := p.step(t.last, n, at-t.at)
-	if ok && (event == Continues || n != number{} || p.MaxRate > 0) {
+	if ok && (event != Wrapped || n != number{} || p.MaxRate > 0) {
 		return t.take(n, at, event), event, nil
 	}
 	if t = p.hold(t, n, at); t.count < confirmedBy || at-t.since < confirmedIn {
@@ -140,6 +147,9 @@ func (p *Point) step(from, to number, in devices.Stamp) (CounterEvent, bool) {
 	rise := to.minus(from)
 	if rise >= -grain*slack {
 		return Continues, rise <= most*slack
+	}
+	if anew := to.float(); p.Resets && anew >= 0 && anew <= math.Min(most, math.Max(from.float()*wrapShare, grain))*slack {
+		return Reset, true
 	}
 	over, span, ok := p.overTop(from, to, grain)
 	return Wrapped, ok && over <= math.Min(most, span*wrapShare)*slack
@@ -203,7 +213,7 @@ func (p *Point) Period() (r *big.Rat, ok bool) {
 
 // doubt says what is wrong with a number, which a person may want to see.
 func (p *Point) doubt(last, n number) error {
-	e, hint := *errSteppedBack, `what may fall is kind = "measurement"`
+	e, hint := *errSteppedBack, `what may fall is kind = "measurement", and what begins anew by itself has resets = true`
 	if n.cmp(last) > 0 {
 		e, hint = *errJumped, "its max_rate allows less"
 	}

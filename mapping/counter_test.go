@@ -47,6 +47,8 @@ func TestCounters(t *testing.T) {
 	wrap := decimal("1000000")
 	u16, u32, u64 := Point{Type: U16}, Point{Type: U32, Scale: decimal("0.01")}, Point{Type: U64}
 	rated := Point{Type: U32, Scale: decimal("0.01"), Counting: Counting{MaxRate: 36}} // 0.01 in a second
+	today := Point{Type: U32, Scale: decimal("0.01"), Counting: Counting{Resets: true}}
+	todayRated := Point{Type: U32, Scale: decimal("0.01"), Counting: Counting{Resets: true, MaxRate: 36}}
 	for _, c := range []struct {
 		name   string
 		point  Point
@@ -81,6 +83,16 @@ func TestCounters(t *testing.T) {
 		{"floats have no end", Point{Type: F32}, "0:16777216 10:3", "16777216 !stepped back"},
 		{"a wrap that takes longer than the rate allows", Point{Type: U16, Counting: Counting{MaxRate: 3600}}, "0:65530 1:300 60:301", "65530 !stepped back !stepped back"},
 		{"a wrap that the rate allows", Point{Type: U16, Counting: Counting{MaxRate: 3600}}, "0:65530 10:0", "65530 0wrap"},
+
+		{"a day's counter at midnight", today, "0:20.5 60:20.6 120:0.01 180:0.02", "20.5 20.6 0.01reset 0.02"},
+		{"a day's counter onto zero", today, "0:20.5 60:0 120:0 180:0.5", "20.5 0reset 0 0.5"},
+		{"not near zero", today, "0:20.5 10:1.5 20:20.6", "20.5 !stepped back 20.6"},
+		{"not near zero, and stays", today, "0:20.5 20:1.5 40:1.5 60:1.5", "20.5 !stepped back !stepped back 1.5reset"},
+		{"near zero, but more than the rate allows", todayRated, "0:500 60:20 120:500", "500 !stepped back 500"},
+		{"a misread zero and a rate", todayRated, "0:500 60:0 120:500 180:0.5", "500 0reset !jumped 0.5"},
+		{"below zero", Point{Type: I32, Counting: Counting{Resets: true}}, "0:500 60:-1 120:501", "500 !stepped back 501"},
+		{"a small day", today, "0:0.05 60:0 120:0.01", "0.05 0reset 0.01"},
+		{"a float's day", Point{Type: F32, Counting: Counting{Resets: true}}, "0:12.5 60:0.25", "12.5 0.25reset"},
 
 		{"jump", rated, "0:500 10:600 20:500.1", "500 !jumped 500.1"},
 		{"what the rate allows", rated, "0:500 10:500.11 20:500.22 3620:536.23", "500 500.11 500.22 536.23"},
@@ -154,12 +166,28 @@ func TestCounterEventsArePublished(t *testing.T) {
 	f.want(f.send(devices.Online, "e=0001"),
 		`plant-a/d/e {"value":null,"unit":"kWh","time":"2026-11-20T23:06:00.123Z","quality":"bad","error":"counter stepped back"}`,
 		`plant-a/d {"time":"2026-11-20T23:06:00.123Z","e":null,"errors":{"e":"counter stepped back"}}`)
-	if news := f.m.News(); len(news) != 1 || news[0].Text != "counter stepped back: it shows 1 kWh after 256 kWh; waiting whether it stays (what may fall is kind = \"measurement\")" {
+	if news := f.m.News(); len(news) != 1 || news[0].Text != "counter stepped back: it shows 1 kWh after 256 kWh; waiting whether it stays (what may fall is kind = \"measurement\", and what begins anew by itself has resets = true)" {
 		t.Errorf("%+v", news)
 	}
-	if c := f.m.Snapshot("d")[0]; c.Detail != "it shows 1 kWh after 256 kWh; waiting whether it stays (what may fall is kind = \"measurement\")" {
+	if c := f.m.Snapshot("d")[0]; c.Detail != "it shows 1 kWh after 256 kWh; waiting whether it stays (what may fall is kind = \"measurement\", and what begins anew by itself has resets = true)" {
 		t.Errorf("%+v", c)
 	}
+}
+
+// What begins anew each night says so in the payload, and is no line in the log
+// each time.
+func TestResetsThatAreExpectedArePublished(t *testing.T) {
+	f := newFeed(t, newDevice("d", "d", named("today", Point{Type: U16, Unit: "kWh", Kind: Counter, Counting: Counting{Resets: true}})))
+	f.send(devices.Online, "today=0100")
+	f.want(f.send(devices.Online, "today=0000"),
+		`plant-a/d/today {"value":0,"unit":"kWh","time":"2026-11-20T23:06:00.123Z","quality":"good","counter":"reset"}`,
+		`plant-a/d {"time":"2026-11-20T23:06:00.123Z","today":0,"counters":{"today":"reset"}}`)
+	if news := f.m.News(); len(news) != 0 {
+		t.Errorf("%+v", news)
+	}
+	f.want(f.send(devices.Online, "today=0001"),
+		`plant-a/d/today {"value":1,"unit":"kWh","time":"2026-11-20T23:06:00.123Z","quality":"good"}`,
+		`plant-a/d {"time":"2026-11-20T23:06:00.123Z","today":1}`)
 }
 
 func TestRange(t *testing.T) {

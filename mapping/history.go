@@ -125,7 +125,7 @@ func (h *history) update(c broker.Clock, zone *time.Location) {
 		h.err = errClock
 		return
 	}
-	event := now.Counter
+	event, over := now.Counter, h.of.over
 	if event == Continues && x < h.past.Last {
 		if h.past.Last-x > h.of.grainOf(h.past.Last) {
 			event = Reset // while the gateway was off
@@ -133,7 +133,10 @@ func (h *history) update(c broker.Clock, zone *time.Location) {
 			x = h.past.Last
 		}
 	}
-	h.past = h.past.count(x, c.Wall(int64(now.At)).In(zone), h.hour(), event, h.of.over)
+	if event == Reset && h.of.Resets { // to 0, from where it has risen to x
+		event, over = Wrapped, x
+	}
+	h.past = h.past.count(x, c.Wall(int64(now.At)).In(zone), h.hour(), event, over)
 	h.err = nil
 	switch {
 	case !h.HistoryKey.last():

@@ -562,6 +562,8 @@ func (c *Current) fail(err error) {
 func (p *pointState) newsworthy(before string) bool {
 	c := &p.current
 	switch {
+	case c.Counter == Reset && p.Resets: // as it does each day
+		return false
 	case c.Counter != Continues:
 		return true
 	case c.Detail == "" || c.Cause == before:

@@ -154,6 +154,7 @@ type diagnoser struct {
 	figure func() devices.BusStats
 	line   func() modbus.Stats
 	log    *slog.Logger
+	excuse func() bool               // nothing is concluded from silence; nil: never so
 	found  atomic.Pointer[diagnosis] // for anyone
 	then   *snapshot                 // run's alone, as what follows
 	told   map[string]telling        // by device, "" for the bus
@@ -201,7 +202,7 @@ func (d *diagnoser) look(now *snapshot) {
 	if n := s.line.Requests; !now.figures.PortDown && n < fewRequests && (n == 0 || now.at.Sub(d.then.at) < longTime) {
 		return
 	}
-	if s.undecided() {
+	if s.undecided() || d.excuse != nil && d.excuse() {
 		return // so that what happened until all have been asked counts together
 	}
 	d.then = now

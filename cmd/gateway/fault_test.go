@@ -142,3 +142,59 @@ func TestRefusedLengthIsToldWithWhatToWrite(t *testing.T) {
 		s.stop()
 	}
 }
+
+// A device that is silent where it should refuse looks as if it were off; that
+// it is not is found out, once, and told with what to write.
+func TestSilenceToLongRequestsIsToldWithWhatToWrite(t *testing.T) {
+	var points strings.Builder
+	for i := range 30 {
+		fmt.Fprintf(&points, "p%02d = { holding = %d, type = \"u32\" }\n", i, 2*i)
+	}
+	s := newSite(t, "[bus.rs485]\naddress = \"/dev/serial/by-id/none\"\nbaud = 115200\ntimeout = \"150ms\"\n", map[string]string{
+		"a": "[devices.m]\nbus = \"rs485\"\nunit_ids = \"1-2\"\nevery = \"200ms\"\n[devices.m.points]\n" + points.String(),
+	})
+	sim := start(t, binary, s.args("simulate", "--site", filepath.Join(s.config, "site.toml"), "--fault", "m-1:max_read=21,silent", "--fault", "m-2:silent")...)
+	eventually(t, "the plant is up", func() bool { return strings.Contains(sim.out.String(), "The addresses are in") })
+	const told = "device m-1 stays silent when it is asked for more than 21 registers at once, and answers for that many: write max_read = 21 for it"
+	if _, talk, code := s.talk("read", "m-1"); code != exitFailed || !strings.Contains(talk, told) {
+		t.Errorf("read: code %d, %s", code, talk)
+	}
+	if _, talk, _ := s.talk("read", "m-2"); strings.Contains(talk, "max_read") {
+		t.Errorf("read of a device that is off: %s", talk)
+	}
+	s.run()
+	eventually(t, "it is told what to write", func() bool { return strings.Contains(s.out.String(), told) })
+	eventually(t, "status says it", func() bool {
+		out, _ := s.command("status")
+		return strings.Contains(out, told)
+	})
+	if n := strings.Count(s.out.String(), "max_read"); n != 1 || strings.Contains(s.out.String(), "trouble on the bus") {
+		t.Errorf("told %d times, or trouble on a bus on which somebody answers:\n%s", n, s.out)
+	}
+}
+
+func TestLengthsOfRequests(t *testing.T) {
+	at := func(table modbus.Table, address, count uint16) *devices.Point {
+		return &devices.Point{Source: modbus.Register{Table: table, Address: address, Count: count}}
+	}
+	never := at(modbus.Holding, 0, 1)
+	never.Every = devices.Never
+	for _, c := range []struct {
+		name        string
+		unit        modbus.Unit
+		points      []*devices.Point
+		least, most modbus.Register
+	}{
+		{"none", modbus.Unit{}, nil, modbus.Register{}, modbus.Register{}},
+		{"one", modbus.Unit{}, []*devices.Point{at(modbus.Holding, 7, 2)}, modbus.Register{Table: modbus.Holding, Address: 7, Count: 2}, modbus.Register{Table: modbus.Holding, Address: 7, Count: 2}},
+		{"several", modbus.Unit{}, []*devices.Point{never, at(modbus.Coil, 0, 1), at(modbus.Input, 30, 2), at(modbus.Input, 10, 0), at(modbus.Holding, 2, 1)},
+			modbus.Register{Table: modbus.Input, Address: 10, Count: 1}, modbus.Register{Table: modbus.Input, Address: 10, Count: 22}},
+		{"far apart", modbus.Unit{}, []*devices.Point{at(modbus.Input, 65535, 1), at(modbus.Input, 0, 1)}, modbus.Register{Table: modbus.Input, Count: 1}, modbus.Register{Table: modbus.Input, Count: 125}},
+		{"limited", modbus.Unit{MaxRead: 20}, []*devices.Point{at(modbus.Input, 500, 1), at(modbus.Input, 0, 1)}, modbus.Register{Table: modbus.Input, Count: 1}, modbus.Register{Table: modbus.Input, Count: 20}},
+	} {
+		dev := &mapping.Device{Device: &devices.Device{Unit: c.unit, Points: c.points}}
+		if least, most := lengths(dev); least != c.least || most != c.most {
+			t.Errorf("%s: %+v to %+v, want %+v to %+v", c.name, least, most, c.least, c.most)
+		}
+	}
+}

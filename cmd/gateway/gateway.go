@@ -305,6 +305,9 @@ func (g *gateway) newBus(settings *config.Bus) (*bus, devices.Line, error) {
 	b.doctor = newDiagnoser(b, poll.Line, g.log)
 	b.doubts = newDoubter(settings, g.plant, g.log)
 	b.pump.note = b.doubts.note
+	if b.doctor != nil {
+		b.doctor.excuse = b.doubts.undecided
+	}
 	return b, poll.Line, nil
 }
 

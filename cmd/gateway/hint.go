@@ -22,8 +22,13 @@ import (
 // maxLooks bounds for how many points of one request the neighbours are read.
 const maxLooks = 3
 
-// addHints says of absurd values what would make them right.
+// addHints says of absurd values what would make them right, and of a device that
+// is silent whether it is asked for too much.
 func (p *plant) addHints(ctx context.Context, dev *mapping.Device, results []pointResult, b *devices.Batch) {
+	if len(results) > 1 && !slices.ContainsFunc(results, func(r pointResult) bool { return r.Error != devices.ErrTimeout.Error() }) {
+		results[0].Hint = p.tooLong(ctx, dev)
+		return
+	}
 	looks := 0
 	for i := range results {
 		r := &results[i]

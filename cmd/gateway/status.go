@@ -86,8 +86,11 @@ func (g *gateway) status() *Status {
 		s.Writes = err.Error()
 	}
 	for _, b := range g.buses {
-		stats := b.poller.Stats()
-		s.Buses = append(s.Buses, BusStatus{Protocol: b.Protocol, Address: b.Address, Hint: b.doctor.hint(""), BusStats: stats})
+		stats, hint := b.poller.Stats(), b.doctor.hint("")
+		if b.doubts.length("") != "" {
+			hint = "" // somebody is there
+		}
+		s.Buses = append(s.Buses, BusStatus{Protocol: b.Protocol, Address: b.Address, Hint: hint, BusStats: stats})
 		list := b.deviceStatus(now, stats)
 		for i := range list {
 			list[i].Hint = cmp.Or(list[i].Hint, g.command.setup.hint(list[i].ID))
@@ -114,7 +117,7 @@ func (b *bus) deviceStatus(now devices.Stamp, stats devices.BusStats) []DeviceSt
 			figures := stats.Devices[i]
 			d := DeviceStatus{
 				ID: dev.ID, Name: dev.Name, Bus: dev.Bus, State: figures.State.String(),
-				For: now.Sub(figures.Since).Seconds(), LastAnswer: ago(now, figures.LastAnswer), LastError: figures.LastError, Hint: b.doctor.hint(dev.ID),
+				For: now.Sub(figures.Since).Seconds(), LastAnswer: ago(now, figures.LastAnswer), LastError: figures.LastError, Hint: cmp.Or(b.doubts.length(dev.ID), b.doctor.hint(dev.ID)),
 				Broadcast: dev.WrittenOnly(), Doubts: b.doubts.of(dev.ID),
 			}
 			for _, c := range m.Snapshot(dev.ID) {
@@ -194,7 +197,7 @@ func (s *Status) print(out io.Writer) error {
 	fmt.Fprintln(w, "\nDEVICE\tBUS\tSTATE\tFOR\tPOINTS\tLAST ANSWER\t")
 	for _, d := range s.Devices {
 		trouble := d.trouble()
-		if away := d.State == devices.Offline.String() || d.State == devices.Maintenance.String(); away && slices.ContainsFunc(s.Buses, func(b BusStatus) bool { return b.Bus == d.Bus && b.trouble() != "" }) {
+		if away := d.State == devices.Offline.String() || d.State == devices.Maintenance.String(); away && (d.Hint == "" || d.State == devices.Maintenance.String()) && slices.ContainsFunc(s.Buses, func(b BusStatus) bool { return b.Bus == d.Bus && b.trouble() != "" }) {
 			trouble = "see bus " + d.Bus
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", d.ID, d.Bus, d.State, brief(d.For), len(d.Points), d.answered(), trouble)

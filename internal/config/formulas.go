@@ -9,7 +9,7 @@ import (
 )
 
 // computedKeys are what a computed point can have besides its expression.
-var computedKeys = []string{"compute", "unit", "range", "kind", "max_rate", "publish", "deadband", "max_age", "min_interval", "window", "aggregate", "homeassistant"}
+var computedKeys = []string{"compute", "unit", "range", "kind", "max_rate", "resets", "publish", "deadband", "max_age", "min_interval", "window", "aggregate", "homeassistant"}
 
 // readFormulas makes the computed points, each behind those it uses.
 func (d *deviceBuilder) readFormulas() {

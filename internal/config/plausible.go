@@ -64,7 +64,7 @@ func (p *pointBuilder) quantity() bool {
 	return p.numeric() && !p.point.List && p.point.Enum == nil && p.point.EnumText == nil && p.point.Bits == nil
 }
 
-// readKind reads kind, and wrap and max_rate of a counter.
+// readKind reads kind, and wrap, max_rate and resets of a counter.
 func (p *pointBuilder) readKind() {
 	k := p.raw.Kind
 	switch k.V {
@@ -79,6 +79,17 @@ func (p *pointBuilder) readKind() {
 	}
 	p.readWrap()
 	p.readMaxRate()
+	p.readResets()
+}
+
+func (p *pointBuilder) readResets() {
+	switch p.point.Resets = p.raw.Resets.V; {
+	case !p.point.Resets:
+	case p.point.Kind != mapping.Counter:
+		p.errorKey(p.raw.Resets.at, `resets is for counters: add kind = "counter"`)
+	case p.point.Wrap != nil:
+		p.errorKey(p.raw.Resets.at, "the counter begins anew either by itself (resets) or at a number (wrap); leave one out")
+	}
 }
 
 // ofCounter reads a number above 0 that only counters have.

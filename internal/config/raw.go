@@ -343,6 +343,7 @@ type rawPoint struct {
 	Range   anything `toml:"range"`
 	Wrap    anything `toml:"wrap"`
 	MaxRate anything `toml:"max_rate"`
+	Resets  boolean  `toml:"resets"`
 
 	Compute     text     `toml:"compute"`
 	Mask        integer  `toml:"mask"`
