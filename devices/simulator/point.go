@@ -29,6 +29,7 @@ type point struct {
 	// Where it lies in its unit's tables; of no meaning in a sentence.
 	table       modbus.Table
 	addr, count int
+	exponent    int  // address of the register that holds its exponent in a model; 0: none
 	owner       bool // it decides what its registers hold; false if another point that lies there does
 
 	mul, off float64 // value = raw × mul + off
@@ -44,12 +45,16 @@ type point struct {
 // simExponent is what all scale factors of the plant hold.
 const simExponent = -2
 
+// exponentWord is simExponent in a register.
+const exponentWord = 1<<16 + simExponent
+
 func newPoint(seed uint64, device string, p *mapping.Point) *point {
 	raw := *p
 	raw.Scale, raw.Offset = mapping.Decimal{}, mapping.Decimal{}
-	if p.ScaleFrom != nil { // which holds always the same
+	if p.ScaleFrom != nil || p.Factored { // which holds always the same
 		fixed := *p
 		fixed.ScaleFrom, raw.ScaleFrom = nil, nil
+		fixed.Factored, raw.Factored = false, false
 		if fixed.Scale.Mant == 0 {
 			fixed.Scale = mapping.Decimal{Mant: 1}
 		}
