@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -413,16 +414,16 @@ func TestHostileModels(t *testing.T) {
 // A device that does not answer is asked once in a cycle, whatever is known.
 func TestSilentDevicesAreNotWalked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		asked := 0
-		l := scripted(t, Config{}, func([]byte) []piece { asked++; return nil })
+		var asked atomic.Int32
+		l := scripted(t, Config{}, func([]byte) []piece { asked.Add(1); return nil })
 		dev := inverter(Unit{ID: 1}, ModelRegister{Models: threePhases, At: 14})
 		qs, err := l.Plan(dev, dev.Points)
 		if err != nil {
 			t.Fatal(err)
 		}
 		b := devices.NewBatch(dev)
-		if err := qs[0].Do(t.Context(), b); !errors.Is(err, devices.ErrTimeout) || told(b) != "timeout" || asked > 2 {
-			t.Errorf("%v, %s, %d requests", err, told(b), asked)
+		if err := qs[0].Do(t.Context(), b); !errors.Is(err, devices.ErrTimeout) || told(b) != "timeout" || asked.Load() > 2 {
+			t.Errorf("%v, %s, %d requests", err, told(b), asked.Load())
 		}
 	})
 }
