@@ -139,8 +139,8 @@ func (s *sunSpec) fits(profiles []*config.Profile) (list []fit) {
 		first[p.Name] = math.MaxUint16
 		for _, point := range p.Device.Points {
 			m, ok := point.Source.(modbus.ModelRegister)
-			if !ok {
-				f.points = 0
+			if !ok || !m.Models.Among(s.Models) {
+				f.points, f.lacks = 0, nil
 				break
 			}
 			at, err := m.Place(s.Models)

@@ -84,7 +84,7 @@ func (w modelPlaces) of(p *mapping.Point) string {
 	case !ok:
 		return p.Source.String()
 	case at.Factor != nil:
-		return fmt.Sprintf("%v × %d (model %d)", at.At, at.Factor.Address, at.Model.ID)
+		return fmt.Sprintf("%v, factor in %d (model %d)", at.At, at.Factor.Address, at.Model.ID)
 	}
 	return fmt.Sprintf("%v (model %d)", at.At, at.Model.ID)
 }

@@ -585,7 +585,10 @@ func (u *foundUnit) print(out io.Writer) {
 
 // print says what a SunSpec device says of itself.
 func (s *sunSpec) print(out io.Writer) {
-	fmt.Fprintf(out, "# SunSpec at holding %d: %s", s.Address, strings.TrimSpace(s.Maker+" "+s.Model))
+	fmt.Fprintf(out, "# SunSpec at holding %d", s.Address)
+	if name := strings.TrimSpace(s.Maker + " " + s.Model); name != "" {
+		fmt.Fprintf(out, ": %s", name)
+	}
 	if len(s.Models) > 0 {
 		fmt.Fprintf(out, "; models %s", s.ids())
 	}

@@ -180,6 +180,11 @@ func (e Either) ids() []uint16 {
 
 func (e Either) has(id uint16) bool { return id != 0 && slices.Contains(e[:], id) }
 
+// Among reports whether one of them is among models.
+func (e Either) Among(models []Model) bool {
+	return slices.ContainsFunc(models, func(m Model) bool { return e.has(m.ID) })
+}
+
 // Last is the last of them.
 func (e Either) Last() uint16 {
 	ids := e.ids()
@@ -260,8 +265,12 @@ func (m ModelRegister) in(models []Model) (Model, error) {
 	return Model{}, &SunSpecError{"no such model", fmt.Sprintf("this device has no SunSpec model %v; it has %s", m.Models, strings.Join(have, ", "))}
 }
 
+// commonModel is the first of all devices: who made it, and what it is.
+var commonModel = Model{ID: 1, Length: 66}
+
 // LayModels returns a chain, its marker at base, with all models that points
-// need, as long as these need them: of several that are alike the last.
+// need, as long as these need them: of several that are alike the last. There
+// are none without such points.
 func LayModels(base uint16, points []*devices.Point) []Model {
 	type link struct {
 		id       uint16
@@ -282,6 +291,11 @@ func LayModels(base uint16, points []*devices.Point) []Model {
 			lengths[l] = max(lengths[l], need-modelHead)
 		}
 	}
+	if len(lengths) == 0 {
+		return nil
+	}
+	first := link{commonModel.ID, 1}
+	lengths[first] = max(lengths[first], int(commonModel.Length))
 	links := make([]link, 0, len(lengths))
 	for l := range lengths {
 		links = append(links, l)

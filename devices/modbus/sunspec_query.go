@@ -220,23 +220,35 @@ func (r *reading) confirmEnd() {
 	}
 }
 
-// tellLacking tells once of points that the device has no register for.
+// tellLacking tells once of points that the device has no register for, together
+// of those that lack for the same reason.
 func (k *known) tellLacking(lacks []lacking) {
-	var names, drop []string
+	var reasons []string
+	names := map[string][]string{}
 	for _, one := range lacks {
-		if name := one.point.Name; !k.chain.told[name] {
-			if k.chain.told == nil {
-				k.chain.told = map[string]bool{}
-			}
-			k.chain.told[name] = true
-			names, drop = append(names, name), append(drop, fmt.Sprintf("points.%q = false", name))
+		if k.chain.told[one.point.Name] {
+			continue
 		}
+		if k.chain.told == nil {
+			k.chain.told = map[string]bool{}
+		}
+		k.chain.told[one.point.Name] = true
+		reason := errors.Unwrap(one.err).Error() // without the device and point
+		if names[reason] == nil {
+			reasons = append(reasons, reason)
+		}
+		names[reason] = append(names[reason], one.point.Name)
 	}
-	if len(names) == 0 || k.notebook == nil {
+	if k.notebook == nil {
 		return
 	}
-	k.notebook.Learned(k.device, k.facts.clone(), fmt.Sprintf("the device has no register for %s: %v; if it never will, write %s",
-		strings.Join(names, ", "), errors.Unwrap(lacks[0].err), strings.Join(drop, ", ")))
+	for _, reason := range reasons {
+		of, drop := names[reason], "points.NAME = false for each"
+		if len(of) == 1 {
+			drop = fmt.Sprintf("points.%q = false", of[0])
+		}
+		k.notebook.Learned(k.device, k.facts.clone(), fmt.Sprintf("the device has no register for %s: %s; if it never will, write %s", strings.Join(of, ", "), reason, drop))
+	}
 }
 
 // Locate returns where points of dev are that lie in models, as far as that is

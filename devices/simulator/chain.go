@@ -57,7 +57,7 @@ func (u *unit) fillChain() {
 	words := modbus.Registers(u.chain.base, u.chain.models)
 	for _, p := range u.points {
 		if p.exponent > 0 {
-			words[uint16(p.exponent)] = exponentWord
+			words[uint16(p.exponent)] = uint16(p.exp)
 		}
 	}
 	last := u.chain.models[n-1]
@@ -78,5 +78,5 @@ func (p *point) asRead(raw []byte) []byte {
 	if p.exponent == 0 {
 		return raw
 	}
-	return binary.BigEndian.AppendUint16(slices.Clip(raw), exponentWord)
+	return binary.BigEndian.AppendUint16(slices.Clip(raw), uint16(p.exp))
 }
