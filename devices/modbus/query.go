@@ -172,7 +172,7 @@ type reading struct {
 	extra int   // requests left for finding out
 	lost  error // why nothing more is asked
 
-	proven []Model // models that were seen in their places
+	proven []Model // models that were seen in their places after a refusal
 }
 
 // read appends the readings of s, in parts if it is refused, and what to ask
@@ -212,9 +212,6 @@ func (r *reading) ask(s *span) (answer, error) {
 	}
 	if err := r.known.resting(s); err != nil && r.skip {
 		return answer{}, err
-	}
-	if !r.headed(s) {
-		return answer{}, r.lost
 	}
 	return r.request(s.reg)
 }
@@ -266,11 +263,8 @@ func (r *reading) blame(reg Register, from, to int) {
 func (r *reading) take(s *span, a answer) bool {
 	q := r.readQuery
 	q.raw = readRequest(q.unit.ID, s.reg).appendRaw(q.raw[:0], a.pdu)
-	for p := range s.points() {
-		if h := p.model.head(); p.model.ID != 0 && rangeOf(h).within(s.reg) && !p.model.headed(h.cutFrom(s.reg, q.raw)) {
-			r.moved()
-			return false
-		}
+	if !r.headed(s, q.raw) {
+		return false
 	}
 	for p := range s.points() {
 		raw := rawOf(p.point, p.reg.cutFrom(s.reg, q.raw))

@@ -145,11 +145,23 @@ func (r *reading) moved() {
 	k.changed(news)
 }
 
-// headed makes sure that the models of s are in their places where its request
-// does not show that by itself.
-func (r *reading) headed(s *span) bool {
+// headed reports whether the models of s, whose registers are raw, are in their
+// places. Where raw does not hold their heads they are asked for now: behind the
+// registers, as what was asked for before them could have moved by then.
+func (r *reading) headed(s *span, raw []byte) bool {
+	var seen Model
 	for p := range s.points() {
-		if p.model.ID != 0 && !rangeOf(p.model.head()).within(s.reg) && !r.prove(p.model) {
+		m := p.model
+		if m.ID == 0 || m == seen {
+			continue
+		}
+		seen = m
+		if h := m.head(); !rangeOf(h).within(s.reg) {
+			if !r.ahead(m) {
+				return false
+			}
+		} else if !m.headed(h.cutFrom(s.reg, raw)) {
+			r.moved()
 			return false
 		}
 	}
@@ -172,6 +184,15 @@ func (r *reading) prove(m Model) bool {
 	if slices.Contains(r.proven, m) {
 		return true
 	}
+	if !r.ahead(m) {
+		return false
+	}
+	r.proven = append(r.proven, m)
+	return true
+}
+
+// ahead asks for id and length of m.
+func (r *reading) ahead(m Model) bool {
 	a, err := r.request(m.head())
 	switch {
 	case r.lost != nil:
@@ -180,7 +201,6 @@ func (r *reading) prove(m Model) bool {
 		r.moved()
 		return false
 	}
-	r.proven = append(r.proven, m)
 	return true
 }
 

@@ -1,9 +1,11 @@
 package modbus
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"reflect"
 	"strings"
 	"sync"
@@ -487,4 +489,72 @@ func TestLayModels(t *testing.T) {
 	if got := LayModels(65530, dev.Points); len(got) > 0 {
 		t.Errorf("behind 65530: %v", got)
 	}
+}
+
+// With several requests outstanding, and models that move while they are, every
+// value is from its model, and a poller gets all of them again at once.
+func TestModelsMoveUnderAPipeline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := new(sunny)
+		s.lay(40000, Model{ID: 1, Length: 66}, Model{ID: 103, Length: 50}, Model{ID: 160, Length: 200})
+		dsk := &desk{arrive: func(d *desk, c *deskConn, frame []byte) {
+			time.AfterFunc(20*time.Millisecond, func() { c.say(tcpReply(s, frame)) })
+		}}
+		book := new(notes)
+		l := piped(t, Config{Pipeline: 4, Notebook: book}, dsk)
+		dev := inverter(Unit{ID: 1})
+		for i, m := range []ModelRegister{{At: 14, Factor: 15}, {At: 24, Count: 2, Factor: 26}, {At: 38}, {Models: Either{160}, At: 19, Factor: 2}, {Models: Either{160}, At: 190}} {
+			if m.Models == (Either{}) {
+				m.Models = threePhases
+			}
+			dev.Points = append(dev.Points, &devices.Point{Name: fmt.Sprint(i), Source: m, Every: []time.Duration{time.Second, 2 * time.Second, 700 * time.Millisecond}[i%3]})
+		}
+		out := make(chan *devices.Batch, 100)
+		p, err := devices.NewPoller(devices.PollerConfig{Bus: "roof", Line: l, Devices: []*devices.Device{dev}, Out: out,
+			Log: slog.New(slog.DiscardHandler), Now: func() devices.Stamp { return devices.Stamp(time.Now().UnixNano()) }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		const moves = 20
+		ctx, cancel := context.WithTimeout(t.Context(), 3*moves*time.Second)
+		defer cancel()
+		var running sync.WaitGroup
+		running.Go(func() { p.Run(ctx); close(out) })
+		running.Go(func() {
+			for n := range uint16(moves) {
+				time.Sleep(2900 * time.Millisecond)
+				s.mu.Lock()
+				s.lay(40000, Model{ID: 1, Length: 66 - n%2}, Model{ID: 101 + n%3, Length: 50}, Model{ID: 160, Length: 200})
+				s.mu.Unlock()
+			}
+		})
+		good, bad := 0, 0
+		for b := range out {
+			for _, r := range b.Readings {
+				m := r.Point.Source.(ModelRegister)
+				if r.Err != nil {
+					bad++
+					continue
+				}
+				good++
+				word := binary.BigEndian.Uint16(r.Raw)
+				id := (word - m.At) / 100
+				last := word - m.At + m.Factor
+				if m.Factor == 0 {
+					last = word + max(1, m.Count) - 1
+				}
+				if !m.Models.has(id) || word != 100*id+m.At || binary.BigEndian.Uint16(r.Raw[len(r.Raw)-2:]) != last {
+					t.Errorf("%v: % x", m, r.Raw)
+				}
+			}
+			b.Release()
+		}
+		running.Wait()
+		if good < 200 || bad > good/20 {
+			t.Errorf("%d good readings, %d without a value", good, bad)
+		}
+		if n := strings.Count(fmt.Sprint(book.news), "not where they were"); n != 1 {
+			t.Errorf("told %d times that they move: %q", n, book.news)
+		}
+	})
 }
