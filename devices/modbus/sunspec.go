@@ -364,9 +364,9 @@ func (m ModelRegister) Place(models []Model) (Place, error) {
 	return p, nil
 }
 
-// Registers are those that the chain with its marker at base consists of
+// ChainRegisters are those that the chain with its marker at base consists of
 // besides the points of its models: marker, ids, lengths and end, by address.
-func Registers(base uint16, models []Model) map[uint16]uint16 {
+func ChainRegisters(base uint16, models []Model) map[uint16]uint16 {
 	m := map[uint16]uint16{base: 0x5375, base + 1: 0x6E53}
 	end := base + 2
 	for _, one := range models {

@@ -63,7 +63,7 @@ func (s *sunny) lay(base uint16, models ...Model) {
 		}
 		at = uint16(models[i].end())
 	}
-	for a, w := range Registers(base, models) {
+	for a, w := range ChainRegisters(base, models) {
 		s.words[a] = w
 	}
 }
@@ -557,4 +557,28 @@ func TestModelsMoveUnderAPipeline(t *testing.T) {
 			t.Errorf("told %d times that they move: %q", n, book.news)
 		}
 	})
+}
+
+// What a file says of a device is not believed where it cannot be, and not for
+// long where it is wrong.
+func TestKeptModelsAreChecked(t *testing.T) {
+	for name, kept := range map[string][]Model{
+		"beyond the end": {{ID: 103, Address: 65530, Length: 50}},
+		"empty":          {{ID: 103, Address: 40070}},
+		"a gap":          {{ID: 1, Address: 40002, Length: 66}, {ID: 103, Address: 40072, Length: 50}},
+		"another device": {{ID: 1, Address: 2, Length: 66}, {ID: 103, Address: 70, Length: 50}},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s, book := new(sunny), &notes{facts: map[string]Facts{"meter": {Models: kept}}}
+			s.lay(40000, Model{ID: 1, Length: 66}, Model{ID: 103, Length: 50})
+			dev := inverter(Unit{ID: 1}, ModelRegister{Models: threePhases, At: 14, Factor: 15})
+			qs, err := sunnyLine(t, s, book).Plan(dev, dev.Points)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if b, err := run(t, dev, qs...); err != nil || told(b) != "10314+10315" || book.facts["meter"].Models[1].Address != 40070 {
+				t.Errorf("%s: %s, %v, keeps %v", name, told(b), err, book.facts["meter"])
+			}
+		})
+	}
 }

@@ -54,7 +54,7 @@ func (u *unit) fillChain() {
 	if n == 0 {
 		return
 	}
-	words := modbus.Registers(u.chain.base, u.chain.models)
+	words := modbus.ChainRegisters(u.chain.base, u.chain.models)
 	for _, p := range u.points {
 		if p.exponent > 0 {
 			words[uint16(p.exponent)] = uint16(p.exp)
