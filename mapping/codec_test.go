@@ -209,6 +209,13 @@ func TestDecode(t *testing.T) {
 		{Point{Type: EUI48}, "0000 001a 2b3c 4d5e", `"00:1a:2b:3c:4d:5e"`},
 		{Point{Type: EUI48, ZeroIsNone: true}, "0000 ffff ffff ffff", "!no value"},
 		{Point{Type: U16, ScaleFrom: &Point{}}, "0001", "!no scale factor"},
+		{Point{Type: I16, Factored: true}, "FFF7FFFF", "-0.9"},
+		{Point{Type: U32, Factored: true, Scale: Decimal{Mant: 1, Exp: -3}}, "000102030001", "660.51"},
+		{Point{Type: I16, Factored: true, Invalid: []int64{-0x8000}}, "8000FFFF", "!no value"},
+		{Point{Type: I16, Factored: true}, "00018000", "!no scale factor"},
+		{Point{Type: I16, Factored: true, Point: &devices.Point{Name: "power"}}, "0001000B", "!scale factor out of range"},
+		{Point{Type: I16, Factored: true}, "0001", "!2 bytes for i16 and its exponent, which have 4"},
+		{Point{Type: F32, Factored: true}, "3F8000000002", "100"},
 		{Point{Type: U32}, "0102", "!2 bytes for u32, which has 4"},
 		{Point{}, "0102", "!cannot decode type 0"},
 	} {

@@ -2,6 +2,7 @@ package mapping
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"math"
@@ -54,6 +55,9 @@ func Decode(p *Point, raw []byte) (Value, error) {
 	if p.List {
 		return decodeList(p, raw)
 	}
+	if p.Factored {
+		return p.decodeFactored(raw)
+	}
 	v, err := p.decode(raw, p.Scale)
 	if p.Range != nil && err == nil && !p.Range.has(v) {
 		return Value{}, p.Range.outside(v, p.Unit)
@@ -80,8 +84,24 @@ func DecodeWith(p *Point, raw []byte, all []devices.Reading) (Value, error) {
 	return Value{}, errNoFactor
 }
 
-// decodeBy decodes with the exponent that ScaleFrom holds (SunSpec: from -10
-// to 10).
+// noFactor is what a register holds in place of an exponent that there is not
+// (SunSpec: sunssf).
+const noFactor = -1 << 15
+
+func (p *Point) decodeFactored(raw []byte) (Value, error) {
+	n := p.RawLen() - 2
+	if len(raw) != n+2 {
+		return Value{}, &Invalid{Reason: fmt.Sprintf("%d bytes for %s and its exponent, which have %d", len(raw), p.Type, n+2)}
+	}
+	exponent := int16(binary.BigEndian.Uint16(raw[n:]))
+	if exponent == noFactor {
+		return Value{}, errNoFactor
+	}
+	return p.decodeBy(raw[:n], IntValue(int64(exponent)))
+}
+
+// decodeBy decodes with the exponent that ScaleFrom holds, or raw itself
+// (SunSpec: from -10 to 10).
 func (p *Point) decodeBy(raw []byte, exponent Value) (Value, error) {
 	e, ok := exponent.Int64()
 	if !ok {
@@ -90,7 +110,10 @@ func (p *Point) decodeBy(raw []byte, exponent Value) (Value, error) {
 	scale := p.Scale.orOne()
 	if e < -10 || e > 10 || int64(scale.Exp)+e != int64(int8(int64(scale.Exp)+e)) {
 		err := *errFactor
-		err.Detail = fmt.Sprintf("%s holds %d, and exponents are -10 to 10", p.ScaleFrom.Source, e)
+		err.Detail = fmt.Sprintf("the scale factor of %s is %d, and exponents are -10 to 10", p.Name, e)
+		if p.ScaleFrom != nil {
+			err.Detail = fmt.Sprintf("%s holds %d, and exponents are -10 to 10", p.ScaleFrom.Source, e)
+		}
 		return Value{}, &err
 	}
 	scale.Exp += int8(e)
@@ -130,7 +153,7 @@ func (p *Point) decode(raw []byte, scale Decimal) (Value, error) {
 }
 
 func checkLength(p *Point, raw []byte) error {
-	want := p.RawLen()
+	want := p.valueLen()
 	if len(raw) == want && want > 0 || p.Type == Bool && len(raw) == 2 {
 		return nil
 	}
@@ -237,7 +260,7 @@ func (p *Point) field() (mask uint64, shift int) {
 // Width returns how many bits an integer has.
 func (p *Point) Width() int {
 	mask, _ := p.field()
-	return min(bits.Len64(mask), 8*p.RawLen())
+	return min(bits.Len64(mask), 8*p.valueLen())
 }
 
 // bitsOf returns the bits of a raw number that p holds.

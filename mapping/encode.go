@@ -18,6 +18,8 @@ func Encode(dst []byte, p *Point, v Value) ([]byte, error) {
 	switch {
 	case p.ScaleFrom != nil:
 		return dst, fmt.Errorf("the scale of %s is in %s and not known here", p.Name, p.ScaleFrom.Source)
+	case p.Factored:
+		return dst, fmt.Errorf("the scale of %s is in its device and not known here", p.Name)
 	case p.List:
 		return dst, errListWrite
 	case p.FromText || p.Type == Text:

@@ -170,7 +170,7 @@ func (t *table) appendFieldValue(dst []byte, p *pointState, v Value) []byte {
 // can take as such.
 func wholeNumbers(p *Point) bool {
 	mean := p.Policy.Window > 0 && p.Policy.Aggregate == Mean
-	return p.Type.Integer() && p.ScaleFrom == nil && p.Scale == (Decimal{}) && p.Offset == (Decimal{}) && !mean
+	return p.Type.Integer() && p.ScaleFrom == nil && !p.Factored && p.Scale == (Decimal{}) && p.Offset == (Decimal{}) && !mean
 }
 
 // appendLineString appends s as the string of a field.

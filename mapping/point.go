@@ -150,6 +150,9 @@ type Point struct {
 	// ScaleFrom is the point of the same device that holds an exponent: the
 	// value is × 10 to the power of it, besides Scale. See DecodeWith.
 	ScaleFrom *Point
+	// Factored says that raw ends with a register that holds such an exponent
+	// (SunSpec's models).
+	Factored bool
 	// Zone is where the clock of a device runs that tells local time; nil: it
 	// tells UTC.
 	Zone *time.Location

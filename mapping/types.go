@@ -199,6 +199,15 @@ func (o Order) swapsRegisters() bool { return o == CDAB || o == DCBA }
 // RawLen returns how many bytes of a reading p needs, and 0 when any number
 // will do: a field of a line, a list.
 func (p *Point) RawLen() int {
+	n := p.valueLen()
+	if p.Factored {
+		n += 2
+	}
+	return n
+}
+
+// valueLen is RawLen without the exponent.
+func (p *Point) valueLen() int {
 	switch {
 	case p.FromText || p.Type == Text || p.List:
 		return 0

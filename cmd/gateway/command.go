@@ -432,7 +432,7 @@ func (c *commander) get(ctx context.Context, o *order) {
 	if len(points) == 0 {
 		points = cmd.Device.All()
 	}
-	b, err := c.plant.get(ctx, cmd.Device, seams(cmd.Device.Needs(points)))
+	b, _, err := c.plant.get(ctx, cmd.Device, seams(cmd.Device.Needs(points)))
 	if err != nil {
 		c.finish(o, &mapping.Result{State: mapping.Failed, Reason: devices.Cause(err)})
 		return

@@ -25,13 +25,16 @@ type fit struct {
 	strong   int      // of them: voltages and frequencies, which little else looks like
 	word     word     // what the unit itself says of it
 	evidence []string // a few of the values
+	lacks    []string // points of models that it does not have
 }
 
 // sunSpec is what a SunSpec device says of itself.
 type sunSpec struct {
-	Address uint16 `json:"address"` // of the marker
-	Maker   string `json:"maker"`
-	Model   string `json:"model"`
+	Address uint16         `json:"address"` // of the marker
+	Maker   string         `json:"maker"`
+	Model   string         `json:"model"`
+	Models  []modbus.Model `json:"models,omitempty"` // none: the chain is broken
+	Broken  string         `json:"broken,omitempty"` // how
 }
 
 // maxBlock is how many registers an identification reads at once: few enough
@@ -86,7 +89,7 @@ func (x *examiner) once(r modbus.Register, ask func() ([]byte, error)) ([]byte, 
 // sunSpec looks for the marker where the specification allows it, and reads
 // the common model after it: maker and model of 16 registers each.
 func (x *examiner) sunSpec(ctx context.Context) *sunSpec {
-	for _, at := range []uint16{40000, 0, 50000} {
+	for _, at := range modbus.SunSpecBases {
 		raw, err := x.ask(ctx, modbus.Register{Table: modbus.Holding, Address: at, Count: 2})
 		if err != nil || string(raw) != "SunS" {
 			continue
@@ -95,10 +98,73 @@ func (x *examiner) sunSpec(ctx context.Context) *sunSpec {
 		if raw, err := x.ask(ctx, modbus.Register{Table: modbus.Holding, Address: at + 2, Count: 34}); err == nil && raw[0] == 0 && raw[1] == 1 {
 			s.Maker, s.Model = plainText(raw[4:36]), plainText(raw[36:68])
 		}
+		if s.Models, err = modbus.WalkModels([]uint16{at}, x.chain(ctx)); err != nil {
+			s.Broken = err.Error()
+		}
 		return s
 	}
 	return nil
 }
+
+// chain asks as a walk along models does. A unit that is silent where others
+// refuse has nothing there.
+func (x *examiner) chain(ctx context.Context) func(modbus.Register) ([]byte, error) {
+	return func(r modbus.Register) ([]byte, error) {
+		raw, err := x.ask(ctx, r)
+		if answer := replyOf(err); err != nil && (answer == answered || answer == silent) {
+			return nil, nil
+		}
+		return raw, err
+	}
+}
+
+// ids lists the models, each once.
+func (s *sunSpec) ids() string {
+	var ids []string
+	for _, m := range s.Models {
+		if id := fmt.Sprint(m.ID); !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+	}
+	return strings.Join(ids, ", ")
+}
+
+// fits returns the profiles of models that the unit has, best first: those of
+// the model that it names first, as that is what it is in the main, and of these
+// the one of which it has most points.
+func (s *sunSpec) fits(profiles []*config.Profile) (list []fit) {
+	first := map[string]uint16{}
+	for _, p := range profiles {
+		f := fit{profile: p.Name}
+		first[p.Name] = math.MaxUint16
+		for _, point := range p.Device.Points {
+			m, ok := point.Source.(modbus.ModelRegister)
+			if !ok || !m.Models.Among(s.Models) {
+				f.points, f.lacks = 0, nil
+				break
+			}
+			at, err := m.Place(s.Models)
+			if err != nil {
+				f.lacks = append(f.lacks, point.Name)
+				continue
+			}
+			if at.Model.ID != commonModel {
+				f.points++
+				first[p.Name] = min(first[p.Name], at.Model.Address)
+			}
+		}
+		if f.points > len(f.lacks) {
+			list = append(list, f)
+		}
+	}
+	slices.SortStableFunc(list, func(a, b fit) int {
+		return cmp.Or(cmp.Compare(first[a.profile], first[b.profile]), cmp.Compare(b.points, a.points), cmp.Compare(len(a.lacks), len(b.lacks)))
+	})
+	return list
+}
+
+// commonModel is the one that all SunSpec devices have.
+const commonModel = 1
 
 // plainText is text that a device holds, without what no terminal should get.
 func plainText(raw []byte) string {

@@ -128,7 +128,7 @@ func TestSunSpecDevicesMayHaveAProfile(t *testing.T) {
 	i := slices.IndexFunc(profiles, func(p *config.Profile) bool { return p.Name == "fronius/inverter-float" })
 	for model, want := range map[string][]string{
 		"\x00\x71": {"# SunSpec at holding 40000: Acme", "# holding 40069 is 113, which names it", "[device.inverter-float-x-1]", `profile = "fronius/inverter-float"`},
-		"\x00\x67": {"# SunSpec at holding 40000: Acme", "[device.sunspec-x-1]", "points.maker = { holding = 40004"},
+		"\x00\x67": {"# SunSpec at holding 40000: Acme", "[device.sunspec-x-1]", "points.maker = { model = 1, at = 2"},
 	} {
 		extra := map[modbus.Register]string{{Table: modbus.Holding, Address: 40069}: model}
 		for n, word := range strings.Split("Su,nS,\x00\x01,\x00\x41,Ac,me"+strings.Repeat(",\x00\x00", 64), ",") {

@@ -103,6 +103,7 @@ func (n *notebook) Learned(device string, f modbus.Facts, news string) {
 	n.facts[device] = f
 	n.mu.Unlock()
 	switch {
+	case news == "":
 	case !more:
 		n.log.Warn(news, "device", device)
 	case len(f.Illegal) == fewRefused+1:
@@ -138,7 +139,7 @@ func (n *notebook) save() {
 	n.mu.Lock()
 	file := notebookFile{Version: notebookVersion, Devices: map[string]modbus.Facts{}}
 	for device, f := range n.facts {
-		if len(f.Illegal)+len(f.Holes)+len(f.Apart) > 0 || f.NoMask {
+		if !f.Empty() {
 			file.Devices[device] = f
 		}
 	}

@@ -53,6 +53,7 @@ type lateQuery struct {
 	name   string
 	points []*devices.Point
 	plan   func() ([]devices.Query, error)
+	placed func() // after all; nil: nobody wants to know where the points are
 }
 
 func (q *lateQuery) String() string           { return q.name }
@@ -68,11 +69,29 @@ func (q *lateQuery) Do(ctx context.Context, b *devices.Batch) error {
 			return err
 		}
 	}
+	if q.placed != nil {
+		q.placed()
+	}
 	return nil
 }
 
+// modelPlaces are where points were found that have no address of their own.
+type modelPlaces map[*devices.Point]modbus.Place
+
+// of says where a point is, with its address where that was found.
+func (w modelPlaces) of(p *mapping.Point) string {
+	at, ok := w[p.Point]
+	switch {
+	case !ok:
+		return p.Source.String()
+	case at.Factor != nil:
+		return fmt.Sprintf("%v, factor in %d (model %d)", at.At, at.Factor.Address, at.Model.ID)
+	}
+	return fmt.Sprintf("%v (model %d)", at.At, at.Model.ID)
+}
+
 // readQuery reads points of dev.
-func (p *plantBus) readQuery(dev *devices.Device, points []*devices.Point) devices.Query {
+func (p *plantBus) readQuery(dev *devices.Device, points []*devices.Point) *lateQuery {
 	return &lateQuery{
 		name:   fmt.Sprintf("read of %d points of device %s", len(points), dev.ID),
 		points: points,
@@ -101,20 +120,25 @@ func (p *plant) bus(dev *mapping.Device) (*plantBus, error) {
 	return b, nil
 }
 
-// get reads points of dev now.
-func (p *plant) get(ctx context.Context, dev *mapping.Device, points []*devices.Point) (*devices.Batch, error) {
+// get reads points of dev now, and says where those in models are.
+func (p *plant) get(ctx context.Context, dev *mapping.Device, points []*devices.Point) (*devices.Batch, modelPlaces, error) {
 	bus, err := p.bus(dev)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	b := devices.NewBatch(dev.Device)
-	if err := bus.do(ctx, bus.readQuery(dev.Device, points), b); err != nil && len(b.Readings) == 0 {
-		b.Release()
-		return nil, err
+	var found modelPlaces
+	q := bus.readQuery(dev.Device, points)
+	if line, ok := bus.line.(*modbus.Line); ok {
+		q.placed = func() { found = line.Locate(dev.Device, points) }
 	}
-	return b, nil
+	b := devices.NewBatch(dev.Device)
+	if err := bus.do(ctx, q, b); err != nil && len(b.Readings) == 0 {
+		b.Release()
+		return nil, nil, err
+	}
+	return b, found, nil
 }
 
 // pass hands on what was read on demand, so that it is published, too.
@@ -261,7 +285,7 @@ func (p *plant) read(ctx context.Context, req readRequest) ([]pointResult, error
 	if err != nil {
 		return nil, err
 	}
-	b, err := p.get(ctx, dev, seams(dev.Needs(points)))
+	b, found, err := p.get(ctx, dev, seams(dev.Needs(points)))
 	if err != nil {
 		return nil, err
 	}
@@ -277,7 +301,9 @@ func (p *plant) read(ctx context.Context, req readRequest) ([]pointResult, error
 		if i < 0 || point.Hidden {
 			continue // not asked after the device had fallen silent
 		}
-		results = append(results, pointResultOf(dev, point, &b.Readings[i], b.Readings, clock))
+		result := pointResultOf(dev, point, &b.Readings[i], b.Readings, clock)
+		result.Source = found.of(point)
+		results = append(results, result)
 	}
 	if req.Hints && req.Source == "" {
 		p.addHints(ctx, dev, results, b)

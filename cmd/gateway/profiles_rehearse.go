@@ -87,7 +87,8 @@ func newTestResult(from *rehearsal.Result) *testResult {
 	}
 	for _, v := range from.Values {
 		t := testPoint{Name: v.Point.Name, Source: v.Point.Source.String(), Raw: string(v.Raw), Value: v.Read.AppendJSON(nil), Unit: v.Point.Unit, Right: v.Right(), text: v.Read.String()}
-		if _, ok := v.Point.Source.(modbus.Register); ok {
+		switch v.Point.Source.(type) {
+		case modbus.Register, modbus.ModelRegister:
 			t.Raw = registers(v.Raw)
 		}
 		switch {

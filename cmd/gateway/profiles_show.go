@@ -79,6 +79,7 @@ type pointRow struct {
 	Type   string  `json:"type"`
 	Order  string  `json:"order,omitempty"` // of more than one register
 	Scale  string  `json:"scale,omitempty"`
+	Factor uint16  `json:"factor,omitempty"` // where in its model the exponent is
 	Offset string  `json:"offset,omitempty"`
 	Unit   string  `json:"unit,omitempty"`
 	Kind   string  `json:"kind"`
@@ -120,6 +121,9 @@ func newPointRow(p *mapping.Point) pointRow {
 	}
 	if p.Scale.Mant != 0 {
 		row.Scale = p.Scale.String()
+	}
+	if m, ok := p.Source.(modbus.ModelRegister); ok {
+		row.Factor = m.Factor
 	}
 	if p.Offset.Mant != 0 {
 		row.Offset = p.Offset.String()
@@ -235,6 +239,9 @@ func (s *profileSheet) printPoints(out io.Writer) {
 			every = budget.Brief(p.every)
 		}
 		scale := p.Scale
+		if p.Factor > 0 {
+			scale = strings.TrimSpace(fmt.Sprintf("%s factor at %d", scale, p.Factor))
+		}
 		if p.Offset != "" {
 			scale = cmp.Or(scale, "1") + " " + strings.Replace("+"+p.Offset, "+-", "−", 1)
 		}

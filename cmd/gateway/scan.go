@@ -42,7 +42,7 @@ func newScan(opts *options) *cobra.Command {
 		Short: "Find the units on a bus or a network, and what they are",
 		Long: `scan asks each unit id for one register and lists those that answer, be it with
 an exception. What they are it finds out by asking for their identity (function
-43/14), from SunSpec's marker, by the register in which some devices name
+43/14), from SunSpec's models, by the register in which some devices name
 themselves, and by trying the shipped profiles and those in the configuration
 folder: the registers of the right one answer, and what they hold is plausible. It prints TOML to save as a file in devices.d. It never
 writes to a device.
@@ -130,6 +130,7 @@ type foundUnit struct {
 	Perhaps  bool     `json:"perhaps,omitempty"` // the profile fits, but much else would look the same
 	Evidence []string `json:"evidence,omitempty"`
 	Also     []string `json:"also,omitempty"`    // other profiles that fit
+	Lacks    []string `json:"lacks,omitempty"`   // points of the profile that it does not have
 	Aliases  []int    `json:"aliases,omitempty"` // 255 or 0, which answer likewise: the address itself
 	SunSpec  *sunSpec `json:"sunspec,omitempty"`
 
@@ -396,10 +397,14 @@ func (x *scanner) identify(ctx context.Context, a *asker, u *foundUnit) {
 		profiles = slices.DeleteFunc(slices.Clone(profiles), func(p *config.Profile) bool { w, _ := e.fingerprint(ctx, p); return w != named })
 	}
 	fits := e.fits(ctx, profiles)
+	if u.SunSpec != nil {
+		fits = append(fits, u.SunSpec.fits(x.profiles)...)
+	}
 	if len(fits) == 0 {
 		return
 	}
-	u.Profile, u.Evidence, u.Perhaps = fits[0].profile, fits[0].evidence, fits[0].perhaps()
+	u.Profile, u.Evidence, u.Lacks = fits[0].profile, fits[0].evidence, fits[0].lacks
+	u.Perhaps = u.SunSpec == nil && fits[0].perhaps()
 	for _, f := range fits[1:] {
 		u.Also = append(u.Also, f.profile)
 	}
@@ -563,14 +568,14 @@ func (u *foundUnit) print(out io.Writer) {
 		fmt.Fprintf(out, "# Also possible: %s\n", strings.Join(u.Also, ", "))
 	}
 	if u.SunSpec != nil {
-		fmt.Fprintf(out, "# SunSpec at holding %d: %s\n", u.SunSpec.Address, strings.TrimSpace(u.SunSpec.Maker+" "+u.SunSpec.Model))
+		u.SunSpec.print(out)
 	}
 	var lines []string
 	switch {
 	case u.SunSpec != nil && u.Profile == "":
 		lines = []string{
-			fmt.Sprintf("points.maker = { holding = %d, type = \"string(32)\", every = \"1h\" }", u.SunSpec.Address+4),
-			fmt.Sprintf("points.model = { holding = %d, type = \"string(32)\", every = \"1h\" }", u.SunSpec.Address+20),
+			`points.maker = { model = 1, at = 2, type = "string(32)", every = "1h" }`,
+			`points.model = { model = 1, at = 18, type = "string(32)", every = "1h" }`,
 		}
 	case u.Profile != "":
 		lines = []string{fmt.Sprintf("profile = %q", u.Profile)}
@@ -585,10 +590,28 @@ func (u *foundUnit) print(out io.Writer) {
 		comment = "# " // there already
 	}
 	lines = slices.Concat([]string{fmt.Sprintf("[device.%s]", u.device())}, lines, []string{fmt.Sprintf("bus     = %q", u.Bus), fmt.Sprintf("unit_id = %d", u.Unit)})
+	for _, name := range u.Lacks {
+		lines = append(lines, fmt.Sprintf("points.%s = false # it has none", tomlKey(name)))
+	}
 	for _, line := range lines {
 		fmt.Fprintln(out, comment+line)
 	}
 	fmt.Fprintln(out)
+}
+
+// print says what a SunSpec device says of itself.
+func (s *sunSpec) print(out io.Writer) {
+	fmt.Fprintf(out, "# SunSpec at holding %d", s.Address)
+	if name := strings.TrimSpace(s.Maker + " " + s.Model); name != "" {
+		fmt.Fprintf(out, ": %s", name)
+	}
+	if len(s.Models) > 0 {
+		fmt.Fprintf(out, "; models %s", s.ids())
+	}
+	fmt.Fprintln(out)
+	if s.Broken != "" {
+		fmt.Fprintf(out, "# %s\n", s.Broken)
+	}
 }
 
 // device makes a key for the device: what it is and where.

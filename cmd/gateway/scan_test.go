@@ -110,7 +110,7 @@ func TestSunSpecSaysWhatItIs(t *testing.T) {
 	pad := func(s string) string { return strings.ReplaceAll(text(s), " ", "0") }
 	a, _ := fakeUnit(modbus.Holding, map[int]string{50000: "53756E53 0001 0042" + pad("Acme\x1b[31m") + pad("Sun 5000")})
 	got := examine(a).sunSpec(t.Context())
-	if got == nil || *got != (sunSpec{50000, "Acme[31m", "Sun 5000"}) {
+	if got == nil || fmt.Sprint(*got) != "{50000 Acme[31m Sun 5000 [{1 50002 66}] }" {
 		t.Errorf("got %+v, want Acme[31m Sun 5000 at 50000, without the escape character", got)
 	}
 	a, _ = fakeUnit(modbus.Holding, map[int]string{40000: "53756E54"})

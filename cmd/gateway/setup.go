@@ -180,7 +180,7 @@ func (c *commander) alreadyHolds(ctx context.Context, dev *mapping.Device, set m
 	if set.Point.Write.NoVerify {
 		return false, old, nil
 	}
-	b, err := c.plant.get(ctx, dev, []*devices.Point{set.Point.Point})
+	b, _, err := c.plant.get(ctx, dev, []*devices.Point{set.Point.Point})
 	if err != nil {
 		return false, old, err
 	}

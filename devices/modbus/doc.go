@@ -62,6 +62,14 @@
 //     always right. What a device refuses is found by halving the request, and
 //     kept for the device (Facts); a person learns which line of the map would
 //     have said it.
+//   - Points of SunSpec devices lie in models, whose places are found by walking
+//     along the device's chain (WalkModels) and kept (Facts). From then on they
+//     are planned like any registers, but each request begins at its model's id
+//     and length, which must be as they were; else nothing of the answer is
+//     taken and the chain is walked anew. That costs a few registers, and spares
+//     any thought of when a device may have changed. A value that has an exponent
+//     travels with it in one raw form, because some devices change exponents
+//     from one request to the next.
 //   - The server side is here because it is the same formats from the other
 //     end. It is for simulation and tests.
 package modbus

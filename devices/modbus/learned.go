@@ -23,11 +23,19 @@ type Facts struct {
 	Apart []Range `json:"apart,omitempty"`
 	// NoMask is that it does not know function 22, which sets bits.
 	NoMask bool `json:"no_mask,omitempty"`
+	// Models are the chain of a SunSpec device.
+	Models []Model `json:"models,omitempty"`
 }
 
 func (f Facts) clone() Facts {
 	f.Illegal, f.Holes, f.Apart = slices.Clone(f.Illegal), slices.Clone(f.Holes), slices.Clone(f.Apart)
+	f.Models = slices.Clone(f.Models)
 	return f
+}
+
+// Empty reports whether nothing was found out.
+func (f Facts) Empty() bool {
+	return len(f.Illegal)+len(f.Holes)+len(f.Apart)+len(f.Models) == 0 && !f.NoMask
 }
 
 // A Notebook keeps what a line learns. A line's goroutine calls it, so that it
@@ -37,7 +45,8 @@ type Notebook interface {
 	// it is none whose facts are kept, as one that somebody just looks for.
 	Facts(device string) (f Facts, ok bool)
 	// Learned takes the facts of a device after they changed. news says for
-	// people what changed, and what to write into the map.
+	// people what changed, and what to write into the map; "" is what nobody
+	// needs to be told.
 	Learned(device string, f Facts, news string)
 }
 
@@ -58,6 +67,7 @@ type known struct {
 	version  int // rises with each change of facts
 	refusals map[Range]refusal
 	longest  [Holding + 1]int // most entries that one request has read, by table
+	chain    chainState
 }
 
 // A refusal is when an illegal point is asked again, and what it said.
@@ -78,6 +88,9 @@ func (l *Line) knownOf(device string) *known {
 			return k
 		}
 		k.facts, k.notebook = f.clone(), l.cfg.Notebook
+		if !checkModels(k.facts.Models) {
+			k.facts.Models = nil // they are found anew
+		}
 	}
 	l.known[device] = k
 	return k

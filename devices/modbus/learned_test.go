@@ -242,9 +242,9 @@ func TestNothingIsKeptOfStrangers(t *testing.T) {
 }
 
 func TestFactsAreReadable(t *testing.T) {
-	f := Facts{Illegal: ranges("input 3"), Holes: ranges("holding 2-9"), Apart: ranges("coil 7-8")}
+	f := Facts{Illegal: ranges("input 3"), Holes: ranges("holding 2-9"), Apart: ranges("coil 7-8"), Models: []Model{{ID: 103, Address: 40069, Length: 50}}}
 	text, err := json.Marshal(f)
-	if want := `{"illegal":["input 3"],"holes":["holding 2-9"],"apart":["coil 7-8"]}`; err != nil || string(text) != want {
+	if want := `{"illegal":["input 3"],"holes":["holding 2-9"],"apart":["coil 7-8"],"models":[{"id":103,"at":40069,"length":50}]}`; err != nil || string(text) != want {
 		t.Errorf("%s, %v", text, err)
 	}
 	var got Facts

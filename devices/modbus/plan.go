@@ -12,9 +12,17 @@ import (
 
 // A placed is a point with its register, and what must be read to read that.
 type placed struct {
+	point  *devices.Point
+	reg    Register
+	whole  Register
+	model  Model  // of a SunSpec device; its ID is 0 for a point at an address of its own
+	factor uint16 // where its exponent is; 0: it has none in a model
+}
+
+// A lacking is a point that is in no register of its device, and why.
+type lacking struct {
 	point *devices.Point
-	reg   Register
-	whole Register
+	err   error
 }
 
 // Plan returns one query for each request that points need: the set of
@@ -33,24 +41,55 @@ func (l *Line) Plan(dev *devices.Device, points []*devices.Point) ([]devices.Que
 	if len(points) == 0 {
 		return queues, nil
 	}
-	places, err := place(dev, u, points)
+	sc := &scope{dev: dev, unit: u, known: l.knownOf(dev.ID)}
+	sc.declare(l)
+	pending, points := sc.pending(points)
+	places, lacks, err := sc.place(points)
 	if err != nil {
 		return nil, err
 	}
-	sc := &scope{unit: u, known: l.knownOf(dev.ID), declared: declared(dev)}
-	l.wire.declare(u, sc.declared)
-	return append(l.readQueries(sc, l.spans(sc, atomsOf(places))), queues...), nil
+	reads := l.readQueries(sc, l.spans(sc, atomsOf(places)))
+	if len(pending) > 0 { // it finds the models first
+		reads = append(reads, &readQuery{scope: sc, line: l, version: unplanned, points: pending, modeled: true})
+	}
+	return append(toQueries(l.withLacking(sc, reads, lacks)), queues...), nil
 }
 
-// declared returns the registers of all points of dev.
-func declared(dev *devices.Device) (regs []Register) {
-	for _, p := range dev.Points {
-		if reg, err := registerOf(dev, p); err == nil {
-			regs = append(regs, reg)
+func toQueries(reads []*readQuery) (queries []devices.Query) {
+	for _, q := range reads {
+		queries = append(queries, q)
+	}
+	return queries
+}
+
+// withLacking lets one of reads tell of points that are in no register. Without
+// any there is one that asks whether the device is there.
+func (l *Line) withLacking(sc *scope, reads []*readQuery, lacks []lacking) []*readQuery {
+	if len(lacks) == 0 {
+		return reads
+	}
+	if len(reads) == 0 {
+		reads = []*readQuery{{scope: sc, line: l, version: sc.known.version}}
+	}
+	reads[0].lacks, reads[0].modeled = lacks, true
+	for _, one := range lacks {
+		reads[0].points = append(reads[0].points, one.point)
+	}
+	sc.known.tellLacking(lacks)
+	return reads
+}
+
+// declare notes the registers of all points of the device, as far as it is
+// known where they are.
+func (sc *scope) declare(l *Line) {
+	sc.declared = sc.declared[:0:0]
+	for _, p := range sc.dev.Points {
+		if one, err := sc.placeOf(p); err == nil {
+			sc.declared = append(sc.declared, one.reg)
 		}
 	}
-	slices.SortFunc(regs, Register.compare)
-	return regs
+	slices.SortFunc(sc.declared, Register.compare)
+	l.wire.declare(sc.unit, sc.declared)
 }
 
 // unitOf returns how dev is reached, if this line can.
@@ -67,22 +106,79 @@ func (l *Line) unitOf(dev *devices.Device) (Unit, error) {
 	return u, nil
 }
 
-// place finds the registers of points and sorts by what must be read.
-func place(dev *devices.Device, u Unit, points []*devices.Point) ([]placed, error) {
-	places := make([]placed, 0, len(points))
+// place finds the registers of points and sorts by what must be read. Points
+// of models that the device does not have are lacks.
+func (sc *scope) place(points []*devices.Point) (places []placed, lacks []lacking, err error) {
+	places = make([]placed, 0, len(points))
 	for _, p := range points {
-		reg, err := registerOf(dev, p)
-		if err != nil {
-			return nil, err
+		one, err := sc.placeOf(p)
+		_, modeled := p.Source.(ModelRegister)
+		switch {
+		case err != nil && modeled:
+			lacks = append(lacks, lacking{p, err})
+		case err != nil:
+			return nil, nil, err
+		default:
+			places = append(places, one)
 		}
-		whole, err := u.whole(reg)
-		if err != nil {
-			return nil, fmt.Errorf("device %s, point %s: %w", dev.ID, p.Name, err)
-		}
-		places = append(places, placed{p, reg, whole})
 	}
 	sortPlaces(places)
-	return places, nil
+	return places, lacks, nil
+}
+
+// placeOf finds the registers of a point.
+func (sc *scope) placeOf(p *devices.Point) (one placed, err error) {
+	one.point = p
+	if m, ok := p.Source.(ModelRegister); ok {
+		err = one.inModel(sc.unit, m, sc.known.facts.Models)
+	} else if one.reg, err = registerOf(sc.dev, p); err != nil {
+		return one, err // which says of whom
+	} else {
+		one.whole, err = sc.unit.whole(one.reg)
+	}
+	if err != nil {
+		err = fmt.Errorf("device %s, point %s: %w", sc.dev.ID, p.Name, err)
+	}
+	return one, err
+}
+
+// inModel finds m. All of its model from id and length on is read with it, which
+// prove that the model is still there; only of what is too far behind them for
+// one request they are asked for apart.
+func (p *placed) inModel(u Unit, m ModelRegister, models []Model) error {
+	if err := m.Check(u); err != nil {
+		return err
+	}
+	at, err := m.Place(models)
+	if err != nil {
+		return err
+	}
+	p.model, p.reg, p.whole = at.Model, at.At, at.At
+	if at.Factor != nil {
+		p.factor, p.whole = at.Factor.Address, p.whole.with(*at.Factor)
+	}
+	if whole, err := u.whole(p.whole.with(at.Model.head())); err == nil {
+		p.whole = whole
+		return nil
+	}
+	p.whole, err = u.whole(p.whole)
+	return err
+}
+
+// pending returns the points in models, if it is not known where these are, and
+// the others.
+func (sc *scope) pending(points []*devices.Point) (pending, others []*devices.Point) {
+	if sc.known.facts.Models != nil {
+		return nil, points
+	}
+	for _, p := range points {
+		if _, ok := p.Source.(ModelRegister); ok {
+			pending = append(pending, p)
+		} else {
+			others = append(others, p)
+		}
+	}
+	return pending, others
 }
 
 func sortPlaces(places []placed) {

@@ -6,6 +6,8 @@ import (
 	"math"
 	"slices"
 	"time"
+
+	"edgegateway/devices"
 )
 
 // guessedThinking is how long a device is thought to take before it has been
@@ -39,6 +41,7 @@ func (s *span) points() iter.Seq[placed] {
 
 // A scope is what a plan for a device has to respect.
 type scope struct {
+	dev      *devices.Device
 	unit     Unit
 	known    *known
 	declared []Register // of all points of the device, sorted

@@ -35,13 +35,20 @@ type readQuery struct {
 	next    []span // as the Do under way leaves them
 	raw     []byte // of the last answer
 
-	readable bool // not all spans are illegal points
+	readable bool      // not all spans are illegal points
+	modeled  bool      // there are points in models
+	lacks    []lacking // points of it that cannot be read
+	joined   []byte    // of a point that has its exponent behind it
 }
+
+// unplanned is the version of a query that does not know yet where its points
+// are.
+const unplanned = -1
 
 // readQueries makes one query of each span. Illegal points go with a
 // neighbour, so that there is something to ask for while they rest.
-func (l *Line) readQueries(sc *scope, spans []span) []devices.Query {
-	var queries []devices.Query
+func (l *Line) readQueries(sc *scope, spans []span) []*readQuery {
+	var queries []*readQuery
 	var q *readQuery
 	for _, s := range spans {
 		if q == nil || !sc.known.illegal(&s) && q.readable {
@@ -62,6 +69,7 @@ func (q *readQuery) add(s span) {
 	q.atoms = append(q.atoms, s.atoms...)
 	for p := range s.points() {
 		q.points = append(q.points, p.point)
+		q.modeled = q.modeled || p.model.ID != 0
 	}
 }
 
@@ -75,10 +83,10 @@ func (q *readQuery) Carry(points []*devices.Point) (taken []*devices.Point) {
 	}
 	places := q.places()
 	for _, p := range points {
-		if reg, ok := RegisterOf(p.Source); ok && q.carries(reg) && !slices.Contains(q.points, p) {
-			whole, _ := q.unit.whole(reg)
-			places = append(places, placed{p, reg, whole})
+		if one, err := q.placeOf(p); err == nil && q.carries(one.whole) && !slices.Contains(q.points, p) {
+			places = append(places, one)
 			taken = append(taken, p)
+			q.modeled = q.modeled || one.model.ID != 0
 		}
 	}
 	if len(taken) > 0 {
@@ -90,10 +98,9 @@ func (q *readQuery) Carry(points []*devices.Point) (taken []*devices.Point) {
 	return taken
 }
 
-// carries reports whether q's request reads all that must be read for reg.
-func (q *readQuery) carries(reg Register) bool {
-	whole, err := q.unit.whole(reg)
-	if _, illegal := meeting(q.known.facts.Illegal, whole); err != nil || illegal {
+// carries reports whether q's request reads whole, and may.
+func (q *readQuery) carries(whole Register) bool {
+	if _, illegal := meeting(q.known.facts.Illegal, whole); illegal {
 		return false
 	}
 	return rangeOf(whole).within(q.reg) && (!q.unit.quirks().Single || whole == q.reg)
@@ -110,7 +117,12 @@ func (q *readQuery) places() (places []placed) {
 // Points are those it reads, those that it carries last.
 func (q *readQuery) Points() []*devices.Point { return q.points }
 
-func (q *readQuery) String() string { return fmt.Sprintf("%v: %v", q.unit, q.reg) }
+func (q *readQuery) String() string {
+	if len(q.atoms) == 0 {
+		return fmt.Sprintf("%v: SunSpec models", q.unit)
+	}
+	return fmt.Sprintf("%v: %v", q.unit, q.reg)
+}
 
 // Cost is how long the query occupies its line, with the unit's thinking as
 // far as known. Only the line's owner calls it.
@@ -129,6 +141,13 @@ func (q *readQuery) Cost() time.Duration {
 func (q *readQuery) Do(ctx context.Context, b *devices.Batch) error {
 	q.line.baton.take()
 	defer q.line.baton.give()
+	if q.modeled {
+		return q.doModels(ctx, b)
+	}
+	return q.do(ctx, b)
+}
+
+func (q *readQuery) do(ctx context.Context, b *devices.Batch) error {
 	if q.version != q.known.version {
 		q.version = q.known.version
 		q.spans = q.line.spans(q.scope, q.atoms)
@@ -140,6 +159,7 @@ func (q *readQuery) Do(ctx context.Context, b *devices.Batch) error {
 		r.read(s)
 	}
 	q.spans, q.next = q.next, q.spans
+	r.failLacking()
 	return r.lost
 }
 
@@ -151,18 +171,25 @@ type reading struct {
 	skip  bool  // illegal points may rest: others show that the device is there
 	extra int   // requests left for finding out
 	lost  error // why nothing more is asked
+
+	proven []Model // models that were seen in their places after a refusal
 }
 
 // read appends the readings of s, in parts if it is refused, and what to ask
 // for the next time. It reports whether s was read as a whole.
 func (r *reading) read(s span) bool {
 	a, err := r.ask(&s)
-	switch {
-	case err == nil:
-		r.take(&s, a)
+	if refused(err) && r.known.resting(&s) == nil && !r.inPlace(&s) {
+		err = r.lost
+	}
+	if err == nil && r.take(&s, a) {
 		r.known.answered(&s)
 		r.next = append(r.next, s)
 		return true
+	}
+	switch {
+	case err == nil:
+		err = r.lost // its models have moved
 	case r.lost != nil:
 	case refused(err) && len(s.atoms) > 1 && r.extra > 0:
 		r.halve(s)
@@ -231,11 +258,21 @@ func (r *reading) blame(reg Register, from, to int) {
 	}
 }
 
-// take appends the readings of s from its proven answer.
-func (r *reading) take(s *span, a answer) {
+// take appends the readings of s from its proven answer, unless its models are
+// not where they were.
+func (r *reading) take(s *span, a answer) bool {
 	q := r.readQuery
 	q.raw = readRequest(q.unit.ID, s.reg).appendRaw(q.raw[:0], a.pdu)
-	for p := range s.points() {
-		r.batch.Add(p.point, rawOf(p.point, p.reg.cutFrom(s.reg, q.raw)), a.at)
+	if !r.headed(s, q.raw) {
+		return false
 	}
+	for p := range s.points() {
+		raw := rawOf(p.point, p.reg.cutFrom(s.reg, q.raw))
+		if p.factor > 0 {
+			q.joined = append(append(q.joined[:0], raw...), Register{p.reg.Table, p.factor, 1}.cutFrom(s.reg, q.raw)...)
+			raw = q.joined
+		}
+		r.batch.Add(p.point, raw, a.at)
+	}
+	return true
 }

@@ -230,6 +230,7 @@ type Unit struct {
 	Timeout time.Duration // 0: the line's
 	Pause   time.Duration // least silence before each request to it
 	Quirks  *Quirks       // nil: none
+	SunSpec *SunSpec      // where its models are looked for; nil: at SunSpecBases
 }
 
 func (u Unit) String() string { return "unit " + strconv.Itoa(int(u.ID)) }

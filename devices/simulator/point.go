@@ -29,6 +29,8 @@ type point struct {
 	// Where it lies in its unit's tables; of no meaning in a sentence.
 	table       modbus.Table
 	addr, count int
+	exponent    int  // address of the register that holds its exponent in a model; 0: none
+	exp         int8 // that exponent
 	owner       bool // it decides what its registers hold; false if another point that lies there does
 
 	mul, off float64 // value = raw × mul + off
@@ -41,26 +43,38 @@ type point struct {
 	seed     uint64
 }
 
-// simExponent is what all scale factors of the plant hold.
+// simExponent is what all scale factors of the plant hold, but those of powers in
+// SunSpec's models, which are 16 bits.
 const simExponent = -2
 
+func exponentOf(p *mapping.Point) int8 {
+	power := func(unit string) bool { return strings.HasSuffix(p.Unit, unit) }
+	if p.Factored && slices.ContainsFunc([]string{"W", "VA", "var"}, power) {
+		return 0
+	}
+	return simExponent
+}
+
 func newPoint(seed uint64, device string, p *mapping.Point) *point {
+	var exp int8
 	raw := *p
 	raw.Scale, raw.Offset = mapping.Decimal{}, mapping.Decimal{}
-	if p.ScaleFrom != nil { // which holds always the same
+	if p.ScaleFrom != nil || p.Factored { // which holds always the same
+		exp = exponentOf(p)
 		fixed := *p
 		fixed.ScaleFrom, raw.ScaleFrom = nil, nil
+		fixed.Factored, raw.Factored = false, false
 		if fixed.Scale.Mant == 0 {
 			fixed.Scale = mapping.Decimal{Mant: 1}
 		}
-		fixed.Scale.Exp += simExponent
+		fixed.Scale.Exp += exp
 		p = &fixed
 	}
 	raw.Enum, raw.EnumText, raw.Bits, raw.Invalid, raw.Write, raw.Range, raw.List = nil, nil, nil, nil, nil, nil, false
 	_, field := p.Source.(serial.Field)
 	_, span := p.Source.(serial.Span)
 	one := &point{
-		Point: p, device: device, raw: &raw, sentence: field || span, span: span,
+		Point: p, device: device, raw: &raw, sentence: field || span, span: span, exp: exp,
 		scale: classify(p), seed: hash(seed, device, p.Name), mul: unscale(p.Scale), off: toFloat(p.Offset),
 	}
 	switch s := p.Source.(type) {

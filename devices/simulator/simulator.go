@@ -203,6 +203,11 @@ func newBus(cfg *Config, as *Bus) (*bus, error) {
 			return b, err
 		}
 	}
+	for _, u := range b.units {
+		if err := u.layModels(); err != nil {
+			return b, err
+		}
+	}
 	for id, f := range as.Faults {
 		if err := b.setFault(id, f); err != nil {
 			return b, err
@@ -348,7 +353,7 @@ func (s *Simulator) Value(device, name string) (v mapping.Value, ok bool) {
 // Held returns the raw bytes of what a point holds, as a devices.Reading has
 // them; ok is false if there is no such point.
 func (s *Simulator) Held(device, name string) (raw []byte, ok bool) {
-	ok = s.look(device, name, func(_ *point, held []byte) { raw = slices.Clone(held) })
+	ok = s.look(device, name, func(p *point, held []byte) { raw = slices.Clone(p.asRead(held)) })
 	return raw, ok
 }
 

@@ -29,6 +29,7 @@ type unit struct {
 	faulty  faulty
 	counter Counter
 	err     error // the first value that could not be encoded, which New has tried
+	chain   chain // of a SunSpec device
 }
 
 func newUnit(cfg *Config, bus *Bus, id byte) *unit {
@@ -57,8 +58,8 @@ func (u *unit) add(dev *device) {
 // place finds where a point lies in the tables.
 func (p *point) place() error {
 	r, ok := modbus.RegisterOf(p.Source)
-	if p.fifo != nil {
-		return nil
+	if _, modeled := p.Source.(modbus.ModelRegister); modeled || p.fifo != nil {
+		return nil // see layModels
 	}
 	if !ok {
 		return fmt.Errorf("device %s, point %s: %v is no register, so it cannot be on a Modbus bus", p.device, p.Name, p.Source)
@@ -80,6 +81,7 @@ func (u *unit) start() error {
 			return err
 		}
 	}
+	u.fillChain()
 	for _, dev := range u.devices {
 		dev.start(u.seconds(), !u.check)
 	}
@@ -171,7 +173,7 @@ func (u *unit) refresh() {
 func (u *unit) remember(points []*point) {
 	for _, p := range points {
 		if raw := u.holds(p); raw != nil {
-			p.past.add(raw, u.history)
+			p.past.add(p.asRead(raw), u.history)
 		}
 	}
 }

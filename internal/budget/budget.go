@@ -94,6 +94,7 @@ func Of(cfg modbus.Config, devs []*devices.Device, thinking time.Duration) (*Bud
 	if cfg.Slowest().Baud > 0 {
 		usual = SerialThinking
 	}
+	cfg.Notebook = modbus.Presumed(devs)
 	b := &Budget{Thinking: cmp.Or(thinking, usual), cfg: cfg, devs: devs}
 	if err := b.plan(); err != nil {
 		return nil, err

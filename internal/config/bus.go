@@ -407,7 +407,7 @@ func (l *loader) setUnit(d *deviceBuilder, n *node) {
 	d.bus.pub.Modbus.ConnectDelay = max(d.bus.pub.Modbus.ConnectDelay, d.raw.Delay.V)
 	d.dev.Unit = modbus.Unit{
 		ID: byte(id), MaxRead: uint16(d.raw.MaxRead.V), Gaps: d.raw.Gaps.V,
-		Timeout: d.raw.Timeout.V, Pause: d.raw.Pause.V, Quirks: l.quirks(d),
+		Timeout: d.raw.Timeout.V, Pause: d.raw.Pause.V, Quirks: l.quirks(d), SunSpec: l.sunSpec(d),
 	}
 	l.checkClaimed(d)
 }

@@ -159,7 +159,7 @@ func overlayDevice(far, near *node) *node {
 	if farPoints.isTable() && nearPoints.isTable() {
 		for name, p := range nearPoints.keys {
 			if q := farPoints.keys[name]; q.isTable() && p.hasAny(placeKeys) {
-				_, rest := q.split(append([]string{"bit"}, placeKeys...)...)
+				_, rest := q.split(placeWords(q)...)
 				farPoints = farPoints.replace(name, rest)
 			}
 		}
@@ -168,8 +168,17 @@ func overlayDevice(far, near *node) *node {
 	return overlay(far, near)
 }
 
+// placeWords are the keys of a point that go with the one that says where it is.
+func placeWords(n *node) []string {
+	words := append([]string{"bit", "at", "instance"}, placeKeys...)
+	if n.child("model") != nil { // it is in the model, too
+		words = append(words, "scale_factor")
+	}
+	return words
+}
+
 // placeKeys say where a point is found.
-var placeKeys = append([]string{"ref", "fifo", "field", "byte", "compute"}, registerKeys...)
+var placeKeys = append([]string{"ref", "fifo", "model", "field", "byte", "compute"}, registerKeys...)
 
 // A deviceBuilder makes one device from its raw form.
 type deviceBuilder struct {

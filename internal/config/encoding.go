@@ -99,6 +99,8 @@ func (p *pointBuilder) readScaleFactor() {
 		p.errorKey(n, "a point whose scale is in another register cannot be written")
 	case p.sentence != "" || p.framed:
 		p.errorKey(n, "scale_factor is for registers")
+	case p.model != nil:
+		p.point.Factored = p.model.Factor > 0 // else it is reported
 	default:
 		p.factors = append(p.factors, factorUse{p.raw, p.point, p.register.Table})
 	}
@@ -184,6 +186,9 @@ var sunSpec = map[mapping.Type]int64{
 // who say so for all types.
 func (p *pointBuilder) readInvalid() {
 	n := p.raw.Invalid.at
+	if n == nil && p.model != nil {
+		p.setSunSpec()
+	}
 	if n == nil {
 		return
 	}
@@ -205,13 +210,19 @@ func (p *pointBuilder) readInvalid() {
 }
 
 func (p *pointBuilder) readSunSpec(n *node) {
+	if !p.setSunSpec() {
+		p.errorAt(n, "SunSpec has no type %s", p.point.Type)
+	}
+}
+
+// setSunSpec lets the point have what SunSpec's types hold when there is no
+// value. It reports whether SunSpec has its type.
+func (p *pointBuilder) setSunSpec() bool {
 	t := p.point.Type
 	if v, ok := sunSpec[t]; ok {
 		p.point.Invalid = []int64{v}
-		return
+		return true
 	}
 	p.point.ZeroIsNone = t == mapping.String || t.Address()
-	if !p.point.ZeroIsNone && !t.Float() {
-		p.errorAt(n, "SunSpec has no type %s", t)
-	}
+	return p.point.ZeroIsNone || t.Float()
 }

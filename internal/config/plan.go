@@ -16,7 +16,9 @@ func (l *loader) checkPlans() {
 		if b.pub.Protocol != Modbus {
 			continue
 		}
-		line, err := modbus.NewLine(b.pub.Modbus)
+		cfg := b.pub.Modbus
+		cfg.Notebook = modbus.Presumed(b.devices())
+		line, err := modbus.NewLine(cfg)
 		if err != nil {
 			l.errorKey(b.place(), "bus %q: %v", b.key, err)
 			continue
@@ -29,16 +31,20 @@ func (l *loader) checkPlans() {
 	}
 }
 
+// devices are those on the bus.
+func (b *bus) devices() (devs []*devices.Device) {
+	for _, d := range b.users {
+		devs = append(devs, d.dev.Device)
+	}
+	return devs
+}
+
 // checkLoad warns of a bus that has more to do than it can.
 func (l *loader) checkLoad(b *bus) {
 	if l.Errors() > 0 {
 		return
 	}
-	var devs []*devices.Device
-	for _, d := range b.users {
-		devs = append(devs, d.dev.Device)
-	}
-	plan, err := budget.Of(b.pub.Modbus, devs, 0)
+	plan, err := budget.Of(b.pub.Modbus, b.devices(), 0)
 	if err != nil {
 		return // reported by checkPlan
 	}

@@ -25,8 +25,9 @@ type pointBuilder struct {
 	group    *rawGroup
 	point    *mapping.Point // of its own: it outlives its builder
 	register modbus.Register
-	bit      *modbus.Bit   // nil: it is no bit of a register
-	queue    *modbus.Queue // nil: it is none
+	bit      *modbus.Bit           // nil: it is no bit of a register
+	queue    *modbus.Queue         // nil: it is none
+	model    *modbus.ModelRegister // nil: it is in no model of SunSpec
 	field    serial.Field
 	framed   bool // it is in a binary frame
 	span     serial.Span
@@ -124,6 +125,9 @@ func (p *pointBuilder) locate() bool {
 		return false
 	}
 	one := given[0]
+	if one.key != "model" {
+		p.refuseModelKeys()
+	}
 	if (one.key == "field" || one.key == "byte") && p.raw.Bit.set() {
 		p.errorKey(p.raw.Bit.at, "bit is of input and holding registers")
 		return false
@@ -140,6 +144,8 @@ func (p *pointBuilder) locate() bool {
 		return p.framed
 	case one.key == "ref":
 		return p.readRef(one.at)
+	case one.key == "model":
+		return p.readModel(one.at)
 	case one.address < 0 || one.address > math.MaxUint16:
 		p.errorAt(one.at, "%s %d is no register address: it is 0 to 65535, counted from 0 as on the wire%s", one.key, one.address, refHint(one.address))
 		return false
@@ -186,7 +192,7 @@ func (r *rawPoint) places() []pointPlace {
 	all := []pointPlace{
 		{"coil", r.Coil.at, modbus.Coil, r.Coil.V}, {"discrete", r.Discrete.at, modbus.Discrete, r.Discrete.V},
 		{"input", r.Input.at, modbus.Input, r.Input.V}, {"holding", r.Holding.at, modbus.Holding, r.Holding.V},
-		{"fifo", r.FIFO.at, modbus.Holding, r.FIFO.V}, {"ref", r.Ref.at, 0, 0}, {"field", r.Field.at, 0, 0}, {"byte", r.Byte.at, 0, r.Byte.V},
+		{"fifo", r.FIFO.at, modbus.Holding, r.FIFO.V}, {"model", r.Model.at, modbus.Holding, 0}, {"ref", r.Ref.at, 0, 0}, {"field", r.Field.at, 0, 0}, {"byte", r.Byte.at, 0, r.Byte.V},
 	}
 	return slices.DeleteFunc(all, func(x pointPlace) bool { return x.at == nil })
 }
@@ -425,6 +431,9 @@ func (p *pointBuilder) source() devices.Source {
 	if p.queue != nil {
 		p.point.List = true
 		return *p.queue
+	}
+	if p.model != nil {
+		return p.modelSource()
 	}
 	if p.bit != nil {
 		p.bit.Register = p.register

@@ -202,6 +202,7 @@ type rawDevice struct {
 	Blocks     texts            `toml:"blocks"`
 	Single     boolean          `toml:"single"`
 	FromZero   texts            `toml:"from_zero"`
+	SunSpec    anything         `toml:"sunspec"`
 	Checksum   rawLineSum       `toml:"checksum"`
 	Delimiter  text             `toml:"delimiter"`
 	MaxLine    integer          `toml:"max_line"`
@@ -328,6 +329,9 @@ type rawPoint struct {
 	Ref      anything `toml:"ref"`
 	Bit      integer  `toml:"bit"`
 	FIFO     integer  `toml:"fifo"`
+	Model    anything `toml:"model"`
+	At       integer  `toml:"at"`
+	Instance integer  `toml:"instance"`
 	Field    anything `toml:"field"`
 	Byte     integer  `toml:"byte"`
 
