@@ -11,4 +11,7 @@ require (
 	github.com/influxdata/line-protocol/v2 v2.2.1
 )
 
-require golang.org/x/sys v0.43.0 // indirect
+require (
+	github.com/expr-lang/expr v1.17.8 // indirect
+	golang.org/x/sys v0.43.0 // indirect
+)
