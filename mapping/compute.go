@@ -53,6 +53,11 @@ func (p *Program) Inputs() []string { return p.inputs }
 // Result returns the type of a point that holds p's results.
 func (p *Program) Result() Type { return p.result }
 
+// Calls reports whether p calls one of these functions of a point's past.
+func (p *Program) Calls(functions ...string) bool {
+	return slices.ContainsFunc(p.history, func(k HistoryKey) bool { return slices.Contains(functions, k.Function) })
+}
+
 // An ExpressionError says what is wrong with an expression, and where.
 type ExpressionError struct {
 	At, End int // bytes of the expression

@@ -189,15 +189,25 @@ func stored(name string, p *mapping.Point) string {
 	return name
 }
 
-// stateClass says how a number behaves over time.
+// stateClass says how a number behaves over time. What was counted in this day or
+// hour begins anew, which is no consumption; of what was in one that is over Home
+// Assistant shall make no sum.
 func stateClass(class string, p *mapping.Point) string {
+	amount := class == "" || classes[class].state == total
 	switch {
-	case p.Kind == mapping.Counter:
+	case p.Kind == mapping.Counter, amount && calls(p, "daily", "hourly"):
 		return increasing
+	case amount && calls(p, "last_day", "last_hour"):
+		return ""
 	case class == "":
 		return measurement
 	}
 	return classes[class].state
+}
+
+// calls reports whether p is computed with one of these functions.
+func calls(p *mapping.Point, functions ...string) bool {
+	return p.Program != nil && p.Program.Calls(functions...)
 }
 
 func binaryClass(name string) string {

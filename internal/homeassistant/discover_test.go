@@ -194,6 +194,22 @@ func TestSchemaRefuses(t *testing.T) {
 	}
 }
 
+// An amount that begins anew each day must not count as given back.
+func TestComputedAmountsBeginAnew(t *testing.T) {
+	meter := &mapping.Point{Point: &devices.Point{Name: "meter"}, Type: mapping.U32, Kind: mapping.Counter}
+	for text, want := range map[string]string{
+		"daily(meter)": increasing, "hourly(meter) / 2": increasing, "last_day(meter)": "", "meter * 2": total,
+	} {
+		program, err := mapping.Compile(text, []*mapping.Point{meter})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := stateClass("energy", mapping.NewComputed("x", program)); got != want {
+			t.Errorf("%s: %q, want %q", text, got, want)
+		}
+	}
+}
+
 func TestClasses(t *testing.T) {
 	p := plant(t)
 	list, _ := Discover(settings(p), p)
