@@ -216,7 +216,7 @@ func Groups(line Line, dev *Device) ([]Group, error) {
 	var groups []Group
 	var errs []error
 	carried := make(map[*Point]bool)
-	for _, points := range byInterval(slices.DeleteFunc(slices.Clone(dev.Points), func(pt *Point) bool { return pt.Every == Never })) {
+	for _, points := range byInterval(dev.Points) {
 		points = left(points, carried)
 		if len(points) == 0 {
 			continue
@@ -259,11 +259,13 @@ func carry(q Query, points []*Point) []*Point {
 	return nil
 }
 
-// byInterval splits points by Every, shortest first.
+// byInterval splits the points that are read by Every, shortest first.
 func byInterval(points []*Point) [][]*Point {
 	groups := make(map[time.Duration][]*Point)
 	for _, pt := range points {
-		groups[pt.Every] = append(groups[pt.Every], pt)
+		if pt.Every != Never {
+			groups[pt.Every] = append(groups[pt.Every], pt)
+		}
 	}
 	return slices.SortedFunc(maps.Values(groups), func(a, b []*Point) int { return cmp.Compare(a[0].Every, b[0].Every) })
 }

@@ -114,7 +114,7 @@ func (b *Budget) plan() error {
 	defer line.Close() // it is never opened
 	plans := make([][]devices.Group, len(b.devs))
 	for i, dev := range b.devs {
-		if plans[i], err = devices.Groups(line, &devices.Device{ID: dev.ID, Unit: dev.Unit, Points: polled(dev.Points)}); err != nil {
+		if plans[i], err = devices.Groups(line, dev); err != nil {
 			return err
 		}
 		for _, g := range plans[i] {
@@ -136,11 +136,6 @@ func (b *Budget) plan() error {
 		slices.SortStableFunc(jobs, func(x, y Job) int { return cmp.Compare(x.Every, y.Every) })
 	}
 	return nil
-}
-
-// polled returns the points that are asked for.
-func polled(points []*devices.Point) []*devices.Point {
-	return slices.DeleteFunc(slices.Clone(points), func(p *devices.Point) bool { return p.Every <= 0 })
 }
 
 func total(jobs []Job) (load float64) {
