@@ -59,10 +59,10 @@ func Decode(p *Point, raw []byte) (Value, error) {
 		return p.decodeFactored(raw)
 	}
 	v, err := p.decode(raw, p.Scale)
-	if p.Range != nil && err == nil && !p.Range.has(v) {
-		return Value{}, p.Range.outside(v, p.Unit)
+	if p.Range == nil { // most have none, and a value is dear to hand through
+		return v, err
 	}
-	return v, err
+	return p.within(v, err)
 }
 
 // DecodeWith is Decode for a point that may have its exponent from another.
@@ -117,11 +117,7 @@ func (p *Point) decodeBy(raw []byte, exponent Value) (Value, error) {
 		return Value{}, &err
 	}
 	scale.Exp += int8(e)
-	v, err := p.decode(raw, scale)
-	if p.Range != nil && err == nil && !p.Range.has(v) {
-		return Value{}, p.Range.outside(v, p.Unit)
-	}
-	return v, err
+	return p.within(p.decode(raw, scale))
 }
 
 func (p *Point) decode(raw []byte, scale Decimal) (Value, error) {

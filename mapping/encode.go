@@ -296,8 +296,8 @@ func (p *Point) CheckWrite(v Value) error {
 	if err := p.Write.check(v, p.Unit); err != nil {
 		return err
 	}
-	if p.Range != nil && !p.Range.has(v) {
-		return p.Range.outside(v, p.Unit)
+	if _, err := p.within(v, nil); err != nil {
+		return err
 	}
 	return p.checkExact(v)
 }

@@ -49,10 +49,7 @@ func (m *Mapper) compute(d *deviceState) {
 		}
 		before := p.current.Cause
 		p.current = Current{Point: p.Point, At: at}
-		v, err := p.formula.value()
-		if err == nil && p.Range != nil && !p.Range.has(v) {
-			err = p.Range.outside(v, p.Unit)
-		}
+		v, err := p.within(p.formula.value())
 		if err != nil {
 			p.current.fail(err)
 		} else {
@@ -212,10 +209,7 @@ func (d *Device) Now(p *Point, all []devices.Reading) Current {
 		c.fail(&Invalid{Reason: NotFromOneReading, Detail: "it depends on earlier ones; the running gateway publishes it"})
 		return c
 	}
-	v, err := e.run()
-	if err == nil && p.Range != nil && !p.Range.has(v) {
-		err = p.Range.outside(v, p.Unit)
-	}
+	v, err := p.within(e.run())
 	if c.Value = v; err != nil {
 		c.fail(err)
 	}

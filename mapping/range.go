@@ -42,3 +42,11 @@ func (r *Range) String() string {
 	}
 	return fmt.Sprintf("[%s, %s]", from, to)
 }
+
+// within returns v, found with err, or that it is out of p's range.
+func (p *Point) within(v Value, err error) (Value, error) {
+	if p.Range != nil && err == nil && !p.Range.has(v) {
+		return Value{}, p.Range.outside(v, p.Unit)
+	}
+	return v, err
+}

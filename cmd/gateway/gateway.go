@@ -235,11 +235,7 @@ func (g *gateway) newAnnouncer(at places) error {
 	var list []homeassistant.Announcement
 	settings := g.cfg.HomeAssistant
 	if settings != nil {
-		plant, err := g.cfg.Plant(version())
-		if err != nil {
-			return err
-		}
-		list, _ = homeassistant.Discover(settings, plant) // check told what is missing
+		list, _ = homeassistant.Discover(settings, g.cfg.Plant(version(), g.mapper)) // check told what is missing
 	}
 	g.ha = newAnnouncer(list, filepath.Join(at.state, "homeassistant.json"), g.broker.Publish, g.log)
 	if settings == nil {
@@ -283,7 +279,9 @@ func (g *gateway) newBuses(readOnly bool) error {
 }
 
 func (g *gateway) newBus(settings *config.Bus) (*bus, devices.Line, error) {
-	mapper, err := mapping.New(mapping.Config{Gateway: g.cfg.Name, Zone: g.cfg.Timezone, Devices: settings.Devices, Publish: g.cfg.Publish})
+	mapped := g.cfg.Mapping()
+	mapped.Devices = settings.Devices
+	mapper, err := mapping.New(mapped)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"edgegateway/internal/homeassistant"
+	"edgegateway/mapping"
 )
 
 func newHA(opts *options) *cobra.Command {
@@ -49,11 +50,11 @@ func previewHA(opts *options, only []string, asJSON bool) error {
 		fmt.Fprintln(os.Stderr, "gateway: nothing is announced yet: [homeassistant] in gateway.toml switches it on")
 		settings = &homeassistant.Settings{Prefix: "homeassistant"}
 	}
-	plant, err := cfg.Plant(version())
+	mapper, err := mapping.New(cfg.Mapping())
 	if err != nil {
 		return err
 	}
-	list, problems := homeassistant.Discover(settings, plant)
+	list, problems := homeassistant.Discover(settings, cfg.Plant(version(), mapper))
 	for _, p := range problems {
 		fmt.Fprintln(os.Stderr, "gateway:", p.Text)
 	}

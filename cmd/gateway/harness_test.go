@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/eclipse/paho.golang/paho"
+
+	"edgegateway/devices/simulator"
 )
 
 // What the end-to-end tests run the binary between: programs that were not
@@ -548,4 +550,19 @@ func (c *cloud) publish(topic, payload string, more ...string) {
 func mosquittoPub(port, topic, payload string, more ...string) ([]byte, error) {
 	args := append([]string{"-h", "127.0.0.1", "-p", port, "-q", "1", "-t", topic, "-m", payload}, more...)
 	return exec.Command("mosquitto_pub", args...).CombinedOutput()
+}
+
+// runPlant runs a simulated plant in this process until the test ends.
+func runPlant(t *testing.T, plan simulator.Config) *simulator.Simulator {
+	t.Helper()
+	sim, err := simulator.New(plan)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- sim.Run(ctx) }()
+	t.Cleanup(func() { stop(); <-ended })
+	<-sim.Ready()
+	return sim
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -43,15 +42,7 @@ func TestLateRepliesNeverBecomeAnotherValue(t *testing.T) {
 	}
 	plan.Check, plan.History = true, 1<<20
 	plan.Log = slog.New(slog.DiscardHandler)
-	sim, err := simulator.New(plan)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- sim.Run(ctx) }()
-	defer func() { stop(); <-ended }()
-	<-sim.Ready()
+	sim := runPlant(t, plan)
 	s.run()
 
 	book := &ledger{sim: sim, points: map[string]*mapping.Point{}}
@@ -66,10 +57,10 @@ func TestLateRepliesNeverBecomeAnotherValue(t *testing.T) {
 	}
 	defer conn.Close()
 	client := paho.NewClient(paho.ClientConfig{Conn: conn, OnPublishReceived: []func(paho.PublishReceived) (bool, error){book.take}})
-	if _, err := client.Connect(ctx, &paho.Connect{ClientID: "checker", CleanStart: true, KeepAlive: 30}); err != nil {
+	if _, err := client.Connect(t.Context(), &paho.Connect{ClientID: "checker", CleanStart: true, KeepAlive: 30}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := client.Subscribe(ctx, &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{{Topic: "plant/+/+", QoS: 1}}}); err != nil {
+	if _, err := client.Subscribe(t.Context(), &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{{Topic: "plant/+/+", QoS: 1}}}); err != nil {
 		t.Fatal(err)
 	}
 

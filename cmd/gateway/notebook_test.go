@@ -95,15 +95,7 @@ func TestGatewayRemembersWhatADeviceRefuses(t *testing.T) {
 	if cfg == nil {
 		t.Fatal(report.Err())
 	}
-	sim, err := simulator.New(simulator.Config{Buses: []simulator.Bus{{Name: "plc", Listen: "127.0.0.1:" + port, Devices: cfg.Devices}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- sim.Run(ctx) }()
-	defer func() { stop(); <-ended }()
-	<-sim.Ready()
+	sim := runPlant(t, simulator.Config{Buses: []simulator.Bus{{Name: "plc", Listen: "127.0.0.1:" + port, Devices: cfg.Devices}}})
 
 	s.run()
 	eventually(t, "the log says what to write", func() bool {

@@ -285,15 +285,7 @@ flow  = { input = 0 }
 		t.Fatal(err)
 	}
 	plan.Log = slog.New(slog.DiscardHandler)
-	sim, err := simulator.New(plan)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- sim.Run(ctx) }()
-	defer func() { stop(); <-ended }()
-	<-sim.Ready()
+	sim := runPlant(t, plan)
 	s.run()
 	p := newPanel(t, s.broker)
 

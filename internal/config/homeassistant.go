@@ -2,7 +2,6 @@ package config
 
 import (
 	"cmp"
-	"fmt"
 	"path"
 	"strings"
 	"time"
@@ -95,11 +94,11 @@ func (l *loader) checkDiscovery(at *node) {
 	if l.Errors() > 0 {
 		return // there may be no mapper
 	}
-	plant, err := l.cfg.Plant("")
+	m, err := mapping.New(l.cfg.Mapping())
 	if err != nil {
 		return // reported with the publish tables
 	}
-	list, problems := homeassistant.Discover(l.cfg.HomeAssistant, plant)
+	list, problems := homeassistant.Discover(l.cfg.HomeAssistant, l.cfg.Plant("", m))
 	for _, p := range problems {
 		l.warnKey(at, "%s", p.Text)
 	}
@@ -108,12 +107,9 @@ func (l *loader) checkDiscovery(at *node) {
 	}
 }
 
-// Plant returns what discovery has to know of the configuration.
-func (c *Config) Plant(version string) (*homeassistant.Plant, error) {
-	m, err := mapping.New(c.Mapping())
-	if err != nil {
-		return nil, fmt.Errorf("map the devices: %w", err)
-	}
+// Plant returns what discovery has to know of the configuration, whose devices m
+// maps.
+func (c *Config) Plant(version string, m *mapping.Mapper) *homeassistant.Plant {
 	p := &homeassistant.Plant{Gateway: c.Name, Version: version, Devices: c.Devices, Mapper: m}
 	for _, b := range c.Buses {
 		if len(b.Devices) > 0 {
@@ -123,5 +119,5 @@ func (c *Config) Plant(version string) (*homeassistant.Plant, error) {
 	for _, b := range c.Bridges {
 		p.Bridges = append(p.Bridges, b.Name)
 	}
-	return p, nil
+	return p
 }
