@@ -28,6 +28,7 @@ type Consumer struct {
 	savedTo  Seq    // acked.upto on the medium
 	gapsNew  bool   // gaps differ from those on the medium
 	removed  bool
+	silent   bool   // see Silence
 	oldest   Record // first unacknowledged record as last looked up; Seq 0: unknown
 }
 
@@ -169,6 +170,41 @@ func (c *Consumer) Ack(n Seq) {
 	c.changedLocked(n)
 }
 
+// AckTo says that all records up to n reached their end.
+func (c *Consumer) AckTo(n Seq) {
+	l := c.l
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n = min(n, l.last)
+	before := c.acked.upto
+	if c.removed || c.idleLocked() || !c.acked.add(0, n) {
+		return
+	}
+	c.version++
+	share := float64(n-before) / float64(max(n, c.lastOwed)-before) // an estimate: the medium is not read for it
+	c.records -= uint64(share * float64(c.records))
+	c.bytes -= int64(share * float64(c.bytes))
+	for _, e := range l.tail {
+		if e.seq > n {
+			break
+		}
+		l.clearLocked(e, c.bit())
+	}
+	l.trimLocked()
+	if c.idleLocked() {
+		c.records, c.bytes = 0, 0
+	}
+	wake(l.frontKick)
+}
+
+// Silence makes c one that is told of no gaps: what is lost to it is only
+// counted. It stands for many who see for themselves what they miss.
+func (c *Consumer) Silence() {
+	c.l.mu.Lock()
+	defer c.l.mu.Unlock()
+	c.silent, c.gaps = true, nil
+}
+
 // changedLocked follows up on a change of acked at n.
 func (c *Consumer) changedLocked(n Seq) {
 	if c.idleLocked() {
@@ -214,6 +250,9 @@ func (c *Consumer) loseLocked(g Gap) {
 		l.stats.Dropped = make(map[string]uint64)
 	}
 	l.stats.Dropped[g.Reason] += g.Count
+	if c.silent {
+		return
+	}
 	c.version++
 	c.gapsNew = true
 	l.newsLocked()
@@ -276,8 +315,7 @@ func (c *Consumer) Backlog() Backlog {
 
 // findOldest looks the first unacknowledged record up.
 func (c *Consumer) findOldest() Record {
-	r := c.Reader(c.Acked(), c.l.Last())
-	r.peek = true
+	r := c.Scan(c.Acked(), c.l.Last())
 	defer r.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second) // of a medium that cannot be read
 	defer cancel()

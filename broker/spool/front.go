@@ -2,6 +2,7 @@ package spool
 
 import (
 	"errors"
+	"slices"
 	"time"
 )
 
@@ -49,8 +50,11 @@ func (l *Log) unfronted() (entries []*entry, closing bool) {
 // frontEntries takes entries on and tells whether it could; if not, a commit
 // is to make room first.
 func (l *Log) frontEntries(entries []*entry) bool {
+	if i := slices.IndexFunc(entries, func(e *entry) bool { return e.urgent }); i > 0 {
+		entries = entries[:i]
+	}
 	last := entries[len(entries)-1].seq
-	if l.direct() {
+	if entries[0].urgent || l.direct() {
 		l.leave(last, len(entries))
 		return true
 	}

@@ -274,7 +274,7 @@ func (h *history) append(n int) {
 		h.mu.Lock()
 		h.records[m.data] = m
 		h.mu.Unlock()
-		if err := h.log.Append(rec, h.done(m)); err != nil {
+		if _, err := h.log.Append(rec, h.done(m)); err != nil {
 			if !errors.Is(err, ErrDegraded) {
 				h.fatalf("append: %v", err)
 			}

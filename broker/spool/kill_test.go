@@ -43,7 +43,7 @@ func victim(dir string) {
 		i := n
 		rec := Record{Targets: []Target{{Consumer: c.ID()}}, Data: binary.BigEndian.AppendUint64(make([]byte, 0, 208), i)[:208]}
 		for {
-			err := l.Append(rec, func(err error) {
+			_, err := l.Append(rec, func(err error) {
 				if err == nil {
 					fmt.Println(i)
 				}
@@ -131,7 +131,7 @@ func BenchmarkAppendAck(b *testing.B) {
 	var buf []byte
 	b.ReportAllocs()
 	for b.Loop() {
-		for l.Append(rec, nil) != nil { // the ring is behind
+		for !appended(l, rec, nil) { // the ring is behind
 			<-l.Room()
 		}
 		got, err := r.Next(b.Context(), buf)
@@ -153,11 +153,16 @@ func BenchmarkBuffering(b *testing.B) {
 	b.ReportAllocs()
 	var safe atomic.Int64
 	for b.Loop() {
-		for l.Append(rec, func(error) { safe.Add(1) }) != nil {
+		for !appended(l, rec, func(error) { safe.Add(1) }) {
 			<-l.Room()
 		}
 	}
 	l.Sync(b.Context())
 	b.ReportMetric(float64(l.Stats().BytesWritten)/float64(200*b.N), "written/payload")
 	b.ReportMetric(float64(l.Stats().Syncs)*1000/float64(b.N), "syncs/1000")
+}
+
+func appended(l *Log, rec Record, done func(error)) bool {
+	_, err := l.Append(rec, done)
+	return err == nil
 }

@@ -81,6 +81,8 @@ type entry struct {
 	owed uint64      // bit set of the consumers still owed it; guarded by mu
 	done func(error) // nil: nobody asked
 	told bool        // done was called; guarded by mu
+
+	urgent bool // is to be on the medium before done
 }
 
 func (e *entry) size() int { return len(e.body) + entryOverhead }
@@ -115,22 +117,22 @@ func (l *Log) now() int64 { return int64(time.Since(l.start)) }
 // of Append, and must not block: with nil when the record is safe under the
 // log's policy or acknowledged by all it is owed to, with ErrDegraded when the
 // medium fails; it may still be delivered then. When Append returns an error
-// done is not called and nothing was kept.
-func (l *Log) Append(rec Record, done func(error)) error {
+// done is not called and nothing was kept; else it returns the record's number.
+func (l *Log) Append(rec Record, done func(error)) (Seq, error) {
 	body := appendBody(make([]byte, 0, len(rec.Data)+16*len(rec.Targets)+8), rec.Targets, rec.Data)
 	if len(body) > l.recordMax {
-		return ErrTooLarge
+		return 0, ErrTooLarge
 	}
-	e := &entry{stored: stored{stamp: rec.Stamp, body: body}, done: done}
+	e := &entry{stored: stored{stamp: rec.Stamp, body: body}, done: done, urgent: rec.Urgent}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
 	case l.closing:
-		return ErrClosed
+		return 0, ErrClosed
 	case l.degraded && !rec.Volatile:
-		return ErrDegraded
+		return 0, ErrDegraded
 	case len(l.tail) >= queueRecords || l.tailBytes+e.size() > queueBytes:
-		return ErrFull
+		return 0, ErrFull
 	}
 	l.last++
 	e.seq, e.at = l.last, l.now()
@@ -141,8 +143,11 @@ func (l *Log) Append(rec Record, done func(error)) error {
 	}
 	l.pushLocked(e)
 	wake(l.frontKick)
-	return nil
+	return e.seq, nil
 }
+
+// Policy is the one that the log was opened with.
+func (l *Log) Policy() Policy { return l.cfg.Sync }
 
 // pushLocked puts e at the end of the tail and on the account of those it is
 // owed to.

@@ -49,7 +49,7 @@ func put(t testing.TB, l *Log, c *Consumer, from, n int) {
 	done := make(chan error, n)
 	for i := range n {
 		rec := Record{Stamp: int64(from + i), Targets: []Target{{Consumer: c.ID(), QoS: 1, SubIDs: []uint32{7}}}, Data: fmt.Append(nil, from+i)}
-		if err := l.Append(rec, func(err error) { done <- err }); err != nil {
+		if _, err := l.Append(rec, func(err error) { done <- err }); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -204,7 +204,7 @@ func TestQuotaDropsOldest(t *testing.T) {
 		for range 200 {
 			for range 10 {
 				n++
-				if err := l.Append(Record{Targets: []Target{{Consumer: c.ID()}}, Data: fmt.Appendf(nil, "%d %s", n, big)}, nil); err != nil {
+				if _, err := l.Append(Record{Targets: []Target{{Consumer: c.ID()}}, Data: fmt.Appendf(nil, "%d %s", n, big)}, nil); err != nil {
 					t.Fatal(err)
 				}
 			}

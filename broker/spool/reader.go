@@ -37,6 +37,14 @@ func (c *Consumer) Reader(after, until Seq) *Reader {
 	return &Reader{l: c.l, c: c, pos: after, until: until, seen: after}
 }
 
+// Scan is Reader for looking only: it hands out no gaps, and the consumer does
+// not learn what was read. Damage is passed over.
+func (c *Consumer) Scan(after, until Seq) *Reader {
+	r := c.Reader(after, until)
+	r.peek = true
+	return r
+}
+
 // buffers lends readers what they read blocks into.
 var buffers = sync.Pool{New: func() any { b := make([]byte, blockTarget+2*pageSize); return &b }}
 

@@ -107,6 +107,9 @@ type Record struct {
 	// Volatile records are those of the gateway itself: with the disk failing
 	// they are kept in memory where others are refused with ErrDegraded.
 	Volatile bool
+	// Urgent records are brought to the medium before done is called, whatever
+	// the policy.
+	Urgent bool
 	// Gap is set when this is no record but a hole; then Seq is Gap.Last, and
 	// acknowledging it says that the hole was reported.
 	Gap *Gap

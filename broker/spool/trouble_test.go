@@ -154,16 +154,16 @@ func TestFailingMediumKeepsOwnRecordsOnly(t *testing.T) {
 			return Record{Targets: []Target{{Consumer: c.ID()}}, Data: fmt.Append(nil, i), Volatile: i >= 5}
 		}
 		tell := func(err error) { done <- err }
-		if err := l.Append(rec(3), tell); err != nil {
+		if _, err := l.Append(rec(3), tell); err != nil {
 			t.Fatal(err)
 		}
 		if err := <-done; !errors.Is(err, ErrDegraded) {
 			t.Error(err)
 		}
-		if err := l.Append(rec(4), tell); !errors.Is(err, ErrDegraded) || l.Stats().State != "degraded" {
+		if _, err := l.Append(rec(4), tell); !errors.Is(err, ErrDegraded) || l.Stats().State != "degraded" {
 			t.Error(err, l.Stats().State)
 		}
-		if err := l.Append(rec(5), nil); err != nil {
+		if _, err := l.Append(rec(5), nil); err != nil {
 			t.Error(err)
 		}
 		if err := l.Sync(t.Context()); !errors.Is(err, ErrDegraded) {
@@ -255,7 +255,7 @@ func TestFullQueue(t *testing.T) {
 		n := 0
 		var err error
 		for ; err == nil; n++ {
-			err = l.Append(rec, nil)
+			_, err = l.Append(rec, nil)
 		}
 		if !errors.Is(err, ErrFull) || n < 500 {
 			t.Fatal(n, err)
@@ -271,7 +271,7 @@ func TestFullQueue(t *testing.T) {
 		}
 		d.Fail(nil)
 		<-room // after the next try on the medium
-		if err := l.Append(rec, nil); err != nil {
+		if _, err := l.Append(rec, nil); err != nil {
 			t.Error(err)
 		}
 		got := take(t, l, c, true)
@@ -281,7 +281,7 @@ func TestFullQueue(t *testing.T) {
 		if s := l.Stats(); s.Dropped[ReasonQueueFull] != 3 {
 			t.Errorf("%+v", s)
 		}
-		if err := l.Append(Record{Data: make([]byte, 1<<20)}, nil); !errors.Is(err, ErrTooLarge) {
+		if _, err := l.Append(Record{Data: make([]byte, 1<<20)}, nil); !errors.Is(err, ErrTooLarge) {
 			t.Error(err)
 		}
 		l.Close()
