@@ -25,9 +25,16 @@
 // bounds, so that its acknowledgements are still read: two clients that flood
 // each other do not stop each other.
 //
-// Sessions last as long as their connection: CONNACK never says "session
-// present". Subscriptions are granted at most QoS 1. QoS 2 publishes are taken
-// exactly once within a connection. Shared subscriptions are refused.
+// A session that outlives its connection is a consumer of a log of its own kind,
+// Config.Sessions, whose records name the sessions that are owed them. What
+// comes while its client is connected and keeps up goes to its queue too, and
+// is forgotten by the log as soon as all have acknowledged it, without ever
+// reaching the medium. A client that was away, or does not keep up, is served
+// from the log until it has caught up; see backlog.go. The log is not one of
+// those of bridges, so that a session that nobody fetches never costs a bridge
+// its room; a message owed to both is in both. What else is known of sessions
+// is in sessionlog.go. Without Config.Sessions all sessions end with their
+// connections.
 //
 // Retained messages are in memory. Those of external clients are in a log
 // besides; the gateway's own are rebuilt by its first poll.
@@ -78,6 +85,12 @@ type Listen struct {
 // Limits bound what clients can take. A zero field means its default.
 type Limits struct {
 	Connections   int           // open at once: 500
+	Sessions      int           // that outlive their connection: 1000
+	SessionQueue  int           // messages that wait for one of them: 10000
+	SessionBytes  int           // bytes of them: 16 MiB
+	SessionAge    time.Duration // of them: 7 days
+	SessionExpiry time.Duration // that a session lasts without a connection, at most: 30 days
+	KeepAlive     time.Duration // that a client may ask for at most, MQTT 5 only; 0: any
 	Packet        int           // bytes of a packet, once CONNECT is accepted: 256 KiB; the spool takes no more than 1 MiB
 	Queue         int           // messages waiting for one subscriber: 1000
 	QueueBytes    int           // bytes of them: 1 MiB
@@ -92,8 +105,13 @@ type Limits struct {
 type Config struct {
 	Listen   []Listen
 	Limits   Limits
-	StateDir string                 // keeps retained messages of external clients; "": they end with the process
+	StateDir string                 // keeps retained messages of external clients and sessions; "": they end with the process
 	Logs     [NumClasses]*spool.Log // nil: nothing of that class is durable
+	// Sessions holds what sessions are owed that outlive their connection; nil:
+	// none does. RuntimeDir keeps what changes with every message of theirs:
+	// a folder on a tmpfs that is kept over restarts; "": StateDir.
+	Sessions   *spool.Log
+	RuntimeDir string
 
 	// Allow says whether user (whose client is clientID, "" for a bridge) may
 	// do that; nil allows everything. User is "" for anonymous clients and
@@ -124,6 +142,8 @@ type Broker struct {
 	relisten time.Duration
 	counts   counters
 
+	sessionLog *sessionStore // nil: no session lasts; its next field is guarded by mu
+
 	stopping context.Context // done when a stopping broker waits no longer
 	stopNow  context.CancelFunc
 	conns    sync.Mutex        // guards the next three
@@ -134,20 +154,25 @@ type Broker struct {
 	mu       sync.Mutex // guards all below; held for memory work only
 	logs     [NumClasses]journal
 	subs     tree
-	clients  map[string]*client // by client id
+	clients  map[string]*client  // connected or ending, by client id
+	sessions map[string]*session // that last, by client id
+	groups   map[string]*group   // by filter with $share
 	durables map[string]*Durable
 	retained retainedStore
+	urgent   [NumClasses]bool              // what sessions are owed of it is to be on the medium at once
 	matched  []subscription                // scratch of route
 	targets  []target                      // scratch of route
 	handlers []func(*Message, func(error)) // scratch of route
 	record   []byte                        // scratch of route
+	lasting  []sessionTarget               // scratch of route
 	routes   uint64                        // messages routed; marks clients met in the present one
 	stopped  bool
 }
 
 // A journal is what the broker needs of a spool.Log.
 type journal interface {
-	Append(rec spool.Record, done func(error)) error
+	Append(rec spool.Record, done func(error)) (spool.Seq, error)
+	Full(size int) bool
 	Drop(rec spool.Record)
 	Room() <-chan struct{}
 }
@@ -157,7 +182,8 @@ func New(cfg Config) (*Broker, error) {
 	b := &Broker{
 		cfg: cfg, limits: cfg.Limits.withDefaults(), log: cfg.Log, now: cfg.Now,
 		ready: make(chan struct{}), auth: make(chan struct{}, 2), open: make(map[net.Conn]bool), addrs: make([]net.Addr, len(cfg.Listen)),
-		clients: make(map[string]*client), durables: make(map[string]*Durable),
+		clients: make(map[string]*client), sessions: make(map[string]*session), groups: make(map[string]*group),
+		durables: make(map[string]*Durable),
 		relisten: 5 * time.Second,
 	}
 	b.stopping, b.stopNow = context.WithCancel(context.Background())
@@ -170,13 +196,21 @@ func New(cfg Config) (*Broker, error) {
 	for c, l := range cfg.Logs {
 		if l != nil {
 			b.logs[c] = l
+			b.urgent[c] = l.Policy().Mode == spool.Always
 		}
 	}
-	if err := b.retained.load(cfg.StateDir, b.now(), b.log); err != nil {
+	every := stateSync
+	if cfg.Sessions != nil {
+		every = stateEvery(cfg.Sessions.Policy())
+	}
+	if err := b.retained.load(cfg.StateDir, every, b.now(), b.log); err != nil {
 		return nil, fmt.Errorf("load retained messages: %w", err)
 	}
 	if l := b.retained.log; l != nil {
-		l.snapshot = b.externalRetained
+		l.keep(b.externalRetained)
+	}
+	if err := b.loadSessions(); err != nil {
+		return nil, fmt.Errorf("load sessions: %w", err)
 	}
 	return b, nil
 }
@@ -194,15 +228,23 @@ func (l Limits) withDefaults() Limits {
 		}
 	}
 	def(&l.Connections, 500)
+	def(&l.Sessions, 1000)
+	def(&l.SessionQueue, 10_000)
+	def(&l.SessionBytes, 16<<20)
 	def(&l.Packet, 256<<10)
 	def(&l.Queue, 1000)
 	def(&l.QueueBytes, 1<<20)
 	def(&l.Subscriptions, 1000)
 	def(&l.Retained, 100_000)
 	def(&l.RetainedBytes, 64<<20)
-	if l.Stuck <= 0 {
-		l.Stuck = 10 * time.Second
+	age := func(p *time.Duration, v time.Duration) {
+		if *p <= 0 {
+			*p = v
+		}
 	}
+	age(&l.SessionAge, 7*24*time.Hour)
+	age(&l.SessionExpiry, 30*24*time.Hour)
+	age(&l.Stuck, 10*time.Second)
 	return l
 }
 
@@ -222,11 +264,8 @@ const grace = 2 * time.Second
 // is queued a moment to leave, tells the clients, and returns nil. It does not
 // fail: an address that cannot be had is tried again and again.
 func (b *Broker) Run(ctx context.Context) error {
-	var saving sync.WaitGroup
-	if l := b.retained.log; l != nil {
-		saving.Go(l.run)
-		defer func() { l.close(); saving.Wait() }()
-	}
+	stopSaving := b.startSaving()
+	defer stopSaving()
 	var tried sync.WaitGroup
 	for i := range b.cfg.Listen {
 		tried.Add(1)
@@ -241,6 +280,36 @@ func (b *Broker) Run(ctx context.Context) error {
 	defer timer.Stop()
 	b.run.Wait()
 	return nil
+}
+
+// startSaving runs what writes state, and returns what ends that once all is
+// written.
+func (b *Broker) startSaving() (stop func()) {
+	var logs []*stateLog
+	if l := b.retained.log; l != nil {
+		logs = append(logs, &l.stateLog)
+	}
+	stopKeeping := func() {}
+	if st := b.sessionLog; st != nil {
+		logs = append(logs, st.kept)
+		if st.run != st.kept {
+			logs = append(logs, st.run)
+		}
+	}
+	var saving sync.WaitGroup
+	for _, l := range logs {
+		saving.Go(l.loop)
+	}
+	if b.sessionLog != nil {
+		stopKeeping = b.startKeeping()
+	}
+	return func() {
+		stopKeeping()
+		for _, l := range logs {
+			l.close()
+		}
+		saving.Wait()
+	}
 }
 
 // Ready is closed when the broker listens at all its addresses, or has found
@@ -286,7 +355,9 @@ type dropReason int
 const (
 	dropQueueFull dropReason = iota // a subscriber's queue was full
 	dropStuck                       // waiting for a subscriber that was disconnected for being stuck
-	dropEnded                       // waiting for a subscriber whose connection ended
+	dropEnded                       // waiting for a subscriber whose session ended
+	dropSession                     // the queue of a session that lasts was full: its oldest
+	dropAged                        // it waited for a session for too long
 	dropExpired
 	dropTooLarge // for a subscriber's Maximum Packet Size
 	dropRefused  // published without permission
@@ -295,12 +366,12 @@ const (
 	numDropReasons
 )
 
-var dropNames = [numDropReasons]string{"queue full", "stuck", "connection ended", "expired", "too large", "refused", "not stored", "invalid"}
+var dropNames = [numDropReasons]string{"queue full", "stuck", "session ended", "session queue full", "too old for its session", "expired", "too large", "refused", "not stored", "invalid"}
 
 // counters count since the start.
 type counters struct {
-	connections, in, out, bytesIn, bytesOut, errors atomic.Uint64
-	dropped                                         [numDropReasons]atomic.Uint64
+	connections, in, out, bytesIn, bytesOut, errors, expired atomic.Uint64
+	dropped                                                  [numDropReasons]atomic.Uint64
 }
 
 func (b *Broker) drop(why dropReason, n int) { b.counts.dropped[why].Add(uint64(n)) }
@@ -336,25 +407,54 @@ func (b *Broker) Stats() Stats {
 	return s
 }
 
-// ClientStats are the figures of one connected client.
+// ClientStats are the figures of one client: one that is connected, or has a
+// session that lasts.
 type ClientStats struct {
-	ID, User, Address string
-	Version           string // of the protocol
-	Since             time.Time
-	Subscriptions     int
-	Queue, QueueBytes int // waiting for it
-	InFlight          int // sent and not acknowledged
-	In, Out           uint64
+	ID            string    `json:"id"`
+	User          string    `json:"user,omitempty"`
+	Connected     bool      `json:"connected"`
+	Address       string    `json:"address,omitempty"`
+	Version       string    `json:"version,omitempty"` // of the protocol
+	Since         time.Time `json:"since,omitzero"`    // of the connection
+	Lasts         bool      `json:"lasts"`             // its session outlives the connection
+	Subscriptions int       `json:"subscriptions"`
+	Queue         int       `json:"queue"` // messages waiting for it
+	QueueBytes    int       `json:"queue_bytes"`
+	InFlight      int       `json:"in_flight"` // sent and not acknowledged
+	Dropped       uint64    `json:"dropped"`   // of its session, since the start
+	In            uint64    `json:"in"`        // messages, of the connection
+	Out           uint64    `json:"out"`
 }
 
-// ClientStats returns the figures of all connected clients, by client id.
+// ClientStats returns the figures of all clients, by client id.
 func (b *Broker) ClientStats() []ClientStats {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	all := make([]ClientStats, 0, len(b.clients))
+	all := make([]ClientStats, 0, len(b.clients)+len(b.sessions))
 	for _, c := range b.clients {
 		all = append(all, c.stats())
 	}
+	for _, s := range b.sessions {
+		if b.clients[s.id] == nil {
+			all = append(all, s.stats())
+		}
+	}
 	slices.SortFunc(all, func(x, y ClientStats) int { return strings.Compare(x.ID, y.ID) })
 	return all
+}
+
+func (s *session) stats() ClientStats {
+	o := s.out
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	st := ClientStats{
+		ID: s.id, User: s.user, Connected: s.client != nil, Lasts: s.lasts(), Subscriptions: len(s.subs),
+		Queue: o.queue.len(), QueueBytes: o.bytes, InFlight: o.window.len(),
+	}
+	if b := o.backlog; b != nil {
+		st.Queue += b.unread()
+		st.QueueBytes += b.unreadSize()
+		st.Dropped = b.dropped
+	}
+	return st
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"edgegateway/broker/packet"
+	"edgegateway/broker/spool"
 )
 
 // A disconnect is why the broker ends a connection.
@@ -35,39 +36,37 @@ var (
 	errGoodbye = errors.New("it disconnected")
 )
 
-// A client is one connection that was accepted, with the session that lasts as
-// long. Its reader goroutine owns what is not said otherwise.
+// A client is one connection that was accepted. Its reader goroutine owns what
+// is not said otherwise.
 type client struct {
-	b         *Broker
-	conn      net.Conn
-	in        packet.Reader
-	version   packet.Version
-	bridge    bool // of a program that says so: no-local, retain-as-published
-	id, user  string
-	from      string // Message.From of what it publishes
-	keepAlive time.Duration
-	maxPacket int // that it takes; 0: any
-	will      *Message
-	since     time.Time
+	b          *Broker
+	conn       net.Conn
+	in         packet.Reader
+	version    packet.Version
+	bridge     bool // of a program that says so: no-local, retain-as-published
+	id, user   string
+	from       string // Message.From of what it publishes
+	keepAlive  time.Duration
+	maxPacket  int    // that it takes; 0: any
+	maxAliases int    // topic aliases that it takes
+	expiry     uint32 // of its session, seconds
+	will       *Message
+	willDelay  time.Duration
+	since      time.Time
+	stored     chan error // its session is stored; nil: it is already, or need not be
 
-	aliases  map[uint16]string // topic aliases that it defined
-	received map[uint16]bool   // QoS 2 publishes that are not released: whether they are answered; with out.mu
-	warned   bool              // a refusal was logged
+	aliases map[uint16]string // topic aliases that it defined
+	warned  bool              // a refusal was logged
 
 	ctx     context.Context // done: the broker ends the connection; Cause says why
 	cancel  context.CancelCauseFunc
-	out     outbox
+	session *session       // never changes once the client is attached
+	out     *outbox        // of session
+	reading sync.WaitGroup // Broker.catchUp
 	held    held
 	written chan struct{} // closed when the writer has ended and conn is closed
 	done    chan struct{} // closed when all of it has ended
 	counts  struct{ in, out atomic.Uint64 }
-
-	// Guarded by Broker.mu.
-	subs  map[string]struct{} // by filter
-	met   uint64              // Broker.routes when last met
-	metAt int                 // its place in Broker.targets then
-
-	sub *subscriber // never changes
 }
 
 // held are publishes that came while one before them waits for a subscriber
@@ -161,40 +160,68 @@ func (c *client) handle(p packet.Packet) error {
 	case *packet.Ack:
 		return c.ack(p)
 	case *packet.Subscribe:
-		c.subscribe(p)
-		return nil
+		return c.subscribe(p)
 	case *packet.Unsubscribe:
-		c.unsubscribe(p)
-		return nil
+		return c.unsubscribe(p)
 	case packet.Ping:
 		if p.Kind == packet.PINGREQ {
 			c.out.answer(packet.Ping{Kind: packet.PINGRESP})
 			return nil
 		}
 	case *packet.Disconnect:
-		if c.version >= packet.V5 && p.Reason == packet.DisconnectWithWill {
-			return errors.New("it disconnected and wants its will sent")
-		}
-		return errGoodbye
+		return c.bye(p)
 	}
 	return &packet.Error{Reason: packet.ProtocolError, What: fmt.Sprintf("a client may not send %v now", p.Type())}
 }
 
+// bye handles a DISCONNECT and returns what ends the connection.
+func (c *client) bye(p *packet.Disconnect) error {
+	if expiry, ok := p.Props.Lookup(packet.SessionExpiry); ok {
+		if c.expiry == 0 && expiry != 0 {
+			return &packet.Error{Reason: packet.ProtocolError, What: "DISCONNECT: the session was to end with the connection, and is not to now"}
+		}
+		c.b.setExpiry(c, expiry)
+	}
+	if c.version >= packet.V5 && p.Reason == packet.DisconnectWithWill {
+		return errors.New("it disconnected and wants its will sent")
+	}
+	return errGoodbye
+}
+
 // ack handles the acknowledgement of something that either side sent.
 func (c *client) ack(p *packet.Ack) error {
-	switch p.Kind {
-	case packet.PUBACK:
-		c.out.acked(p.ID)
-	case packet.PUBREL:
-		reason := packet.Success
-		if !c.release(p.ID) && c.version >= packet.V5 {
-			reason = packet.IDNotFound
+	if p.Kind == packet.PUBREL {
+		c.release(p.ID)
+		return nil
+	}
+	r := c.out.acknowledge(p.Kind, p.ID, p.Reason.Failed())
+	if r.settled {
+		r.done.owed.got()
+	}
+	switch {
+	case p.Kind == packet.PUBREC && !r.known:
+		rel := &packet.Ack{Kind: packet.PUBREL, ID: p.ID}
+		if c.version >= packet.V5 {
+			rel.Reason = packet.IDNotFound
 		}
-		c.out.answer(&packet.Ack{Kind: packet.PUBCOMP, ID: p.ID, Reason: reason})
-	default:
-		return &packet.Error{Reason: packet.ProtocolError, What: p.Kind.String() + " for a message that was not sent with QoS 2"}
+		c.out.answer(rel)
+	case p.Kind == packet.PUBREC && !p.Reason.Failed():
+		c.note(p.ID, sentRelease, r.done.seq, func(error) { c.out.answer(&packet.Ack{Kind: packet.PUBREL, ID: p.ID}) })
+	case r.known && r.done.qos == 2:
+		c.note(p.ID, stateGone, r.done.seq, nil)
 	}
 	return nil
+}
+
+// note has the state of a QoS 2 message stored, if its session lasts, and then
+// calls done. Acknowledgements are only sent for what is stored: else a message
+// could come twice, or an identifier be in use for ever, after kill -9.
+func (c *client) note(id uint16, state sentState, seq spool.Seq, done func(error)) {
+	if seq != 0 {
+		c.b.sessionLog.run.append(sentRecord(c.session.no, id, state, seq), done)
+	} else if done != nil {
+		done(nil)
+	}
 }
 
 // end makes the broker end the connection for the given reason. It returns at
@@ -228,7 +255,12 @@ func (c *client) goodbye(err error) []byte {
 	default:
 		return nil // it went by itself
 	}
-	b, _ := p.Append(nil, c.version) // a reason always encodes
+	p.Props = p.Props.AddText(packet.ReasonString, err.Error())
+	b, encoded := p.Append(nil, c.version)
+	if encoded != nil || c.maxPacket > 0 && len(b) > c.maxPacket {
+		p.Props = nil
+		b, _ = p.Append(nil, c.version) // a reason always encodes
+	}
 	return b
 }
 
@@ -240,15 +272,13 @@ func (c *client) finish(err error) {
 	if context.Cause(c.ctx) == errShutdown {
 		c.awaitWriter()
 	}
-	c.b.detach(c)
-	if err != errGoodbye {
-		c.sendWill()
-	}
+	c.b.disconnect(c, err == errGoodbye)
 	c.out.close(outboxClosing, c.goodbye(err))
 	c.conn.SetWriteDeadline(time.Now().Add(lastWait))
 	<-c.written
-	c.b.drop(dropEnded, c.out.left())
 	c.cancel(nil)
+	c.reading.Wait()
+	c.b.release(c)
 	c.logEnd(err)
 }
 
@@ -290,31 +320,24 @@ func (c *client) recovered() bool {
 }
 
 func (c *client) stats() ClientStats {
-	c.out.mu.Lock()
-	defer c.out.mu.Unlock()
-	return ClientStats{
-		ID: c.id, User: c.user, Address: c.conn.RemoteAddr().String(), Version: c.version.String(), Since: c.since,
-		Subscriptions: len(c.subs), Queue: c.out.queue.len(), QueueBytes: c.out.bytes, InFlight: len(c.out.window),
-		In: c.counts.in.Load(), Out: c.counts.out.Load(),
-	}
+	st := c.session.stats()
+	st.Address, st.Version, st.Since = c.conn.RemoteAddr().String(), c.version.String(), c.since
+	st.In, st.Out = c.counts.in.Load(), c.counts.out.Load()
+	return st
 }
 
 // newClient returns a client for an accepted CONNECT.
 func newClient(b *Broker, conn net.Conn, buf *bufio.Reader, p *packet.Connect) *client {
 	c := &client{
 		b: b, conn: conn, version: p.Version, bridge: p.Bridge, id: p.ClientID, since: time.Now(),
-		keepAlive: time.Duration(p.KeepAlive) * 1500 * time.Millisecond,
-		maxPacket: int(p.Props.Num(packet.MaximumPacketSize, 0)),
-		aliases:   make(map[uint16]string), received: make(map[uint16]bool), subs: make(map[string]struct{}),
-		written: make(chan struct{}), done: make(chan struct{}),
+		keepAlive:  time.Duration(p.KeepAlive) * 1500 * time.Millisecond,
+		maxPacket:  maxPacket(p),
+		maxAliases: min(int(p.Props.Num(packet.TopicAliasMaximum, 0)), maxAliases),
+		written:    make(chan struct{}), done: make(chan struct{}),
 	}
 	c.in = packet.Reader{Src: buf, Version: p.Version, Max: b.limits.Packet}
-	c.sub = &subscriber{client: c}
 	c.held.changed = make(chan struct{}, 1)
-	c.out = outbox{
-		version: p.Version, limit: b.limits.Queue, maxBytes: b.limits.QueueBytes,
-		max: b.limits.window(p), wake: make(chan struct{}, 1),
-	}
+	c.expiry = b.sessionExpiry(p)
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	return c
 }

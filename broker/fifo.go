@@ -1,5 +1,7 @@
 package broker
 
+import "slices"
+
 // A fifo is a queue in a slice. The zero fifo is empty; whoever embeds it
 // bounds it.
 type fifo[T any] struct {
@@ -13,6 +15,18 @@ func (f *fifo[T]) push(v T) { f.items = append(f.items, v) }
 
 // front returns the oldest item of a queue that is not empty.
 func (f *fifo[T]) front() *T { return &f.items[f.head] }
+
+// at returns the i-th oldest item.
+func (f *fifo[T]) at(i int) *T { return &f.items[f.head+i] }
+
+// remove takes the i-th oldest item out.
+func (f *fifo[T]) remove(i int) {
+	if i == 0 {
+		f.pop()
+		return
+	}
+	f.items = slices.Delete(f.items, f.head+i, f.head+i+1)
+}
 
 // pop takes the oldest item off a queue that is not empty.
 func (f *fifo[T]) pop() T {

@@ -4,12 +4,13 @@ import (
 	"bufio"
 	"context"
 	"crypto/rand"
-	"edgegateway/broker/packet"
 	"errors"
 	"fmt"
 	"net"
 	"strings"
 	"time"
+
+	"edgegateway/broker/packet"
 )
 
 const (
@@ -38,12 +39,13 @@ func (b *Broker) handshake(ctx context.Context, conn net.Conn) (*client, error) 
 		refuse(conn, p, err)
 		return nil, err
 	}
-	if !b.attach(c) {
-		refuse(conn, p, errShutdown)
-		return nil, errShutdown
+	present, err := b.resume(c, p)
+	if err != nil {
+		refuse(conn, p, err)
+		return nil, err
 	}
 	b.accepted(conn)
-	c.out.answer(b.connack(p, assigned))
+	c.welcome(b.connack(c, p, present, assigned))
 	conn.SetDeadline(time.Time{})
 	if c.ctx.Err() != nil {
 		conn.SetReadDeadline(time.Now())
@@ -51,6 +53,16 @@ func (b *Broker) handshake(ctx context.Context, conn net.Conn) (*client, error) 
 	go c.writeLoop()
 	b.log.Info("client connected", "client", c.id, "user", c.user, "addr", conn.RemoteAddr(), "version", c.version.String())
 	return c, nil
+}
+
+// welcome has the CONNACK leave, then what was sent of QoS 2 and only waits to
+// be released, then messages.
+func (c *client) welcome(answer *packet.Connack) {
+	c.out.answer(answer)
+	for _, id := range c.out.unreleased() {
+		c.out.answer(&packet.Ack{Kind: packet.PUBREL, ID: id})
+	}
+	c.out.cork(false)
 }
 
 // readConnect returns the CONNECT. With one that is answered with a refusal
@@ -91,30 +103,72 @@ func refuse(conn net.Conn, p *packet.Connect, err error) {
 	if p != nil {
 		version = p.Version
 	}
+	answer := packet.Connack{Reason: reason}
 	if version < packet.V5 {
-		reason = reason.Old()
+		answer.Reason = reason.Old()
+	} else {
+		answer.Props = answer.Props.AddText(packet.ReasonString, err.Error())
 	}
-	answer, _ := (&packet.Connack{Reason: reason}).Append(nil, version) // it always encodes
-	conn.Write(answer)
+	raw, failed := answer.Append(nil, version)
+	if max := maxPacket(p); failed != nil || max > 0 && len(raw) > max {
+		answer.Props = nil
+		raw, _ = answer.Append(nil, version) // it always encodes
+	}
+	conn.Write(raw)
 }
 
-// connack returns the answer to an accepted CONNECT: what this broker does not
-// do, and its bounds. Sessions are never present and end with the connection.
-func (b *Broker) connack(p *packet.Connect, assigned bool) *packet.Connack {
-	answer := &packet.Connack{}
+// maxPacket returns the largest packet that a client takes, 0 for any.
+func maxPacket(p *packet.Connect) int {
+	if p == nil {
+		return 0
+	}
+	return int(p.Props.Num(packet.MaximumPacketSize, 0))
+}
+
+// connack returns the answer to an accepted CONNECT: what was found of its
+// session, and the bounds of this broker.
+func (b *Broker) connack(c *client, p *packet.Connect, present, assigned bool) *packet.Connack {
+	answer := &packet.Connack{SessionPresent: present && p.Version > packet.V31}
 	if p.Version < packet.V5 {
 		return answer
 	}
 	props := packet.Properties(nil).
+		AddNum(packet.ReceiveMaximum, maxPending).
 		AddNum(packet.MaximumPacketSize, uint32(b.limits.Packet)).
-		AddNum(packet.TopicAliasMaximum, maxAliases).
-		AddNum(packet.SharedAvailable, 0)
-	if p.Props.Num(packet.SessionExpiry, 0) != 0 {
-		props = props.AddNum(packet.SessionExpiry, 0)
+		AddNum(packet.TopicAliasMaximum, maxAliases)
+	if asked := p.Props.Num(packet.SessionExpiry, 0); asked != c.expiry {
+		props = props.AddNum(packet.SessionExpiry, c.expiry)
+	}
+	if d := b.limits.KeepAlive; d > 0 && (p.KeepAlive == 0 || time.Duration(p.KeepAlive)*time.Second > d) {
+		c.keepAlive = d * 3 / 2
+		props = props.AddNum(packet.ServerKeepAlive, uint32(d/time.Second))
+	}
+	if p.Props.Num(packet.RequestResponse, 0) == 1 {
+		props = props.AddText(packet.ResponseInfo, "response/"+c.id)
 	}
 	if assigned {
 		props = props.AddText(packet.AssignedClientID, p.ClientID)
 	}
 	answer.Props = props
 	return answer
+}
+
+// sessionExpiry returns how long the session of a client is to last without a
+// connection, in seconds. Before MQTT 5 a client says only that it is to.
+func (b *Broker) sessionExpiry(p *packet.Connect) uint32 {
+	if b.sessionLog == nil {
+		return 0
+	}
+	asked := uint32(never)
+	switch {
+	case p.Version >= packet.V5:
+		asked = p.Props.Num(packet.SessionExpiry, 0)
+	case p.CleanStart:
+		asked = 0
+	}
+	return min(asked, b.limits.sessionExpiry())
+}
+
+func (l *Limits) sessionExpiry() uint32 {
+	return uint32(min(int64(l.SessionExpiry/time.Second), never))
 }

@@ -161,7 +161,7 @@ func TestPahoClient(t *testing.T) {
 	}
 	sub := &paho.Subscribe{Subscriptions: []paho.SubscribeOptions{{Topic: "a/+", QoS: 2, RetainAsPublished: true}, {Topic: "a/b/#/c", QoS: 1}}}
 	ack, err := client.Subscribe(ctx, sub)
-	if ack == nil || ack.Reasons[0] != 1 || ack.Reasons[1] != byte(packet.FilterInvalid) {
+	if ack == nil || ack.Reasons[0] != 2 || ack.Reasons[1] != byte(packet.FilterInvalid) {
 		t.Fatalf("%+v, %v", ack, err)
 	}
 	props := &paho.PublishProperties{ContentType: "text/plain", CorrelationData: []byte{1}, ResponseTopic: "re", User: paho.UserProperties{{Key: "k", Value: "v"}}}

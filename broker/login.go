@@ -2,9 +2,11 @@ package broker
 
 import (
 	"context"
-	"edgegateway/broker/packet"
 	"fmt"
 	"strings"
+	"time"
+
+	"edgegateway/broker/packet"
 )
 
 // authorize proves who the client is and that it may leave its will.
@@ -26,6 +28,7 @@ func (c *client) authorize(ctx context.Context, p *packet.Connect) error {
 		c.from = anonymous
 	}
 	if w := p.Will; w != nil {
+		c.willDelay = time.Duration(w.Props.Num(packet.WillDelay, 0)) * time.Second
 		c.will = (&Message{
 			Topic: w.Topic, Payload: w.Payload, QoS: w.QoS, Retain: w.Retain,
 			Props: messageProperties(w.Props), From: c.from, Client: c.id,

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 
 	"edgegateway/broker/packet"
@@ -30,10 +31,12 @@ func (c *client) publish(p *packet.Publish) error {
 	if msg.Props != nil && strings.ContainsAny(msg.Props.ResponseTopic, "+#\x00") {
 		return &packet.Error{Reason: packet.ProtocolError, What: "PUBLISH: wildcard in the response topic"}
 	}
-	if p.QoS == 2 && !c.receive(p.ID) {
-		return nil
+	if p.QoS == 2 {
+		if isNew, err := c.receive(p.ID); !isNew {
+			return err
+		}
 	}
-	pub := &publication{msg: msg, from: c, patient: true, receipt: newReceipt(c.answerTo(p))}
+	pub := &publication{msg: msg, patient: true, tellUnheard: c.version >= packet.V5, receipt: newReceipt(c.answerTo(p))}
 	if !c.mayPublish(p.Topic) {
 		pub.settle(ErrRefused)
 		return nil
@@ -53,6 +56,9 @@ func (c *client) resolveAlias(p *packet.Publish) error {
 		return &packet.Error{Reason: packet.TopicAliasInvalid, What: "PUBLISH: topic alias out of range"}
 	}
 	if p.Topic != "" {
+		if c.aliases == nil {
+			c.aliases = make(map[uint16]string)
+		}
 		c.aliases[uint16(alias)] = p.Topic
 		return nil
 	}
@@ -98,7 +104,16 @@ func (c *client) answerTo(p *packet.Publish) func(error) {
 		if kind == packet.PUBREC {
 			c.answered(id, reason)
 		}
-		c.out.settle(a, reason)
+		why := ""
+		if reason.Failed() {
+			why = err.Error()
+		}
+		if kind == packet.PUBREC && !reason.Failed() && c.session.lasts() {
+			// After the message is safe, not before: what is noted is not taken again.
+			c.b.sessionLog.run.append(receivedRecord(c.session.no, id, true), func(error) { c.out.settle(a, reason, why) })
+			return
+		}
+		c.out.settle(a, reason, why)
 	}
 }
 
@@ -106,6 +121,8 @@ func publishReason(err error) packet.Reason {
 	switch {
 	case err == nil:
 		return packet.Success
+	case err == errUnheard:
+		return packet.NoMatchingSubscribers
 	case errors.Is(err, ErrRefused):
 		return packet.NotAuthorized
 	case errors.Is(err, ErrQuota), errors.Is(err, spool.ErrFull):
@@ -117,37 +134,59 @@ func publishReason(err error) packet.Reason {
 }
 
 // receive notes a QoS 2 publish and says whether it is new. One that was
-// answered is answered again.
-func (c *client) receive(id uint16) bool {
-	c.out.mu.Lock()
-	defer c.out.mu.Unlock()
-	answered, ok := c.received[id]
-	if !ok {
-		c.received[id] = false
-	} else if answered {
-		c.out.answerLocked(&packet.Ack{Kind: packet.PUBREC, ID: id})
+// answered is answered again. Nobody may leave more than maxPending of them
+// unreleased, which version 5 calls the Receive Maximum.
+func (c *client) receive(id uint16) (isNew bool, err error) {
+	o := c.out
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	answered, ok := o.received[id]
+	switch {
+	case ok && answered:
+		o.answerLocked(&packet.Ack{Kind: packet.PUBREC, ID: id})
+		return false, nil
+	case ok:
+		return false, nil
+	case c.version >= packet.V5 && len(o.received) >= maxPending:
+		return false, &packet.Error{Reason: packet.ReceiveMaximumExceeded, What: fmt.Sprintf("PUBLISH: %d of QoS 2 are not released", maxPending)}
 	}
-	return !ok
+	if o.received == nil {
+		o.received = make(sentSet)
+	}
+	o.received[id] = false
+	return true, nil
 }
 
 // answered notes that a QoS 2 publish is safe, or forgets it if it failed.
 func (c *client) answered(id uint16, reason packet.Reason) {
 	c.out.mu.Lock()
 	defer c.out.mu.Unlock()
-	if reason.Failed() {
-		delete(c.received, id)
+	if !reason.Failed() {
+		c.out.received[id] = true
 		return
 	}
-	c.received[id] = true
+	delete(c.out.received, id)
+	if c.session.lasts() {
+		c.b.sessionLog.run.append(receivedRecord(c.session.no, id, false), nil)
+	}
 }
 
-// release forgets a QoS 2 publish and says whether it was noted.
-func (c *client) release(id uint16) bool {
+// release forgets a QoS 2 publish and answers its PUBREL, when that is stored:
+// else the next publish with this identifier could be taken for the same.
+func (c *client) release(id uint16) {
 	c.out.mu.Lock()
-	defer c.out.mu.Unlock()
-	_, ok := c.received[id]
-	delete(c.received, id)
-	return ok
+	_, ok := c.out.received[id]
+	delete(c.out.received, id)
+	c.out.mu.Unlock()
+	comp := &packet.Ack{Kind: packet.PUBCOMP, ID: id}
+	switch {
+	case ok && c.session.lasts():
+		c.b.sessionLog.run.append(receivedRecord(c.session.no, id, false), func(error) { c.out.answer(comp) })
+		return
+	case !ok && c.version >= packet.V5:
+		comp.Reason = packet.IDNotFound
+	}
+	c.out.answer(comp)
 }
 
 // route routes p, or holds it while it or one before it has to wait.
@@ -234,15 +273,4 @@ func (h *held) wait() {
 	if idle != nil {
 		<-idle
 	}
-}
-
-// sendWill publishes the client's will, if it has one and may.
-func (c *client) sendWill() {
-	if c.will == nil || !c.mayPublish(c.will.Topic) {
-		return
-	}
-	c.will.Stamp = c.b.now()
-	c.b.counts.in.Add(1)
-	p := &publication{msg: c.will, owned: true, patient: true}
-	c.b.routePatiently(c.b.stopping, p)
 }

@@ -172,6 +172,37 @@ func (c *recordCursor) u8() byte {
 	return v
 }
 
+func (c *recordCursor) u16() uint16 {
+	if p := c.take(2); len(p) == 2 {
+		return binary.LittleEndian.Uint16(p)
+	}
+	return 0
+}
+
+func (c *recordCursor) u32() uint32 {
+	if p := c.take(4); len(p) == 4 {
+		return binary.LittleEndian.Uint32(p)
+	}
+	return 0
+}
+
+func (c *recordCursor) u64() uint64 {
+	if p := c.take(8); len(p) == 8 {
+		return binary.LittleEndian.Uint64(p)
+	}
+	return 0
+}
+
+func (c *recordCursor) take(n int) []byte {
+	if n > len(c.b) {
+		c.fail()
+		return nil
+	}
+	p := c.b[:n:n]
+	c.b = c.b[n:]
+	return p
+}
+
 func (c *recordCursor) uvarint(limit uint64) uint64 {
 	v, n := binary.Uvarint(c.b)
 	if n <= 0 || v > limit {
@@ -186,14 +217,7 @@ func (c *recordCursor) uvarint(limit uint64) uint64 {
 func (c *recordCursor) count() int { return int(c.uvarint(uint64(len(c.b)))) }
 
 func (c *recordCursor) data() []byte {
-	n := c.count()
-	if n > len(c.b) {
-		c.fail()
-		return nil
-	}
-	p := c.b[:n:n]
-	c.b = c.b[n:]
-	return p
+	return c.take(c.count())
 }
 
 func (c *recordCursor) properties() *Properties {

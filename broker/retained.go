@@ -3,6 +3,7 @@ package broker
 import (
 	"log/slog"
 	"strings"
+	"time"
 )
 
 // A retainedStore has the last retained message of each topic. The broker's
@@ -15,12 +16,12 @@ type retainedStore struct {
 }
 
 // load reads what dir has.
-func (s *retainedStore) load(dir string, now int64, log *slog.Logger) error {
+func (s *retainedStore) load(dir string, every time.Duration, now int64, log *slog.Logger) error {
 	s.byTopic = make(map[string]*Message)
 	if dir == "" {
 		return nil
 	}
-	l, msgs, err := openRetainedLog(dir, now, log)
+	l, msgs, err := openRetainedLog(dir, every, now, log)
 	if err != nil {
 		return err
 	}

@@ -202,7 +202,7 @@ func TestRetainedMessageThatCannotBeKeptIsRefused(t *testing.T) {
 			t.Error(reason)
 		}
 		os.Remove(dir)
-		time.Sleep(retainedSync + time.Second)
+		time.Sleep(stateSync + time.Second)
 		p.send(&packet.Publish{Topic: "u", QoS: 1, ID: 3, Retain: true, Payload: []byte("y")})
 		if reason := p.puback(3); reason != packet.Success {
 			t.Error(reason)
@@ -215,24 +215,30 @@ func TestRetainedMessageThatCannotBeKeptIsRefused(t *testing.T) {
 
 func TestExpiryGoesOnWithinABootAndStartsAgainInAnother(t *testing.T) {
 	m := &Message{Topic: "t", From: "u", Payload: []byte("x"), Stamp: 1000}
-	data := appendRetained([]byte(retainedMagic+"\x01\x00\x00\x00"), m, [16]byte{1})
+	body := appendRetained(nil, m, [16]byte{1})
 	for boot, want := range map[[16]byte]int64{{1}: 1000, {2}: 5000} {
-		if msgs, damaged := decodeRetained(data, boot, 5000); damaged != 0 || msgs[0].Stamp != want {
-			t.Errorf("boot %v: %+v", boot, msgs[0])
+		r := retainedReader{boot: boot, now: 5000, last: make(map[string]int)}
+		if !r.add(body) || r.msgs[0].Stamp != want {
+			t.Errorf("boot %v: %+v", boot, r.msgs[0])
 		}
 	}
 }
 
 func FuzzDecodeRetained(f *testing.F) {
 	head := []byte(retainedMagic + "\x01\x00\x00\x00")
-	f.Add(appendRetained(head, fullMessage(), [16]byte{1}))
+	f.Add(appendState(head, appendRetained(nil, fullMessage(), [16]byte{1})))
+	read := func(data []byte) (msgs []*Message, damaged int) {
+		r := retainedReader{boot: [16]byte{1}, now: 1, last: make(map[string]int)}
+		damaged = readState(data, retainedMagic, r.add)
+		return r.msgs, damaged
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		msgs, _ := decodeRetained(data, [16]byte{1}, 1)
+		msgs, _ := read(data)
 		again := head
 		for _, m := range msgs {
-			again = appendRetained(again, m, [16]byte{1})
+			again = appendState(again, appendRetained(nil, m, [16]byte{1}))
 		}
-		if got, damaged := decodeRetained(again, [16]byte{1}, 1); damaged != 0 || len(got) != len(msgs) {
+		if got, damaged := read(again); damaged != 0 || len(got) != len(msgs) {
 			t.Errorf("%d messages became %d, %d damaged", len(msgs), len(got), damaged)
 		}
 	})

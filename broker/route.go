@@ -17,6 +17,9 @@ var (
 	ErrRefused = errors.New("not allowed to publish to this topic")
 	// ErrQuota: there is no room to keep the message.
 	ErrQuota = errors.New("no room to keep the message")
+
+	// errUnheard tells a client that asked that nobody is subscribed.
+	errUnheard = errors.New("nobody is subscribed")
 )
 
 // lossy is how long a full queue may stand still before its QoS 0 messages
@@ -30,10 +33,13 @@ const storeWait = 10 * time.Second
 type publication struct {
 	msg     *Message
 	owned   bool      // msg and its slices are nobody else's
-	from    *client   // nil: the gateway or a bridge
 	patient bool      // its publisher waits for subscribers that are slow
 	since   time.Time // when it first found the log's queue full
 	renews  *Message  // nil, or what must still be retained for p to be routed
+	only    *group    // nil, or whom it is for
+	not     *session  // nil, or who does not get it of them
+
+	tellUnheard bool // its publisher wants to know if nobody is subscribed
 	*receipt
 }
 
@@ -78,11 +84,11 @@ func (r *receipt) settle(err error) {
 	}
 }
 
-// A target is one client that a message goes to.
+// A target is one session that a message goes to.
 type target struct {
-	client *client
-	full   bool // its queue has no room, and p does not wait for it
-	stuck  bool // and it has not moved for too long
+	session *session
+	full    bool // its queue has no room, and p does not wait for it
+	stuck   bool // and it has not moved for too long
 	delivery
 }
 
@@ -207,23 +213,29 @@ func (b *Broker) routeLocked(p *publication) ([]func(*Message, func(error)), *ob
 		return nil, nil
 	}
 	rec := b.matchLocked(p)
-	if o := b.obstacleLocked(p); o != nil {
+	if o := b.obstacleLocked(p, rec); o != nil {
 		return nil, o
 	}
-	keep := p.msg.Retain && len(p.msg.Payload) > 0
+	retain := p.msg.Retain && p.only == nil
+	keep := retain && len(p.msg.Payload) > 0
 	if keep && p.msg.From != "" && !b.retained.room(p.msg, b.limits, b.now()) {
 		b.refuse(p, ErrQuota)
 		return nil, nil
 	}
-	if o := b.storeLocked(p, rec); o != nil {
-		return nil, o
+	if len(rec.Targets) > 0 {
+		b.record = appendMessage(b.record[:0], p.msg)
+		b.storeLocked(p, b.logs[p.msg.Class], rec)
 	}
 	if !p.owned && (keep || len(b.targets) > 0) {
 		p.msg, p.owned = p.msg.clone(), true
 	}
-	if p.msg.Retain {
+	if retain {
 		p.await()
 		b.retained.set(p.msg, p.settle)
+	}
+	if p.tellUnheard && !keep && len(b.targets)+len(b.handlers)+len(rec.Targets) == 0 {
+		p.await()
+		p.settle(errUnheard)
 	}
 	b.deliverLocked(p)
 	return slices.Clone(b.handlers), nil
@@ -238,22 +250,28 @@ func (b *Broker) refuse(p *publication, err error) {
 	p.settle(err)
 }
 
-// matchLocked finds whom p goes to: clients in b.targets, each once, with the
-// highest QoS of its subscriptions; handlers in b.handlers; and consumers in
-// the record returned.
+// matchLocked finds whom p goes to: sessions in b.targets, each once but for
+// shared subscriptions, with the highest QoS of its subscriptions; handlers in
+// b.handlers; and consumers in the record returned.
 func (b *Broker) matchLocked(p *publication) spool.Record {
 	b.routes++
 	clear(b.matched) // what it held may be gone
 	clear(b.targets)
 	clear(b.handlers)
 	b.targets, b.handlers = b.targets[:0], b.handlers[:0]
-	b.matched = b.subs.match(b.matched[:0], p.msg.Topic)
+	if p.only != nil {
+		b.matched = append(b.matched[:0], subscription{subscriber: p.only.sub})
+	} else {
+		b.matched = b.subs.match(b.matched[:0], p.msg.Topic)
+	}
 	var owed []spool.Target
 	for i := range b.matched {
 		s := &b.matched[i]
 		switch {
-		case s.client != nil:
+		case s.session != nil:
 			b.addTarget(p, s)
+		case s.group != nil:
+			b.addMember(p, s.group)
 		case s.handle != nil:
 			b.handlers = append(b.handlers, s.handle)
 		case b.owes(p, s.durable):
@@ -264,23 +282,37 @@ func (b *Broker) matchLocked(p *publication) spool.Record {
 	return spool.Record{Stamp: p.msg.Stamp, Targets: owed, Volatile: p.msg.From == "" || p.msg.QoS == 0}
 }
 
-func (b *Broker) addTarget(p *publication, s *subscription) {
-	c := s.client
-	if s.noLocal && c == p.from {
+func (b *Broker) addTarget(p *publication, sub *subscription) {
+	s := sub.session
+	if sub.noLocal && p.msg.Client == s.id {
 		return
 	}
-	if c.met != b.routes {
-		if !b.allowed(c.user, c.id, p.msg.Topic, Read) {
+	if s.met != b.routes {
+		if !b.allowed(s.user, s.id, p.msg.Topic, Read) {
 			return
 		}
-		c.met, c.metAt = b.routes, len(b.targets)
-		b.targets = append(b.targets, target{client: c})
+		s.met, s.metAt = b.routes, len(b.targets)
+		b.targets = append(b.targets, target{session: s})
 	}
-	d := &b.targets[c.metAt].delivery
-	d.qos = max(d.qos, min(p.msg.QoS, s.qos))
-	d.retain = d.retain || p.msg.Retain && s.retainAsPublished
-	if s.subID != 0 {
-		d.subIDs = append(d.subIDs, s.subID)
+	b.targets[s.metAt].subscribed(p, &sub.options)
+}
+
+// addMember adds one member of a shared subscription, besides what it gets for
+// its other subscriptions.
+func (b *Broker) addMember(p *publication, g *group) {
+	if m := b.pick(g, p); m != nil {
+		t := target{session: m.session, delivery: delivery{group: g}}
+		t.subscribed(p, &m.options)
+		b.targets = append(b.targets, t)
+	}
+}
+
+// subscribed adds what one subscription wants of p.
+func (d *delivery) subscribed(p *publication, o *options) {
+	d.qos = max(d.qos, min(p.msg.QoS, o.qos))
+	d.retain = d.retain || p.msg.Retain && o.retainAsPublished
+	if o.subID != 0 {
+		d.subIDs = append(d.subIDs, o.subID)
 	}
 }
 
@@ -294,12 +326,16 @@ func (b *Broker) owes(p *publication, d *Durable) bool {
 	return true
 }
 
-// obstacleLocked marks the full queues among b.targets and returns one that a
-// patient publisher has to wait for.
-func (b *Broker) obstacleLocked(p *publication) *obstacle {
+// obstacleLocked marks the full queues among b.targets and returns what a
+// patient publisher has to wait for: one of them, or room in a log.
+func (b *Broker) obstacleLocked(p *publication, rec spool.Record) *obstacle {
+	lasting := 0
 	for i := range b.targets {
 		t := &b.targets[i]
-		full, idle, moved := t.client.out.full()
+		if t.lasts() {
+			lasting++
+		}
+		full, idle, moved := t.session.out.full(t.qos)
 		if !full {
 			continue
 		}
@@ -312,65 +348,139 @@ func (b *Broker) obstacleLocked(p *publication) *obstacle {
 		}
 		t.full, t.stuck = true, t.qos > 0 && idle >= patience
 	}
+	if !p.patient {
+		return nil
+	}
+	size := cost(p.msg) + 64
+	if len(rec.Targets) > 0 && b.logs[p.msg.Class].Full(size) {
+		return p.waitFor(b.logs[p.msg.Class])
+	}
+	if lasting > 0 && b.sessionLog.log.Full(size+targetSize*lasting) {
+		return p.waitFor(b.sessionLog.log)
+	}
 	return nil
 }
 
+// waitFor returns what to wait for while a log is full, nil when that took too
+// long: then it will refuse the message.
+func (p *publication) waitFor(log journal) *obstacle {
+	if p.since.IsZero() {
+		p.since = time.Now()
+	}
+	if left := storeWait - time.Since(p.since); left > 0 {
+		return &obstacle{log.Room(), left}
+	}
+	return nil
+}
+
+// lasts says whether t is to be stored for its session.
+func (t *target) lasts() bool { return t.qos > 0 && t.session.lasts() }
+
 // deliverLocked gives p to its targets. Those whose queue is full do without,
-// and are disconnected if that is for being stuck.
+// and are disconnected if that is for being stuck; a session that lasts has it
+// in its log.
 func (b *Broker) deliverLocked(p *publication) {
+	seq, count := b.storeForSessions(p)
 	for i := range b.targets {
 		t := &b.targets[i]
-		if !t.full {
-			t.msg = p.msg
-			t.client.out.push(t.delivery)
-			continue
+		t.msg = p.msg
+		switch {
+		case t.lasts() && seq != 0:
+			t.seq, t.owed = seq, count
+			b.countTrimmed(t.session, t.session.out, t.delivery)
+		case !t.full:
+			t.session.out.push(t.delivery)
+		default:
+			b.drop(dropQueueFull, 1)
 		}
-		b.drop(dropQueueFull, 1)
-		if t.stuck {
-			b.detachLocked(t.client)
-			t.client.end(errStuck)
+		if c := t.session.client; t.stuck && c != nil {
+			if !t.session.lasts() {
+				b.unsubscribeAllLocked(t.session)
+			}
+			c.end(errStuck)
 		}
 	}
 }
 
-// storeLocked appends p to its log if someone durable is owed it.
-func (b *Broker) storeLocked(p *publication, rec spool.Record) *obstacle {
-	if len(rec.Targets) == 0 {
-		return nil
+// countTrimmed has a session be owed d, and counts what it loses for that.
+func (b *Broker) countTrimmed(s *session, o *outbox, d delivery) {
+	many, old := o.owe(d, b.now())
+	if many+old == 0 {
+		return
 	}
-	log := b.logs[p.msg.Class]
-	b.record = appendMessage(b.record[:0], p.msg)
+	b.drop(dropSession, many)
+	b.drop(dropAged, old)
+	if !s.trimmed {
+		s.trimmed = true
+		b.log.Warn("session gets more than it may keep, its oldest messages are dropped; further ones are only counted",
+			"client", s.id, "user", s.user, "n", many+old)
+	}
+}
+
+// storeForSessions appends p to the log of sessions if one that lasts is owed
+// it. It returns the number it got there, 0 if none.
+func (b *Broker) storeForSessions(p *publication) (spool.Seq, *owedCount) {
+	b.lasting = b.lasting[:0]
+	for i := range b.targets {
+		if t := &b.targets[i]; t.lasts() {
+			b.lasting = append(b.lasting, sessionTarget{t.session.no, t.qos, t.retain, t.subIDs})
+		}
+	}
+	if len(b.lasting) == 0 {
+		return 0, nil
+	}
+	rec := b.sessionRecord(p.msg)
+	seq := b.storeLocked(p, b.sessionLog.log, rec)
+	if seq == 0 {
+		return 0, nil
+	}
+	count := &owedCount{seq: seq, st: b.sessionLog}
+	count.left.Store(int32(len(b.lasting)))
+	return seq, count
+}
+
+// sessionRecord returns the record for b.lasting.
+func (b *Broker) sessionRecord(m *Message) spool.Record {
+	b.record = appendMessage(appendTargets(b.record[:0], b.lasting), m)
+	return spool.Record{
+		Stamp: m.Stamp, Targets: []spool.Target{{Consumer: b.sessionLog.consumer.ID(), QoS: 1}},
+		Volatile: m.From == "", Urgent: b.urgent[m.Class],
+	}
+}
+
+// storeFor appends d to the log of sessions for one session.
+func (b *Broker) storeFor(s *session, d delivery) {
+	b.lasting = append(b.lasting[:0], sessionTarget{s.no, d.qos, d.retain, d.subIDs})
+	rec := b.sessionRecord(d.msg)
+	rec.Data, rec.Volatile = b.record, true // what is retained was accepted already
+	if seq, err := b.sessionLog.log.Append(rec, nil); err == nil {
+		d.seq = seq
+		d.owed = &owedCount{seq: seq, st: b.sessionLog}
+		d.owed.left.Store(1)
+		s.out.owe(d, b.now())
+		return
+	}
+	s.out.push(d)
+}
+
+// storeLocked appends b.record to a log and returns its number, 0 if the log
+// did not take it.
+func (b *Broker) storeLocked(p *publication, log journal, rec spool.Record) spool.Seq {
 	rec.Data = b.record
 	p.await()
 	done := p.settle
 	if p.receipt == nil {
 		done = b.stored
 	}
-	err := log.Append(rec, done)
+	seq, err := log.Append(rec, done)
 	if err == nil {
-		return nil
-	}
-	if errors.Is(err, spool.ErrFull) && p.patient {
-		if p.since.IsZero() {
-			p.since = time.Now()
-		}
-		if left := storeWait - time.Since(p.since); left > 0 {
-			p.unawait()
-			return &obstacle{log.Room(), left}
-		}
+		return seq
 	}
 	if p.receipt == nil {
 		log.Drop(rec)
 	}
 	done(err)
-	return nil
-}
-
-// unawait takes back one await.
-func (r *receipt) unawait() {
-	if r != nil {
-		r.left.Add(-1)
-	}
+	return 0
 }
 
 // stored counts messages nobody waits for that could not be stored.

@@ -24,7 +24,7 @@ func TestOverlappingSubscriptionsGiveOneMessage(t *testing.T) {
 		m := p.message("x")
 		ids := []uint32{m.Props[0].Num, m.Props[1].Num}
 		slices.Sort(ids)
-		if m.QoS != 1 || !slices.Equal(ids, []uint32{7, 300}) {
+		if m.QoS != 2 || !slices.Equal(ids, []uint32{7, 300}) {
 			t.Errorf("got %+v", m)
 		}
 		if got := p.ask(); len(got) > 0 {
@@ -274,14 +274,16 @@ type fakeJournal struct {
 	room    chan struct{}
 }
 
-func (j *fakeJournal) Append(rec spool.Record, done func(error)) error {
+func (j *fakeJournal) Append(rec spool.Record, done func(error)) (spool.Seq, error) {
 	if j.err != nil {
-		return j.err
+		return 0, j.err
 	}
 	rec.Data = slices.Clone(rec.Data)
 	j.recs, j.done = append(j.recs, rec), append(j.done, done)
-	return nil
+	return spool.Seq(len(j.recs)), nil
 }
+
+func (j *fakeJournal) Full(int) bool         { return errors.Is(j.err, spool.ErrFull) }
 
 func (j *fakeJournal) Drop(spool.Record)     { j.dropped++ }
 func (j *fakeJournal) Room() <-chan struct{} { return j.room }

@@ -21,7 +21,6 @@ func TestMalformedPacketEndsOnlyItsConnection(t *testing.T) {
 		{"type 0", "0000"},
 		{"second CONNECT", "100d 0004 4d515454 05 02 0000 00 0000"},
 		{"CONNACK from a client", "2003 0000 00"},
-		{"PUBREC from a client", "5002 0001"},
 		{"AUTH", "f000"},
 		{"unknown property", "3006 0001 61 02 7f00"},
 		{"alias that was not defined", "3006 0000 03 230001"},
@@ -213,11 +212,11 @@ func TestInvalidFiltersAreRefused(t *testing.T) {
 	inBubble(t, Config{}, func(t *testing.T, b *Broker) {
 		filters := []packet.Filter{qos(1, "a+/b"), qos(1, "a#"), qos(1, "+a"), qos(1, "a/#/b"), qos(1, "$share//t"),
 			qos(1, "$share/g/t"), qos(1, ""), qos(1, strings.Repeat("/", maxLevels)), qos(2, "ok")}
-		want := []packet.Reason{0x8F, 0x8F, 0x8F, 0x8F, 0x8F, 0x9E, 0x8F, 0x97, 1}
+		want := []packet.Reason{0x8F, 0x8F, 0x8F, 0x8F, 0x8F, 1, 0x8F, 0x97, 2}
 		if got := join(t, b, packet.V5, "p").subscribe(filters...); fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Errorf("got %v, want %v", got, want)
 		}
-		want = []packet.Reason{0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 1}
+		want = []packet.Reason{0x80, 0x80, 0x80, 0x80, 0x80, 1, 0x80, 0x80, 2}
 		if got := join(t, b, packet.V311, "p").subscribe(filters...); fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Errorf("3.1.1: got %v, want %v", got, want)
 		}
@@ -359,7 +358,7 @@ func TestConnackTellsWhatIsGiven(t *testing.T) {
 		if id, _ := ack.Props.Text(packet.AssignedClientID); id == "" {
 			t.Error("no client id")
 		}
-		for id, want := range map[packet.PropertyID]uint32{packet.SessionExpiry: 0, packet.MaximumPacketSize: 256 << 10, packet.SharedAvailable: 0} {
+		for id, want := range map[packet.PropertyID]uint32{packet.SessionExpiry: 0, packet.MaximumPacketSize: 256 << 10, packet.ReceiveMaximum: maxPending} {
 			if got := ack.Props.Num(id, 99); got != want {
 				t.Errorf("%v is %d", id, got)
 			}

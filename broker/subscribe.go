@@ -2,6 +2,7 @@ package broker
 
 import (
 	"strings"
+	"sync"
 
 	"edgegateway/broker/packet"
 )
@@ -11,26 +12,35 @@ import (
 const maxLevels = 128
 
 // subscribe handles a SUBSCRIBE. Retained messages are queued with each
-// filter, but leave after the answer.
-func (c *client) subscribe(p *packet.Subscribe) {
+// filter, but leave after the answer; the answer leaves when the subscriptions
+// of a session that lasts are stored.
+func (c *client) subscribe(p *packet.Subscribe) error {
 	answer := &packet.SubAck{Kind: packet.SUBACK, ID: p.ID}
 	subID := p.Props.Num(packet.SubscriptionID, 0)
 	c.out.cork(true)
+	defer c.out.cork(false)
+	var stored stateWait
 	for i := range p.Filters {
-		answer.Reasons = append(answer.Reasons, c.subscribeOne(&p.Filters[i], subID))
+		f := &p.Filters[i]
+		if f.NoLocal && strings.HasPrefix(f.Filter, sharePrefix) {
+			return &packet.Error{Reason: packet.ProtocolError, What: "SUBSCRIBE: no-local on a shared subscription"}
+		}
+		reason := c.subscribeOne(f, subID, &stored)
+		answer.Reasons = append(answer.Reasons, reason)
 	}
+	stored.wait()
 	c.out.answer(answer)
-	c.out.cork(false)
+	return nil
 }
 
 // subscribeOne returns the reason that answers f.
-func (c *client) subscribeOne(f *packet.Filter, subID uint32) packet.Reason {
+func (c *client) subscribeOne(f *packet.Filter, subID uint32, stored *stateWait) packet.Reason {
 	if c.bridge {
 		f.NoLocal, f.RetainAsPublished = true, true
 	}
 	reason := c.checkFilter(f)
 	if !reason.Failed() {
-		reason = c.b.addSubscription(c, f, subID)
+		reason = c.b.addSubscription(c, f, subID, stored)
 	}
 	if reason.Failed() {
 		c.b.log.Info("subscription refused", "client", c.id, "user", c.user, "topic", f.Filter, "err", reason)
@@ -42,14 +52,16 @@ func (c *client) subscribeOne(f *packet.Filter, subID uint32) packet.Reason {
 }
 
 func (c *client) checkFilter(f *packet.Filter) packet.Reason {
+	filter := f.Filter
+	if _, inner, shared := cutShare(filter); shared {
+		filter = inner
+	}
 	switch {
 	case ValidFilter(f.Filter) != nil:
 		return packet.FilterInvalid
-	case strings.HasPrefix(f.Filter, "$share/"):
-		return packet.SharedNotSupported
 	case strings.Count(f.Filter, "/") >= maxLevels:
 		return packet.QuotaExceeded
-	case !c.b.allowed(c.user, c.id, f.Filter, Subscribe):
+	case !c.b.allowed(c.user, c.id, filter, Subscribe):
 		return packet.NotAuthorized
 	}
 	return packet.Success
@@ -57,94 +69,160 @@ func (c *client) checkFilter(f *packet.Filter) packet.Reason {
 
 // addSubscription subscribes c and queues what is retained. That may exceed
 // the queue: a client that has left very much unread gets no subscription.
-func (b *Broker) addSubscription(c *client, f *packet.Filter, subID uint32) packet.Reason {
+func (b *Broker) addSubscription(c *client, f *packet.Filter, subID uint32, stored *stateWait) packet.Reason {
 	b.mu.Lock()
-	defer b.mu.Unlock()
+	s := c.session
 	if b.clients[c.id] != c {
+		b.mu.Unlock()
 		return packet.SessionTakenOver
 	}
-	_, again := c.subs[f.Filter]
-	if !again && len(c.subs) >= b.limits.Subscriptions || c.out.len() > b.limits.Queue+2*b.retained.len() {
+	_, again := s.subs[f.Filter]
+	if !again && len(s.subs) >= b.limits.Subscriptions || c.out.len() > b.limits.Queue+2*b.retained.len() {
+		b.mu.Unlock()
 		return packet.QuotaExceeded
 	}
-	c.subs[f.Filter] = struct{}{}
-	qos := min(1, f.QoS)
-	b.subs.add(f.Filter, subscription{c.sub, options{qos, f.NoLocal, f.RetainAsPublished, subID}})
-	if f.RetainHandling == 0 || f.RetainHandling == 1 && !again {
-		b.sendRetained(c, f, qos, subID)
+	o := options{f.QoS, f.NoLocal, f.RetainAsPublished, subID}
+	b.joinLocked(s, f.Filter, o)
+	if s.lasts() {
+		b.sessionLog.kept.append(subscribedRecord(s.no, f.Filter, o), stored.add())
 	}
-	return packet.Reason(qos)
+	var msgs []*Message
+	if _, _, shared := cutShare(f.Filter); !shared && (f.RetainHandling == 0 || f.RetainHandling == 1 && !again) {
+		msgs = b.retained.matching(f.Filter, b.now())
+	}
+	rest := b.sendRetained(c, f, o, msgs)
+	b.mu.Unlock()
+	if len(rest) > 0 {
+		b.storeRetained(c, f, o, rest)
+	}
+	return packet.Reason(f.QoS)
 }
 
-func (b *Broker) sendRetained(c *client, f *packet.Filter, qos byte, subID uint32) {
-	var subIDs []uint32
-	if subID != 0 {
-		subIDs = []uint32{subID}
+// joinLocked subscribes s to filter; its options replace those it had.
+func (b *Broker) joinLocked(s *session, filter string, o options) {
+	s.subs[strings.Clone(filter)] = o
+	name, inner, shared := cutShare(filter)
+	if !shared {
+		b.subs.add(filter, subscription{s.sub, o})
+		return
 	}
-	for _, m := range b.retained.matching(f.Filter, b.now()) {
-		if f.NoLocal && m.Client == c.id || !b.allowed(c.user, c.id, m.Topic, Read) {
-			continue
-		}
-		c.out.push(delivery{m, min(m.QoS, qos), true, subIDs})
+	g := b.groups[filter]
+	if g == nil {
+		g = &group{name: name}
+		g.sub = &subscriber{group: g}
+		b.groups[strings.Clone(filter)] = g
+		b.subs.add(inner, subscription{g.sub, options{qos: 2}})
 	}
+	g.set(s, o)
 }
 
-func (c *client) unsubscribe(p *packet.Unsubscribe) {
-	answer := &packet.SubAck{Kind: packet.UNSUBACK, ID: p.ID}
-	for _, f := range p.Filters {
-		reason := packet.Success
-		if !c.b.removeSubscription(c, f) {
-			reason = packet.NoSubscriptionExisted
-		}
-		answer.Reasons = append(answer.Reasons, reason)
-	}
-	c.out.answer(answer)
-}
-
-func (b *Broker) removeSubscription(c *client, filter string) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	delete(c.subs, filter)
-	return b.subs.remove(filter, c.sub)
-}
-
-// attach makes c the client with its id. What has it now is disconnected and
-// has ended, its will sent, when attach returns.
-func (b *Broker) attach(c *client) bool {
-	b.mu.Lock()
-	if b.stopped {
-		b.mu.Unlock()
+// leaveLocked takes a subscription back and says whether there was one.
+func (b *Broker) leaveLocked(s *session, filter string) bool {
+	if _, ok := s.subs[filter]; !ok {
 		return false
 	}
-	old := b.clients[c.id]
-	if old != nil {
-		b.detachLocked(old)
+	delete(s.subs, filter)
+	_, inner, shared := cutShare(filter)
+	if !shared {
+		return b.subs.remove(filter, s.sub)
 	}
-	b.clients[c.id] = c
-	b.mu.Unlock()
-	if old != nil {
-		old.end(errTakenOver)
-		<-old.done
+	if g := b.groups[filter]; g != nil && g.remove(s) {
+		b.subs.remove(inner, g.sub)
+		delete(b.groups, filter)
 	}
 	return true
 }
 
-// detach ends c's session.
-func (b *Broker) detach(c *client) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.detachLocked(c)
+// sendRetained queues retained messages for a new subscription. It returns
+// those that its session is owed in the log.
+func (b *Broker) sendRetained(c *client, f *packet.Filter, o options, msgs []*Message) (rest []*Message) {
+	for _, m := range msgs {
+		switch {
+		case f.NoLocal && m.Client == c.id || !b.allowed(c.user, c.id, m.Topic, Read):
+		case c.session.lasts() && min(m.QoS, o.qos) > 0:
+			rest = append(rest, m)
+		default:
+			c.out.push(delivery{msg: m, qos: min(m.QoS, o.qos), retain: true, subIDs: o.subIDs()})
+		}
+	}
+	return rest
 }
 
-func (b *Broker) detachLocked(c *client) {
-	for f := range c.subs {
-		b.subs.remove(f, c.sub)
-	}
-	clear(c.subs)
-	if b.clients[c.id] == c {
-		delete(b.clients, c.id)
+// storeRetained appends retained messages to the log of sessions, for c's
+// alone. One that was replaced meanwhile has been routed already. They do not
+// count for the bounds of the session, which asked for them.
+func (b *Broker) storeRetained(c *client, f *packet.Filter, o options, msgs []*Message) {
+	for i := 0; i < len(msgs); {
+		n, full := b.storeSome(c, o, msgs[i:])
+		i += n
+		if !full {
+			continue
+		}
+		select {
+		case <-b.sessionLog.log.Room():
+		case <-c.ctx.Done():
+			return
+		}
 	}
 }
+
+// storeSome takes some messages, so that others get the broker too, and says
+// whether it is to wait for the log.
+func (b *Broker) storeSome(c *client, o options, msgs []*Message) (n int, full bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for n < min(len(msgs), 256) {
+		m := msgs[n]
+		if b.retained.byTopic[m.Topic] == m {
+			d := delivery{msg: m, qos: min(m.QoS, o.qos), retain: true, subIDs: o.subIDs()}
+			if b.sessionLog.log.Full(cost(m) + 64) {
+				return n, true
+			}
+			b.storeFor(c.session, d)
+		}
+		n++
+	}
+	return n, false
+}
+
+// unsubscribe handles an UNSUBSCRIBE; the answer leaves when it is stored.
+func (c *client) unsubscribe(p *packet.Unsubscribe) error {
+	answer := &packet.SubAck{Kind: packet.UNSUBACK, ID: p.ID}
+	var stored stateWait
+	for _, f := range p.Filters {
+		reason := packet.Success
+		if !c.b.removeSubscription(c, f, &stored) {
+			reason = packet.NoSubscriptionExisted
+		}
+		answer.Reasons = append(answer.Reasons, reason)
+	}
+	stored.wait()
+	c.out.answer(answer)
+	return nil
+}
+
+func (b *Broker) removeSubscription(c *client, filter string, stored *stateWait) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	removed := b.leaveLocked(c.session, filter)
+	if removed && c.session.lasts() {
+		b.sessionLog.kept.append(leftRecord(c.session.no, filter), stored.add())
+	}
+	return removed
+}
+
+// A stateWait waits for records to be stored.
+type stateWait struct{ group sync.WaitGroup }
+
+// add returns what is to be called when one more is. With an error it was
+// logged, and the state lasts as long as the gateway runs.
+func (w *stateWait) add() func(error) {
+	w.group.Add(1)
+	return func(error) { w.group.Done() }
+}
+
+// wait returns when all are stored.
+func (w *stateWait) wait() { w.group.Wait() }
 
 // shutClients ends all connections, and lets no new client in.
 func (b *Broker) shutClients() {

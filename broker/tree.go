@@ -4,7 +4,8 @@ import "strings"
 
 // A subscriber is who gets messages; exactly one field is set.
 type subscriber struct {
-	client  *client
+	session *session
+	group   *group
 	durable *Durable
 	handle  func(*Message, func(error))
 }
@@ -15,6 +16,14 @@ type options struct {
 	noLocal           bool // not what it published itself
 	retainAsPublished bool
 	subID             uint32 // 0: none
+}
+
+// subIDs returns the subscription identifiers to deliver.
+func (o options) subIDs() []uint32 {
+	if o.subID == 0 {
+		return nil
+	}
+	return []uint32{o.subID}
 }
 
 // A subscription is a subscriber at one filter.

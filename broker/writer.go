@@ -25,6 +25,9 @@ func (c *client) writeLoop() {
 	for {
 		buf, taken, open := c.out.take(w.buf[:0], batch[:0])
 		w.buf, batch = buf, taken
+		if !c.noteSent(batch) {
+			return
+		}
 		for i := range batch {
 			w.add(&batch[i])
 		}
@@ -36,6 +39,37 @@ func (c *client) writeLoop() {
 		}
 		clear(batch)
 		w.shrink()
+	}
+}
+
+// noteSent stores the identifiers of QoS 2 messages before they are sent, if
+// the session lasts, and says whether the connection is still to be served.
+func (c *client) noteSent(batch []sent) bool {
+	var stored chan error
+	for i := len(batch) - 1; i >= 0; i-- { // the last one is stored last
+		if s := &batch[i]; s.qos == 2 && s.seq != 0 && s.again == 0 {
+			stored = make(chan error, 1)
+			break
+		}
+	}
+	if stored == nil {
+		return true
+	}
+	var body []byte
+	for i := range batch {
+		if s := &batch[i]; s.qos == 2 && s.seq != 0 && s.again == 0 {
+			if body != nil {
+				c.b.sessionLog.run.append(body, nil)
+			}
+			body = sentRecord(c.session.no, s.id, sentPublish, s.seq)
+		}
+	}
+	c.b.sessionLog.run.append(body, func(err error) { stored <- err })
+	select {
+	case <-stored: // with an error it may come twice after kill -9
+		return true
+	case <-c.ctx.Done():
+		return false
 	}
 }
 
@@ -53,9 +87,10 @@ func (c *client) write(buf []byte) bool {
 // A messageWriter encodes messages for one client; it belongs to its writer.
 type messageWriter struct {
 	*client
-	buf   []byte
-	props packet.Properties
-	pub   packet.Publish
+	buf     []byte
+	props   packet.Properties
+	pub     packet.Publish
+	aliases map[string]uint16 // topic aliases that the client was told
 }
 
 // add appends s, unless it has expired or is too large for the client: then it
@@ -66,9 +101,11 @@ func (w *messageWriter) add(s *sent) {
 		w.skip(s, dropExpired)
 		return
 	}
-	w.pub = packet.Publish{QoS: s.qos, Retain: s.retain, Topic: s.msg.Topic, ID: s.id, Payload: s.msg.Payload}
+	w.pub = packet.Publish{Dup: s.again != 0, QoS: s.qos, Retain: s.retain, Topic: s.msg.Topic, ID: s.id, Payload: s.msg.Payload}
+	alias := uint16(0)
 	if w.version >= packet.V5 {
 		w.props = appendWireProperties(w.props[:0], s, left)
+		alias = w.alias()
 		w.pub.Props = w.props
 	}
 	mark := len(w.buf)
@@ -77,15 +114,41 @@ func (w *messageWriter) add(s *sent) {
 		w.skip(s, dropTooLarge)
 		return
 	}
+	if alias != 0 {
+		w.aliases[s.msg.Topic] = alias
+	}
 	w.buf = buf
 	w.counts.out.Add(1)
 	w.b.counts.out.Add(1)
 }
 
+// alias puts an alias in the place of the topic, or returns a new one that the
+// packet defines, to be remembered if it is sent. The first topics get one.
+func (w *messageWriter) alias() uint16 {
+	if a, ok := w.aliases[w.pub.Topic]; ok {
+		w.pub.Topic = ""
+		w.props = w.props.AddNum(packet.TopicAlias, uint32(a))
+		return 0
+	}
+	if len(w.aliases) >= w.maxAliases {
+		return 0
+	}
+	if w.aliases == nil {
+		w.aliases = make(map[string]uint16)
+	}
+	a := uint16(len(w.aliases) + 1)
+	w.props = w.props.AddNum(packet.TopicAlias, uint32(a))
+	return a
+}
+
 func (w *messageWriter) skip(s *sent, why dropReason) {
 	w.b.drop(why, 1)
 	if s.id != 0 {
-		w.out.acked(s.id)
+		w.out.forget(s.id)
+		s.owed.got()
+		if s.qos == 2 {
+			w.note(s.id, stateGone, s.seq, nil)
+		}
 	}
 }
 

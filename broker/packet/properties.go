@@ -138,6 +138,16 @@ func (p Properties) Text(id PropertyID) (string, bool) {
 	return "", false
 }
 
+// Lookup returns the number id and whether it is there.
+func (p Properties) Lookup(id PropertyID) (uint32, bool) {
+	for i := range p {
+		if p[i].ID == id {
+			return p[i].Num, true
+		}
+	}
+	return 0, false
+}
+
 // Has says whether id is present.
 func (p Properties) Has(id PropertyID) bool {
 	_, ok := p.Text(id)

@@ -131,7 +131,7 @@ func (l *Log) Append(rec Record, done func(error)) (Seq, error) {
 		return 0, ErrClosed
 	case l.degraded && !rec.Volatile:
 		return 0, ErrDegraded
-	case len(l.tail) >= queueRecords || l.tailBytes+e.size() > queueBytes:
+	case l.fullLocked(e.size()):
 		return 0, ErrFull
 	}
 	l.last++
@@ -144,6 +144,20 @@ func (l *Log) Append(rec Record, done func(error)) (Seq, error) {
 	l.pushLocked(e)
 	wake(l.frontKick)
 	return e.seq, nil
+}
+
+// BootID is that of the boot which the log was opened in.
+func (l *Log) BootID() [16]byte { return l.cfg.BootID }
+
+// Full says whether a record of that many bytes would be refused with ErrFull.
+func (l *Log) Full(size int) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.fullLocked(size + entryOverhead)
+}
+
+func (l *Log) fullLocked(cost int) bool {
+	return len(l.tail) >= queueRecords || l.tailBytes+cost > queueBytes
 }
 
 // Policy is the one that the log was opened with.
