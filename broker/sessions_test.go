@@ -79,6 +79,7 @@ func (s *site) restart() {
 // kill ends the broker as kill -9 does and starts it again.
 func (s *site) kill() {
 	s.t.Helper()
+	synctest.Wait() // what is under way becomes safe
 	s.disk.Kill()
 	dir, run := s.t.TempDir(), s.t.TempDir()
 	for from, to := range map[string]string{s.dir: dir, s.run: run} {
