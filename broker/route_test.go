@@ -283,7 +283,7 @@ func (j *fakeJournal) Append(rec spool.Record, done func(error)) (spool.Seq, err
 	return spool.Seq(len(j.recs)), nil
 }
 
-func (j *fakeJournal) Full(int) bool         { return errors.Is(j.err, spool.ErrFull) }
+func (j *fakeJournal) Full(int) bool { return errors.Is(j.err, spool.ErrFull) }
 
 func (j *fakeJournal) Drop(spool.Record)     { j.dropped++ }
 func (j *fakeJournal) Room() <-chan struct{} { return j.room }

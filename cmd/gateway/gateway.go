@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"path/filepath"
 	"strings"
@@ -34,6 +35,7 @@ type gateway struct {
 	started devices.Stamp
 	clock   *clock.Source
 	logs    [broker.NumClasses]*spool.Log
+	owed    *spool.Log      // to sessions of the broker
 	mapper  *mapping.Mapper // of all devices; only what reads nothing that changes
 	broker  *broker.Broker
 	buses   []*bus
@@ -135,48 +137,65 @@ func (g *gateway) close() error {
 	if g.writes != nil {
 		errs = append(errs, g.writes.Close())
 	}
-	for class, l := range g.logs {
-		if l == nil {
-			continue
-		}
+	for name, l := range g.allLogs() {
 		if err := l.Close(); err != nil {
-			errs = append(errs, fmt.Errorf("close the %s spool: %w", broker.Class(class), err))
+			errs = append(errs, fmt.Errorf("close the %s spool: %w", name, err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func (g *gateway) openLogs(at places) error {
+func (g *gateway) openLogs(at places) (err error) {
 	for class := range g.logs {
-		settings, name := g.cfg.Spools[class], broker.Class(class).String()
-		l, err := spool.Open(spool.Config{
-			Dir:     filepath.Join(cmp.Or(settings.Dir, filepath.Join(at.state, "spool")), name),
-			RingDir: at.runtime,
-			Name:    name,
-			Size:    settings.Size,
-			Sync:    settings.Sync,
-			Machine: machine(),
-			Log:     g.log,
-			Time:    g.clock.Times,
-			BootID:  bootID(),
-		})
-		if err != nil {
-			return fmt.Errorf("open the %s spool: %w", name, err)
+		name := broker.Class(class).String()
+		if g.logs[class], err = g.openLog(at, name, &g.cfg.Spools[class]); err != nil {
+			return err
 		}
-		g.logs[class] = l
 	}
-	return nil
+	g.owed, err = g.openLog(at, "sessions", &g.cfg.SessionSpool)
+	return err
+}
+
+func (g *gateway) openLog(at places, name string, settings *config.Spool) (*spool.Log, error) {
+	l, err := spool.Open(spool.Config{
+		Dir:     filepath.Join(cmp.Or(settings.Dir, filepath.Join(at.state, "spool")), name),
+		RingDir: at.runtime,
+		Name:    name,
+		Size:    settings.Size,
+		Sync:    settings.Sync,
+		Machine: machine(),
+		Log:     g.log,
+		Time:    g.clock.Times,
+		BootID:  bootID(),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open the %s spool: %w", name, err)
+	}
+	return l, nil
+}
+
+// allLogs returns the logs that are open, by name.
+func (g *gateway) allLogs() map[string]*spool.Log {
+	all := make(map[string]*spool.Log)
+	for class, l := range g.logs {
+		all[broker.Class(class).String()] = l
+	}
+	all["sessions"] = g.owed
+	maps.DeleteFunc(all, func(_ string, l *spool.Log) bool { return l == nil })
+	return all
 }
 
 func (g *gateway) newBroker(at places) (err error) {
 	g.broker, err = broker.New(broker.Config{
-		Listen:   g.cfg.Listen,
-		Limits:   g.cfg.Limits,
-		StateDir: at.state,
-		Logs:     g.logs,
-		Allow:    owns(g.cfg.Name, func(topic string) bool { return g.mapper.Publishes(topic) || g.ha.announces(topic) }),
-		Clock:    g.clock.Now,
-		Log:      g.log,
+		Listen:     g.cfg.Listen,
+		Limits:     g.cfg.Limits,
+		StateDir:   at.state,
+		RuntimeDir: at.runtime,
+		Logs:       g.logs,
+		Sessions:   g.owed,
+		Allow:      owns(g.cfg.Name, func(topic string) bool { return g.mapper.Publishes(topic) || g.ha.announces(topic) }),
+		Clock:      g.clock.Now,
+		Log:        g.log,
 	})
 	if err != nil {
 		return fmt.Errorf("start the broker: %w", err)

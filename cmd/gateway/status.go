@@ -37,6 +37,7 @@ type Status struct {
 	Bridges []bridge.Stats         `json:"bridges"`
 	Spools  map[string]spool.Stats `json:"spools"`
 	Broker  broker.Stats           `json:"broker"`
+	Clients []broker.ClientStats   `json:"clients"`
 	Listen  []string               `json:"listen"`
 	Holds   []HoldStatus           `json:"holds,omitempty"`
 	Writes  string                 `json:"writes,omitempty"` // why nothing is written; "": it is
@@ -80,7 +81,7 @@ func (g *gateway) status() *Status {
 	s := &Status{
 		Name: g.cfg.Name, Version: version(), Config: g.cfg.Hash(), PID: os.Getpid(),
 		Uptime: now.Sub(g.started).Seconds(), Clock: g.clock.Now().Quality.String(),
-		Spools: map[string]spool.Stats{}, Broker: g.broker.Stats(), Listen: g.listening(), Holds: g.command.holds.status(),
+		Spools: map[string]spool.Stats{}, Broker: g.broker.Stats(), Clients: g.broker.ClientStats(), Listen: g.listening(), Holds: g.command.holds.status(),
 	}
 	if err := g.writes.Trouble(); err != nil {
 		s.Writes = err.Error()
@@ -101,8 +102,8 @@ func (g *gateway) status() *Status {
 	for _, b := range g.bridges {
 		s.Bridges = append(s.Bridges, b.Stats())
 	}
-	for class, l := range g.logs {
-		s.Spools[broker.Class(class).String()] = l.Stats()
+	for name, l := range g.allLogs() {
+		s.Spools[name] = l.Stats()
 	}
 	return s
 }
@@ -219,7 +220,33 @@ func (s *Status) print(out io.Writer) error {
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\t%s\n", b.Name, b.State, brief(time.Since(b.Since).Seconds()), b.URL, b.Acked, waiting, bridgeTrouble(&b))
 	}
+	s.printClients(w)
 	return w.Flush()
+}
+
+// mostClients is how many clients are shown; those with most waiting come first.
+const mostClients = 20
+
+// printClients lists the clients of the broker.
+func (s *Status) printClients(w io.Writer) {
+	if len(s.Clients) == 0 {
+		return
+	}
+	list := slices.Clone(s.Clients)
+	slices.SortStableFunc(list, func(x, y broker.ClientStats) int {
+		return cmp.Or(cmp.Compare(y.Dropped, x.Dropped), cmp.Compare(y.Queue, x.Queue))
+	})
+	fmt.Fprintln(w, "\nCLIENT\tUSER\tSTATE\tFROM\tSUBSCRIBED\tWAITING\tIN FLIGHT\tDROPPED\t")
+	for _, c := range list[:min(len(list), mostClients)] {
+		state := "away"
+		if c.Connected {
+			state = "connected " + brief(time.Since(c.Since).Seconds())
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t\n", c.ID, cmp.Or(c.User, "-"), state, cmp.Or(c.Address, "-"), c.Subscriptions, c.Queue, c.InFlight, c.Dropped)
+	}
+	if n := len(list) - mostClients; n > 0 {
+		fmt.Fprintf(w, "and %d more; --json shows all\n", n)
+	}
 }
 
 // printOthers names other programs that have a port open. It looks for them

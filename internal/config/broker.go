@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/url"
@@ -21,6 +22,7 @@ const (
 	mostSync       = time.Hour
 	telemetrySpool = 512 << 20
 	criticalSpool  = 64 << 20
+	sessionSpool   = 128 << 20
 )
 
 func (l *loader) readBroker(raw *rawBroker) {
@@ -82,9 +84,11 @@ func (l *loader) readSpool(raw *rawSpool) {
 	}
 	l.readClass(&raw.rawClass, &l.cfg.Spools[broker.Telemetry])
 	l.readClass(&raw.Critical.rawClass, &l.cfg.Spools[broker.Critical])
-	if t, c := l.cfg.Spools[broker.Telemetry], &l.cfg.Spools[broker.Critical]; c.Dir == "" {
-		c.Dir = t.Dir
-	}
+	telemetry, critical := l.cfg.Spools[broker.Telemetry], &l.cfg.Spools[broker.Critical]
+	l.cfg.SessionSpool = Spool{Size: sessionSpool, Sync: telemetry.Sync}
+	l.readClass(&raw.Sessions.rawClass, &l.cfg.SessionSpool)
+	critical.Dir = cmp.Or(critical.Dir, telemetry.Dir)
+	l.cfg.SessionSpool.Dir = cmp.Or(l.cfg.SessionSpool.Dir, telemetry.Dir)
 }
 
 // readClass reads what is set of one class over its defaults.

@@ -69,10 +69,12 @@ type Config struct {
 
 	HomeAssistant *homeassistant.Settings // nil: nothing is announced
 
-	Listen  []broker.Listen
-	Limits  broker.Limits
-	Spools  [broker.NumClasses]Spool
-	Bridges []*Bridge
+	Listen []broker.Listen
+	Limits broker.Limits
+	Spools [broker.NumClasses]Spool
+	// SessionSpool holds what clients of the broker are owed that are away.
+	SessionSpool Spool
+	Bridges      []*Bridge
 
 	Commands Commands
 

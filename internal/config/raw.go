@@ -69,7 +69,7 @@ type rawClass struct {
 	Dir  text `toml:"dir"`
 }
 
-type rawCritical struct {
+type rawSpoolClass struct {
 	here
 	rawClass
 }
@@ -77,7 +77,8 @@ type rawCritical struct {
 type rawSpool struct {
 	here
 	rawClass
-	Critical rawCritical `toml:"critical"`
+	Critical rawSpoolClass `toml:"critical"`
+	Sessions rawSpoolClass `toml:"sessions"`
 }
 
 type rawCommands struct {
