@@ -123,6 +123,9 @@ type Config struct {
 	// connects is anonymous, whatever name it gives.
 	Authenticate func(user string, password []byte, clientID string) bool
 
+	Version string        // of the gateway, for $SYS/broker/version
+	Sys     time.Duration // between messages of $SYS: 10 s; below 0: there are none
+
 	Now   func() int64 // CLOCK_BOOTTIME, nanoseconds; nil: the system's
 	Clock func() Clock // nil: never synchronised
 	Log   *slog.Logger // nil: none
@@ -141,6 +144,7 @@ type Broker struct {
 	// relisten is how often an address that cannot be had is tried again.
 	relisten time.Duration
 	counts   counters
+	past     traffic // of clients that are gone, and of the gateway itself
 
 	sessionLog *sessionStore // nil: no session lasts; its next field is guarded by mu
 
@@ -157,6 +161,7 @@ type Broker struct {
 	clients  map[string]*client  // connected or ending, by client id
 	sessions map[string]*session // that last, by client id
 	groups   map[string]*group   // by filter with $share
+	sys      sysState
 	durables map[string]*Durable
 	retained retainedStore
 	urgent   [NumClasses]bool              // what sessions are owed of it is to be on the medium at once
@@ -273,6 +278,9 @@ func (b *Broker) Run(ctx context.Context) error {
 	}
 	tried.Wait()
 	close(b.ready)
+	if b.cfg.Sys >= 0 {
+		b.run.Go(func() { b.sysLoop(ctx) })
+	}
 	<-ctx.Done()
 	b.shutClients()
 	defer b.stopNow()
@@ -370,15 +378,46 @@ var dropNames = [numDropReasons]string{"queue full", "stuck", "session ended", "
 
 // counters count since the start.
 type counters struct {
-	connections, in, out, bytesIn, bytesOut, errors, expired atomic.Uint64
-	dropped                                                  [numDropReasons]atomic.Uint64
+	connections, errors, expired atomic.Uint64
+	dropped                      [numDropReasons]atomic.Uint64
 }
 
 func (b *Broker) drop(why dropReason, n int) { b.counts.dropped[why].Add(uint64(n)) }
 
+// traffic counts what comes and goes. Each client has its own, so that they do
+// not meet in one place for every message.
+type traffic struct {
+	in, out               atomic.Uint64 // messages
+	payloadIn, payloadOut atomic.Uint64 // bytes of them
+	packetsIn, packetsOut atomic.Uint64
+	bytesIn, bytesOut     atomic.Uint64
+}
+
+// add adds what another one counted, which has to be at rest.
+func (t *traffic) add(other *traffic) {
+	for i, n := range other.all() {
+		t.all()[i].Add(n.Load())
+	}
+}
+
+func (t *traffic) all() [8]*atomic.Uint64 {
+	return [...]*atomic.Uint64{&t.in, &t.out, &t.payloadIn, &t.payloadOut, &t.packetsIn, &t.packetsOut, &t.bytesIn, &t.bytesOut}
+}
+
+// trafficLocked returns the traffic of all clients there are and were.
+func (b *Broker) trafficLocked() *traffic {
+	sum := new(traffic)
+	sum.add(&b.past)
+	for _, c := range b.clients {
+		sum.add(&c.traffic)
+	}
+	return sum
+}
+
 // Stats are counts since the start, and what there is now.
 type Stats struct {
 	Clients        int               `json:"clients"`
+	Sessions       int               `json:"sessions"` // that outlive their connection, of those connected and others
 	Connections    uint64            `json:"connections"`     // accepted since the start
 	ProtocolErrors uint64            `json:"protocol_errors"` // connections that ended with one
 	MessagesIn     uint64            `json:"messages_in"`
@@ -393,17 +432,16 @@ type Stats struct {
 // Stats returns the present figures.
 func (b *Broker) Stats() Stats {
 	c := &b.counts
-	s := Stats{
-		Connections: c.connections.Load(), ProtocolErrors: c.errors.Load(),
-		MessagesIn: c.in.Load(), MessagesOut: c.out.Load(), BytesIn: c.bytesIn.Load(), BytesOut: c.bytesOut.Load(),
-		Dropped: make(map[string]uint64, numDropReasons),
-	}
+	s := Stats{Connections: c.connections.Load(), ProtocolErrors: c.errors.Load(), Dropped: make(map[string]uint64, numDropReasons)}
 	for i := range c.dropped {
 		s.Dropped[dropNames[i]] = c.dropped[i].Load()
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s.Clients, s.Retained, s.Subscriptions = len(b.clients), b.retained.len(), b.subs.count
+	t := b.trafficLocked()
+	s.MessagesIn, s.MessagesOut, s.BytesIn, s.BytesOut = t.in.Load(), t.out.Load(), t.bytesIn.Load(), t.bytesOut.Load()
+	s.Clients, s.Sessions = len(b.clients), len(b.sessions)
+	s.Retained, s.Subscriptions = b.retained.len(), b.subs.count
 	return s
 }
 

@@ -9,7 +9,6 @@ import (
 	"net"
 	"runtime/debug"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"edgegateway/broker/packet"
@@ -66,7 +65,7 @@ type client struct {
 	held    held
 	written chan struct{} // closed when the writer has ended and conn is closed
 	done    chan struct{} // closed when all of it has ended
-	counts  struct{ in, out atomic.Uint64 }
+	traffic traffic
 }
 
 // held are publishes that came while one before them waits for a subscriber
@@ -115,7 +114,8 @@ func (c *client) readLoop() (err error) {
 			return context.Cause(c.ctx)
 		}
 		p, n, err := c.in.Read()
-		c.b.counts.bytesIn.Add(uint64(n))
+		c.traffic.bytesIn.Add(uint64(n))
+		c.traffic.packetsIn.Add(1)
 		if err != nil {
 			return c.readError(err)
 		}
@@ -322,7 +322,7 @@ func (c *client) recovered() bool {
 func (c *client) stats() ClientStats {
 	st := c.session.stats()
 	st.Address, st.Version, st.Since = c.conn.RemoteAddr().String(), c.version.String(), c.since
-	st.In, st.Out = c.counts.in.Load(), c.counts.out.Load()
+	st.In, st.Out = c.traffic.in.Load(), c.traffic.out.Load()
 	return st
 }
 

@@ -192,6 +192,7 @@ func (o *outbox) answerLocked(p packet.Packet) {
 		return
 	}
 	o.control, _ = p.Append(o.control, o.version) // answers are short: they always encode
+	o.client.traffic.packetsOut.Add(1)
 	o.poke()
 }
 

@@ -19,8 +19,8 @@ const (
 
 // publish handles a PUBLISH: alias, permission, route, answer.
 func (c *client) publish(p *packet.Publish) error {
-	c.counts.in.Add(1)
-	c.b.counts.in.Add(1)
+	c.traffic.in.Add(1)
+	c.traffic.payloadIn.Add(uint64(len(p.Payload)))
 	if err := c.resolveAlias(p); err != nil {
 		return err
 	}

@@ -108,7 +108,7 @@ func (b *Broker) Publish(msg *Message) {
 		b.log.Error("own message dropped", "topic", msg.Topic, "err", err)
 		return
 	}
-	b.counts.in.Add(1)
+	b.past.in.Add(1)
 	b.route(&publication{msg: b.stamped(msg)})
 }
 
@@ -125,7 +125,7 @@ func (b *Broker) PublishFrom(ctx context.Context, msg *Message, done func(error)
 		b.drop(dropRefused, 1)
 		return fmt.Errorf("publish %q for %s: %w", msg.Topic, msg.From, ErrRefused)
 	}
-	b.counts.in.Add(1)
+	b.past.in.Add(1)
 	p := &publication{msg: b.stamped(msg), patient: true, receipt: newReceipt(done)}
 	return b.routePatiently(ctx, p)
 }

@@ -187,6 +187,7 @@ func (b *Broker) release(c *client) {
 		b.startTimersLocked(s, time.Duration(s.expiry)*time.Second)
 	}
 	delete(b.clients, c.id)
+	b.past.add(&c.traffic)
 }
 
 // dueWill takes the will of a connection that ends, if it is due at once: it
@@ -283,7 +284,7 @@ func (b *Broker) sendWill(id, user string, will *Message) {
 	}
 	m := *will
 	m.Stamp = b.now()
-	b.counts.in.Add(1)
+	b.past.in.Add(1)
 	b.routePatiently(b.stopping, &publication{msg: &m, owned: true, patient: true})
 }
 

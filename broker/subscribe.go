@@ -88,7 +88,7 @@ func (b *Broker) addSubscription(c *client, f *packet.Filter, subID uint32, stor
 	}
 	var msgs []*Message
 	if _, _, shared := cutShare(f.Filter); !shared && (f.RetainHandling == 0 || f.RetainHandling == 1 && !again) {
-		msgs = b.retained.matching(f.Filter, b.now())
+		msgs = append(b.retained.matching(f.Filter, b.now()), b.sysMatching(f.Filter)...)
 	}
 	rest := b.sendRetained(c, f, o, msgs)
 	b.mu.Unlock()

@@ -80,7 +80,7 @@ func (c *client) write(buf []byte) bool {
 	}
 	c.conn.SetWriteDeadline(time.Now().Add(wait))
 	_, err := c.conn.Write(buf)
-	c.b.counts.bytesOut.Add(uint64(len(buf)))
+	c.traffic.bytesOut.Add(uint64(len(buf)))
 	return err == nil
 }
 
@@ -118,8 +118,9 @@ func (w *messageWriter) add(s *sent) {
 		w.aliases[s.msg.Topic] = alias
 	}
 	w.buf = buf
-	w.counts.out.Add(1)
-	w.b.counts.out.Add(1)
+	w.traffic.out.Add(1)
+	w.traffic.packetsOut.Add(1)
+	w.traffic.payloadOut.Add(uint64(len(s.msg.Payload)))
 }
 
 // alias puts an alias in the place of the topic, or returns a new one that the

@@ -193,6 +193,7 @@ func (g *gateway) newBroker(at places) (err error) {
 		RuntimeDir: at.runtime,
 		Logs:       g.logs,
 		Sessions:   g.owed,
+		Version:    version(),
 		Allow:      owns(g.cfg.Name, func(topic string) bool { return g.mapper.Publishes(topic) || g.ha.announces(topic) }),
 		Clock:      g.clock.Now,
 		Log:        g.log,
