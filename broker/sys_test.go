@@ -14,17 +14,14 @@ func TestSystemTopicsTellOfTheBroker(t *testing.T) {
 		watch := join(t, b, packet.V311, "watch")
 		values := func() map[string]string {
 			got := make(map[string]string)
+			watch.conn.SetReadDeadline(time.Now().Add(time.Millisecond)) // of the bubble: all others wait
 			for {
 				pk, err := watch.read()
 				if err != nil {
-					t.Fatal(err)
-				}
-				switch m := pk.(type) {
-				case *packet.Publish:
-					got[m.Topic] = string(m.Payload)
-				case *packet.SubAck:
-				default:
 					return got
+				}
+				if m, ok := pk.(*packet.Publish); ok {
+					got[m.Topic] = string(m.Payload)
 				}
 			}
 		}
@@ -33,7 +30,6 @@ func TestSystemTopicsTellOfTheBroker(t *testing.T) {
 		}
 		time.Sleep(10*time.Second + time.Millisecond)
 		watch.send(&packet.Subscribe{ID: 1, Filters: []packet.Filter{qos(1, "$SYS/broker/#")}})
-		watch.send(packet.Ping{Kind: packet.PINGREQ})
 		got := values()
 		for topic, want := range map[string]string{
 			"version": "gateway 1.2", "uptime": "10 seconds", "clients/connected": "2", "clients/total": "2",
@@ -46,7 +42,6 @@ func TestSystemTopicsTellOfTheBroker(t *testing.T) {
 		}
 		join(t, b, packet.V5, "third")
 		time.Sleep(10 * time.Second)
-		watch.send(packet.Ping{Kind: packet.PINGREQ})
 		got = values()
 		if got["$SYS/broker/clients/connected"] != "3" || got["$SYS/broker/uptime"] != "20 seconds" {
 			t.Errorf("got %v", got)
