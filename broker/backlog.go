@@ -31,7 +31,9 @@ type backlog struct {
 	drained  bool       // what was on the medium was read since the cursor was last kept
 	dropped  uint64     // since the start
 
-	skip map[spool.Seq]bool // beyond pos: sent before the program started, see outbox.window
+	// skip holds what was sent with QoS 2 before the program started, beyond the
+	// position that was kept then.
+	skip map[spool.Seq]bool
 }
 
 // A mark is a place in the log up to which a backlog can be dropped.
@@ -254,7 +256,6 @@ func (o *outbox) nextPiece() (from piece, until spool.Seq) {
 		for seq := range b.skip {
 			b.pos = max(b.pos, seq)
 		}
-		b.skip = nil
 		return piece{}, 0
 	}
 	return piece{b.pos, b.owed, b.owedSize}, b.lastOwed

@@ -417,7 +417,7 @@ func (b *Broker) trafficLocked() *traffic {
 // Stats are counts since the start, and what there is now.
 type Stats struct {
 	Clients        int               `json:"clients"`
-	Sessions       int               `json:"sessions"` // that outlive their connection, of those connected and others
+	Sessions       int               `json:"sessions"`        // that outlive their connection, of those connected and others
 	Connections    uint64            `json:"connections"`     // accepted since the start
 	ProtocolErrors uint64            `json:"protocol_errors"` // connections that ended with one
 	MessagesIn     uint64            `json:"messages_in"`

@@ -387,7 +387,7 @@ func (o *outbox) enterLocked(s *sent) bool {
 	}
 	if i := o.findLocked(s.again); i >= 0 && o.window.at(i).state == sentPublish {
 		w := o.window.at(i)
-		s.id, w.counted, w.msg, w.owed = w.id, true, s.msg, s.owed
+		s.id, w.counted, w.delivery = w.id, true, s.delivery
 		o.inflight++
 	}
 	return true

@@ -27,7 +27,8 @@ import (
 //	ended
 //	subscribed  options (1 byte) | subscription id uvarint | filter
 //	left        filter
-//	cursor      pos u64 | last identifier u16 | n uvarint, each: identifier u16, state (1 byte), number u64
+//	cursor      pos u64 | last identifier u16 | n uvarint, each: identifier u16, state (1 byte), number u64;
+//	            what is complete, but beyond pos, has no identifier
 //	received    identifier u16 | 1: yes, 0: released
 //	sent        identifier u16 | state (1 byte) | number u64
 //	presence    1: connected | boot id 16 | since i64 | delay of the will u32 | will: a message, or nothing
@@ -190,17 +191,21 @@ func (o *outbox) cursorRecordLocked() []byte {
 	dst := sessionRecord(kindCursor, o.backlog.no)
 	dst = binary.LittleEndian.AppendUint64(dst, uint64(o.posLocked()))
 	dst = binary.LittleEndian.AppendUint16(dst, o.lastID)
-	mark := len(dst)
+	var list []byte
 	n := 0
 	for i := range o.window.len() {
-		s := o.window.at(i)
-		if s.seq != 0 {
-			dst = appendSent(dst, s.id, s.state, s.seq)
+		if s := o.window.at(i); s.seq != 0 {
+			list = appendSent(list, s.id, s.state, s.seq)
 			n++
 		}
 	}
-	rest := string(dst[mark:])
-	return append(binary.AppendUvarint(dst[:mark], uint64(n)), rest...)
+	for seq := range o.backlog.skip {
+		if seq > o.posLocked() {
+			list = appendSent(list, 0, stateGone, seq)
+			n++
+		}
+	}
+	return append(binary.AppendUvarint(dst, uint64(n)), list...)
 }
 
 func (st *sessionStore) presenceRecord(s *session, connected bool, now int64) []byte {
@@ -314,13 +319,18 @@ func (s *savedSession) read(kind sessionKind, c *recordCursor, sameLog bool) boo
 func (s *savedSession) readCursor(c *recordCursor, sameLog bool) {
 	pos, lastID := spool.Seq(c.u64()), c.u16()
 	var window []sent
+	done := make(map[spool.Seq]bool)
 	for range c.count() {
 		e := sent{id: c.u16(), state: sentState(c.u8())}
-		if e.seq = spool.Seq(c.u64()); c.bad || e.state > sentRelease {
+		e.seq = spool.Seq(c.u64())
+		switch {
+		case c.bad || e.state > sentRelease && e.state != stateGone:
 			c.fail()
 			return
-		}
-		if e.state == sentRelease {
+		case e.state == stateGone:
+			done[e.seq] = true
+			continue
+		case e.state == sentRelease:
 			e.qos = 2
 		}
 		window = append(window, e)
@@ -328,8 +338,7 @@ func (s *savedSession) readCursor(c *recordCursor, sameLog bool) {
 	if c.bad || !sameLog || pos < s.pos {
 		return
 	}
-	s.pos, s.lastID, s.window = pos, lastID, window
-	clear(s.done)
+	s.pos, s.lastID, s.window, s.done = pos, lastID, window, done
 }
 
 // noteSent follows a QoS 2 message from its sending to its end.
