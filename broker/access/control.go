@@ -220,7 +220,11 @@ func (c *Control) known(s *state, l broker.Login, from attempt) (decided bool, e
 	defer s.mu.RUnlock()
 	good, ok := s.good[l.User]
 	mac := s.mac(l)
-	return ok && hmac.Equal(good[:], mac[:]), nil
+	if !ok || !hmac.Equal(good[:], mac[:]) {
+		return false, nil
+	}
+	c.attempts.clear(from)
+	return true, nil
 }
 
 func (s *state) remember(l broker.Login) {

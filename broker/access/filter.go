@@ -3,60 +3,78 @@ package access
 import (
 	"iter"
 	"strings"
-
-	"edgegateway/broker"
 )
 
 // A set is a number of filters, made to be asked quickly.
 type set struct {
-	exact  map[string]struct{} // those without wildcards
-	wild   []string
-	levels int // of the deepest
+	filters []string
+	root    level
+	deepest int // levels of the deepest
+}
+
+// A level is where some filters agree so far.
+type level struct {
+	next map[string]*level // by what comes next; nil: nothing does
+	any  *level            // behind "+"
+	rest bool              // "#" comes next
+	ends bool
 }
 
 func (s *set) add(filter string) {
-	s.levels = max(s.levels, strings.Count(filter, "/")+1)
-	if strings.ContainsAny(filter, "+#") {
-		s.wild = append(s.wild, filter)
-		return
+	s.filters = append(s.filters, filter)
+	s.deepest = max(s.deepest, strings.Count(filter, "/")+1)
+	at := &s.root
+	for name := range strings.SplitSeq(filter, "/") {
+		if name == "#" {
+			at.rest = true
+			return
+		}
+		at = at.down(name)
 	}
-	if s.exact == nil {
-		s.exact = make(map[string]struct{})
-	}
-	s.exact[filter] = struct{}{}
+	at.ends = true
 }
 
-// match says whether any of the filters selects topic.
+func (l *level) down(name string) *level {
+	if name == "+" {
+		if l.any == nil {
+			l.any = &level{}
+		}
+		return l.any
+	}
+	if l.next == nil {
+		l.next = make(map[string]*level)
+	}
+	if l.next[name] == nil {
+		l.next[name] = &level{}
+	}
+	return l.next[name]
+}
+
+// match says whether any of the filters selects topic, as broker.Match does.
 func (s *set) match(topic string) bool {
-	for _, f := range s.wild {
-		if broker.Match(f, topic) {
-			return true
-		}
-	}
-	_, ok := s.exact[topic]
-	return ok
+	return s.root.match(topic, true, strings.HasPrefix(topic, "$"))
 }
 
-// all are the filters in any order.
-func (s *set) all() iter.Seq[string] {
-	return func(yield func(string) bool) {
-		for _, f := range s.wild {
-			if !yield(f) {
-				return
-			}
-		}
-		for f := range s.exact {
-			if !yield(f) {
-				return
-			}
-		}
+// match says so of what is left of a topic, if there is more. With plain set
+// wildcards do not select it.
+func (l *level) match(topic string, more, plain bool) bool {
+	if l.rest && !plain {
+		return true
 	}
+	if !more {
+		return l.ends
+	}
+	name, topic, more := strings.Cut(topic, "/")
+	if next := l.next[name]; next != nil && next.match(topic, more, false) {
+		return true
+	}
+	return l.any != nil && !plain && l.any.match(topic, more, false)
 }
 
 // meets says whether any of the filters selects a topic that filter selects
 // too.
 func (s *set) meets(filter string) bool {
-	for f := range s.all() {
+	for _, f := range s.filters {
 		if _, ok := meet(f, filter); ok {
 			return true
 		}
@@ -67,7 +85,7 @@ func (s *set) meets(filter string) bool {
 // covers says whether the filters together select every topic that filter
 // selects. They may do so only together: "a" and "a/+/#" are all of "a/#".
 func (s *set) covers(filter string) bool {
-	for topic := range samples(filter, s.levels) {
+	for topic := range samples(filter, s.deepest) {
 		if !s.match(topic) {
 			return false
 		}
@@ -78,8 +96,14 @@ func (s *set) covers(filter string) bool {
 // meet returns the filter that selects what both a and b select; there always
 // is one, unless they have nothing in common.
 func meet(a, b string) (common string, ok bool) {
+	common = join(a, b)
+	return common, common != "" // "+" and "/#" have "" in common, which is no topic
+}
+
+// join is meet, "" for nothing.
+func join(a, b string) string {
 	if plain(a) && b[0] == '$' || plain(b) && a[0] == '$' {
-		return "", false
+		return ""
 	}
 	as, bs := strings.Split(a, "/"), strings.Split(b, "/")
 	var both []string
@@ -87,19 +111,19 @@ func meet(a, b string) (common string, ok bool) {
 		aEnds, bEnds := i >= len(as), i >= len(bs)
 		switch {
 		case !aEnds && as[i] == "#":
-			return strings.Join(append(both, bs[i:]...), "/"), true
+			return strings.Join(append(both, bs[i:]...), "/")
 		case !bEnds && bs[i] == "#":
-			return strings.Join(append(both, as[i:]...), "/"), true
+			return strings.Join(append(both, as[i:]...), "/")
 		case aEnds && bEnds:
-			return strings.Join(both, "/"), true
+			return strings.Join(both, "/")
 		case aEnds || bEnds:
-			return "", false
+			return ""
 		case as[i] == bs[i] || bs[i] == "+":
 			both = append(both, as[i])
 		case as[i] == "+":
 			both = append(both, bs[i])
 		default:
-			return "", false
+			return ""
 		}
 	}
 }
@@ -127,10 +151,10 @@ func samples(filter string, levels int) iter.Seq[string] {
 				base[i] = unseen
 			}
 		}
-		if len(base) > 0 && !yield(strings.Join(base, "/")) {
+		if topic := strings.Join(base, "/"); topic != "" && !yield(topic) {
 			return
 		}
-		for open && len(base) <= levels {
+		for more := open; more; more = len(base) <= levels {
 			base = append(base, unseen)
 			if !yield(strings.Join(base, "/")) {
 				return
