@@ -7,7 +7,6 @@ import (
 	"testing"
 )
 
-
 // cheap is a hash that tests can afford by the thousand.
 func cheap(password string) hash {
 	h := hash{iterations: 2, salt: []byte("123456789012")}
