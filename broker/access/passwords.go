@@ -58,7 +58,7 @@ func ParsePasswords(file string, data []byte) (*Passwords, []*Fault) {
 		n++
 		user, text, found := splitUser(line)
 		wrong := func(format string, args ...any) {
-			faults = append(faults, &Fault{File: file, Line: n, Column: 1, Width: len(user), What: fmt.Sprintf(format, args...)})
+			faults = append(faults, &Fault{File: file, Line: n, Column: max(strings.Index(line, user), 0) + 1, Width: len(user), What: fmt.Sprintf(format, args...)})
 		}
 		switch h, err := parseHash(text); {
 		case user == "" && !found:

@@ -53,7 +53,7 @@ func TestHashRoundTrip(t *testing.T) {
 func TestFaultsOfAPasswordFile(t *testing.T) {
 	good := cheap("x").String()
 	file := strings.Join([]string{
-		"# users", "", "panel:" + good, " spaced : " + good + "\r", "plain:secret", "argon:$argon2id$v=19$m=47104,t=1,p=1$c2FsdA$aGFzaA",
+		"# users", "", "panel:" + good, " spaced : " + good + "\r", "  plain : secret", "argon:$argon2id$v=19$m=47104,t=1,p=1$c2FsdA$aGFzaA",
 		"bcrypt:$2b$12$abcdefghijklmnopqrstuv", "lonely-secret", "panel:" + good, ":" + good, "anonymous:" + good, "*:" + good,
 		"short:$7$101$c2FsdA==$c2FsdA==", "count:$7$0$c2FsdA==$c2FsdA==", "none:", "other:$1$x", "it's:x",
 	}, "\n")
@@ -62,7 +62,7 @@ func TestFaultsOfAPasswordFile(t *testing.T) {
 	for _, f := range faults {
 		fmt.Fprintln(&got, f)
 	}
-	want := `my passwd:5:1: the password of "plain" stands there for all to read; set it again: gateway passwd --file 'my passwd' plain
+	want := `my passwd:5:3: the password of "plain" stands there for all to read; set it again: gateway passwd --file 'my passwd' plain
 my passwd:6:1: the password of "argon" is hashed with argon2, which this broker does not check; set it again: gateway passwd --file 'my passwd' argon
 my passwd:7:1: the password of "bcrypt" is hashed with bcrypt, which this broker does not check; set it again: gateway passwd --file 'my passwd' bcrypt
 my passwd:8:1: this line is no USER:HASH; take it out, or begin it with # for a comment
