@@ -1,7 +1,9 @@
 package access
 
 import (
+	"crypto/sha256"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 )
@@ -14,7 +16,9 @@ const (
 )
 
 // attempts remember who gave wrong passwords. Each failure of a user at an
-// address doubles the time for which that user is not let in from there.
+// address doubles the time for which that user is not let in from there. The
+// same password again is no new guess and makes nobody wait: a client that was
+// forgotten when a password was changed must not lock out the others beside it.
 type attempts struct {
 	mu     sync.Mutex
 	failed map[attempt]failure
@@ -22,9 +26,13 @@ type attempts struct {
 
 type attempt struct{ user, from string }
 
+// A mac stands for a user and a password.
+type mac [sha256.Size]byte
+
 type failure struct {
 	count int
 	until time.Time
+	wrong [4]mac // the last passwords
 }
 
 // wait returns how long an attempt has to wait, 0 if it may be made.
@@ -34,8 +42,16 @@ func (a *attempts) wait(who attempt) time.Duration {
 	return max(time.Until(a.failed[who].until), 0)
 }
 
+// repeats says whether a password was wrong the last times.
+func (a *attempts) repeats(who attempt, password mac) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	f := a.failed[who]
+	return slices.Contains(f.wrong[:], password)
+}
+
 // note notes a failure.
-func (a *attempts) note(who attempt) {
+func (a *attempts) note(who attempt, password mac) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := time.Now()
@@ -46,6 +62,7 @@ func (a *attempts) note(who attempt) {
 	if now.Sub(f.until) > forgetAfter {
 		f.count = 0
 	}
+	f.wrong[f.count%len(f.wrong)] = password
 	f.count++
 	f.until = now.Add(min(leastWait<<min(f.count-1, 10), mostWait))
 	if a.failed == nil {
@@ -60,18 +77,21 @@ func (a *attempts) forgetOldest() {
 	var oldest attempt
 	var until time.Time
 	for who, f := range a.failed {
-		if until.IsZero() || f.until.Before(until) {
+		if oldest == (attempt{}) || f.until.Before(until) {
 			oldest, until = who, f.until
 		}
 	}
 	delete(a.failed, oldest)
 }
 
-// clear forgets the failures of who has proved to be right.
+// clear makes up for the failures of who has proved to be right.
 func (a *attempts) clear(who attempt) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	delete(a.failed, who)
+	if f, ok := a.failed[who]; ok {
+		f.count, f.until = 0, time.Time{}
+		a.failed[who] = f
+	}
 }
 
 // network returns what stands for whoever is at an address: the address

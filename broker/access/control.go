@@ -7,9 +7,9 @@
 // Passwords are hashed with what the standard library has and mosquitto reads,
 // PBKDF2-HMAC-SHA512. Hashing is what a login costs, so it is bounded: two at
 // once, none while a user has to wait at an address after wrong passwords, and
-// none for a password that was right the last time, of which only a MAC with a
-// key of this process is kept, until the next reload. An unknown user costs
-// what a known one does.
+// none for a password that was right or wrong the last time, of which only a MAC
+// with a key of this process is kept, until the next reload. An unknown user
+// costs what a known one does.
 //
 // What is denied is denied, by whatever rule; what is not given is denied where
 // there are rules at all. A rule covers topics that begin with $ only if its
@@ -67,7 +67,7 @@ type state struct {
 
 	mu    sync.RWMutex
 	seats map[who]*seat
-	good  map[string][sha256.Size]byte // MACs of passwords that were right
+	good  map[string]mac // MACs of passwords that were right
 }
 
 type who struct{ user, clientID string }
@@ -83,7 +83,7 @@ func New(p Policy) *Control {
 }
 
 func newState(p Policy) *state {
-	s := &state{Policy: p, byClient: p.Rules.byClient(), seats: make(map[who]*seat), good: make(map[string][sha256.Size]byte)}
+	s := &state{Policy: p, byClient: p.Rules.byClient(), seats: make(map[who]*seat), good: make(map[string]mac)}
 	rand.Read(s.key[:]) // never fails
 	return s
 }
@@ -200,7 +200,7 @@ func (c *Control) check(ctx context.Context, s *state, l broker.Login) error {
 	}
 	h, exists := s.hashOf(l.User)
 	if !h.verify(l.Password) || !exists {
-		c.attempts.note(from)
+		c.attempts.note(from, s.mac(l))
 		if !exists {
 			return refuse(packet.BadUserOrPassword, "there is no user %q", l.User)
 		}
@@ -213,14 +213,17 @@ func (c *Control) check(ctx context.Context, s *state, l broker.Login) error {
 
 // known decides about l without a hash, if it can.
 func (c *Control) known(s *state, l broker.Login, from attempt) (decided bool, err error) {
+	password := s.mac(l)
+	if c.attempts.repeats(from, password) {
+		return true, refuse(packet.BadUserOrPassword, "the same wrong password for user %q as before", l.User)
+	}
 	if wait := c.attempts.wait(from); wait > 0 {
 		return true, refuse(packet.BadUserOrPassword, "wrong passwords for user %q from this address before; it may try again in %s", l.User, (wait + time.Second - 1).Truncate(time.Second))
 	}
 	s.mu.RLock()
-	defer s.mu.RUnlock()
 	good, ok := s.good[l.User]
-	mac := s.mac(l)
-	if !ok || !hmac.Equal(good[:], mac[:]) {
+	s.mu.RUnlock()
+	if !ok || !hmac.Equal(good[:], password[:]) {
 		return false, nil
 	}
 	c.attempts.clear(from)
@@ -233,13 +236,13 @@ func (s *state) remember(l broker.Login) {
 	s.good[strings.Clone(l.User)] = s.mac(l)
 }
 
-// mac stands for a user and a password.
-func (s *state) mac(l broker.Login) (sum [sha256.Size]byte) {
-	mac := hmac.New(sha256.New, s.key[:])
-	mac.Write(binary.BigEndian.AppendUint32(nil, uint32(len(l.User))))
-	mac.Write([]byte(l.User))
-	mac.Write(l.Password)
-	mac.Sum(sum[:0])
+// mac stands for what l proves itself with, until the next reload.
+func (s *state) mac(l broker.Login) (sum mac) {
+	h := hmac.New(sha256.New, s.key[:])
+	h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(l.User))))
+	h.Write([]byte(l.User))
+	h.Write(l.Password)
+	h.Sum(sum[:0])
 	return sum
 }
 

@@ -115,8 +115,8 @@ func TestBackOffGrowsForOneUserAtOneAddress(t *testing.T) {
 		elsewhere.Address = "192.0.2.8:5000"
 		otherPort := login("panel", "right")
 		otherPort.Address = "192.0.2.7:6000"
-		for _, wait := range []time.Duration{1, 2, 4, 8, 16, 32, 60, 60} {
-			expectTry(t, c, login("panel", "wrong"), badPassword)
+		for i, wait := range []time.Duration{1, 2, 4, 8, 16, 32, 60, 60} {
+			expectTry(t, c, login("panel", fmt.Sprint("wrong", i)), badPassword)
 			time.Sleep(wait*time.Second - time.Millisecond)
 			expectTry(t, c, login("panel", "right"), badPassword)
 			expectTry(t, c, otherPort, badPassword)
@@ -128,13 +128,29 @@ func TestBackOffGrowsForOneUserAtOneAddress(t *testing.T) {
 		expectTry(t, c, login("panel", "wrong"), badPassword)
 		time.Sleep(time.Second)
 		expectTry(t, c, login("panel", "right"), "as panel") // forgiven
-		expectTry(t, c, login("panel", "wrong"), badPassword)
+		expectTry(t, c, login("panel", "wrong1"), badPassword)
 		time.Sleep(2 * time.Second)
-		expectTry(t, c, login("panel", "wrong"), badPassword)
+		expectTry(t, c, login("panel", "wrong2"), badPassword)
 		time.Sleep(forgetAfter + 3*time.Second)
-		expectTry(t, c, login("panel", "wrong"), badPassword)
+		expectTry(t, c, login("panel", "wrong3"), badPassword)
 		time.Sleep(time.Second)
 		expectTry(t, c, login("panel", "right"), "as panel") // forgotten
+	})
+}
+
+// A client with a password that was changed tries it again and again. Those
+// beside it, who know the new one, must get in.
+func TestAnOldPasswordLocksNobodyOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := New(Policy{Passwords: passwordsOf("panel", "new")})
+		expectTry(t, c, login("panel", "old"), badPassword)
+		time.Sleep(time.Second)
+		for range 100 {
+			expectTry(t, c, login("panel", "old"), badPassword)
+			expectTry(t, c, login("panel", "new"), "as panel")
+		}
+		c.Set(Policy{Passwords: passwordsOf("panel", "old")})
+		expectTry(t, c, login("panel", "old"), "as panel") // wrong then, right now
 	})
 }
 
@@ -183,7 +199,7 @@ func TestBusyHashingIsNotWaitedForForEver(t *testing.T) {
 func TestAttemptsAreBounded(t *testing.T) {
 	var a attempts
 	for i := range maxAttempts + 100 {
-		a.note(attempt{fmt.Sprint(i), "x"})
+		a.note(attempt{fmt.Sprint(i), "x"}, mac{})
 	}
 	if len(a.failed) != maxAttempts {
 		t.Errorf("%d remembered", len(a.failed))
