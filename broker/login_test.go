@@ -222,3 +222,56 @@ func makeCertificate(t *testing.T, template *x509.Certificate, by *authority) (*
 	}
 	return cert, key
 }
+
+// A session that nobody is connected to loses the subscriptions that it may
+// not have any more, for good, and gets of the others what it may.
+func TestReviewOfSessionsWithoutConnection(t *testing.T) {
+	var narrow atomic.Bool
+	cfg := Config{
+		Authenticate: named,
+		Allow:        func(user, _, topic string, a Access) bool { return user == "ann" && (!narrow.Load() || topic != "secret") },
+		AllowAll:     func(user, _, filter string) bool { return user == "ann" && !narrow.Load() },
+	}
+	inSite(t, cfg, func(t *testing.T, s *site) {
+		p := join(t, s.Broker, packet.V5, "p", keepSession, as("ann"))
+		p.subscribe(qos(1, "secret"), qos(1, "$share/g/secret"), qos(1, "+"), qos(1, "plain"))
+		p.send(&packet.Disconnect{})
+		p.gone()
+		synctest.Wait()
+		narrow.Store(true)
+		if n := s.Review(func(string, string) bool { return false }); n != 0 {
+			t.Errorf("%d were disconnected", n)
+		}
+		s.kill()
+		s.say("secret", 1, 0, 3)
+		s.say("plain", 1, 3, 1)
+		narrow.Store(false)
+		p = rejoin(t, s.Broker, packet.V5, "p", as("ann"))
+		p.message("3")
+		if more := p.ask(); len(more) > 0 {
+			t.Errorf("got %+v", more)
+		}
+		if n := s.Stats().Subscriptions; n != 2 {
+			t.Errorf("%d subscriptions", n)
+		}
+	})
+}
+
+// The rights of who takes over a session that was nobody's are theirs.
+func TestSessionTakesTheRightsOfItsUser(t *testing.T) {
+	cfg := Config{
+		Authenticate: named,
+		Allow:        func(user, _, topic string, a Access) bool { return user == "" || topic != "secret" },
+		AllowAll:     func(user, _, filter string) bool { return user == "" },
+	}
+	inSite(t, cfg, func(t *testing.T, s *site) {
+		s.away(packet.V5, "p", qos(1, "secret"), qos(1, "#"))
+		p := rejoin(t, s.Broker, packet.V5, "p", as("ann"))
+		s.say("secret", 1, 0, 1)
+		s.say("plain", 1, 1, 1)
+		p.message("1")
+		if more := p.ask(); len(more) > 0 {
+			t.Errorf("got %+v", more)
+		}
+	})
+}

@@ -15,12 +15,12 @@ import (
 // Iterations is how often a new password is hashed.
 //
 // It is what a Pi Zero can bear. One iteration is 60,000 instructions of the
-// ARMv6 build (counted under emulation, for the standard library has no
-// assembly for it there), some 70 to 90 µs at its 1 GHz: a login takes 0.3 s,
-// two run at once, and a client gives up after ten seconds or so. A Pi 3 or
-// later takes about a twentieth of that, a server 4 ms. Mosquitto writes 101, since 2.1
-// 1000. What guards a password beyond that is its length, the back-off, and a
-// file that nobody else may read.
+// ARMv6 build (counted under emulation; the standard library has no assembly
+// for it there), which at 1 GHz and one to one and a half cycles for each makes
+// 60 to 90 µs, and a login 0.24 to 0.36 s. Two run at once, and a client gives
+// up after ten seconds or so. A login takes 4 ms of an amd64 server. Mosquitto
+// writes 101, since 2.1 1000. What guards a password beyond that is its length,
+// the back-off, and a file that nobody else may read.
 const Iterations = 4000
 
 const (
