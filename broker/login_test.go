@@ -229,8 +229,10 @@ func TestReviewOfSessionsWithoutConnection(t *testing.T) {
 	var narrow atomic.Bool
 	cfg := Config{
 		Authenticate: named,
-		Allow:        func(user, _, topic string, a Access) bool { return user == "ann" && (!narrow.Load() || topic != "secret") },
-		AllowAll:     func(user, _, filter string) bool { return user == "ann" && !narrow.Load() },
+		Allow: func(user, _, topic string, a Access) bool {
+			return user == "ann" && (!narrow.Load() || topic != "secret")
+		},
+		AllowAll: func(user, _, filter string) bool { return user == "ann" && !narrow.Load() },
 	}
 	inSite(t, cfg, func(t *testing.T, s *site) {
 		p := join(t, s.Broker, packet.V5, "p", keepSession, as("ann"))

@@ -79,7 +79,19 @@ func (l *loader) readAccess(raw *rawBroker) {
 	for _, e := range raw.User.V {
 		l.readUser(p, e)
 	}
+	l.checkAnonymous(p, raw)
 	l.checkUsers(p, raw)
+}
+
+// checkAnonymous finds a broker that is open to everybody for everything.
+func (l *loader) checkAnonymous(p *access.Policy, raw *rawBroker) {
+	proven := raw.at.child("client_certificates") // that "require" lets nobody in without one
+	open := func(at broker.Listen) bool {
+		return reachable(at) && (at.TLS == nil || proven == nil || proven.value != "require")
+	}
+	if raw.Anonymous.set() && p.Anonymous && p.Rules == nil && slices.ContainsFunc(l.cfg.Listen, open) {
+		l.errorAt(raw.Anonymous.at, "other machines can reach the broker, and without a name everybody could do everything there: take this out, or give rights: [broker.user.anonymous] read = [\"{name}/#\"]")
+	}
 }
 
 // reachable says whether other machines can reach a listener.
@@ -158,7 +170,7 @@ func (l *loader) readClientIDs(p *access.Policy, user string, ids texts) {
 
 // checkUsers finds users that nobody can be.
 func (l *loader) checkUsers(p *access.Policy, raw *rawBroker) {
-	certificates := slices.ContainsFunc(l.cfg.Listen, func(at broker.Listen) bool { return at.TLS != nil && at.TLS.ClientCAs != nil })
+	certificates := raw.at.child("client_ca") != nil
 	for _, e := range raw.User.V {
 		switch {
 		case e.key == access.Anonymous && !p.Anonymous:

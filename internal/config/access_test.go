@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -78,6 +79,30 @@ func TestWhoMayComeInByDefault(t *testing.T) {
 	} {
 		if reachable(at) != want {
 			t.Errorf("%+v: %v", at, !want)
+		}
+	}
+}
+
+// Where other machines can reach the broker, nobody comes in without a name
+// unless that is written, and then only with rights.
+func TestReachableBrokersAreNotOpen(t *testing.T) {
+	for keys, want := range map[string]string{
+		"": "false", "anonymous = true": "true error", "anonymous = true\nuser.anonymous.read = \"a\"": "true", "anonymous = false": "false",
+	} {
+		l := newLoader(testOptions(nil))
+		l.cfg.Listen = []broker.Listen{{Network: "tcp", Address: "127.0.0.1:1883"}, {Network: "tcp", Address: "0.0.0.0:1883"}}
+		root, ok := parse(&source{name: "gateway.toml", data: "[broker]\n" + keys}, l.Report)
+		var raw rawGateway
+		if !ok || !l.table(root, &raw, "gateway.toml") {
+			t.Fatal(l.Err())
+		}
+		l.readAccess(&raw.Broker)
+		got := fmt.Sprint(l.cfg.Access.Anonymous)
+		if l.Errors() > 0 {
+			got += " error"
+		}
+		if got != want {
+			t.Errorf("%q: %s (%v)", keys, got, l.Err())
 		}
 	}
 }
