@@ -118,10 +118,15 @@ type Config struct {
 	// "bridge:NAME" for a bridge. It is called with the broker locked: it must
 	// neither block nor call the broker.
 	Allow func(user, clientID, topic string, access Access) bool
-	// Authenticate says whether password proves user; user is "" when the
-	// client names none. It may take its time; two run at once. Nil: whoever
-	// connects is anonymous, whatever name it gives.
-	Authenticate func(user string, password []byte, clientID string) bool
+	// AllowAll says that Allow lets user receive every message that filter
+	// selects, so that it is not asked for each. Nil: it is. The same holds for
+	// it as for Allow.
+	AllowAll func(user, clientID, filter string) bool
+	// Authenticate returns who logs in, "" for an anonymous client, or why not:
+	// a *packet.Error says so to the client. It may take its time until ctx is
+	// done; many may run at once. Nil: whoever connects is anonymous, whatever
+	// name it gives.
+	Authenticate func(ctx context.Context, l Login) (user string, err error)
 
 	Version string        // of the gateway, for $SYS/broker/version
 	Sys     time.Duration // between messages of $SYS: 10 s; below 0: there are none
@@ -139,7 +144,6 @@ type Broker struct {
 	log    *slog.Logger
 	now    func() int64
 	ready  chan struct{} // closed when all addresses were tried
-	auth   chan struct{} // one token for each Authenticate under way
 	run    sync.WaitGroup
 	// relisten is how often an address that cannot be had is tried again.
 	relisten time.Duration
@@ -171,6 +175,7 @@ type Broker struct {
 	record   []byte                        // scratch of route
 	lasting  []sessionTarget               // scratch of route
 	routes   uint64                        // messages routed; marks clients met in the present one
+	reviews  uint64                        // calls of Review
 	stopped  bool
 }
 
@@ -186,7 +191,7 @@ type journal interface {
 func New(cfg Config) (*Broker, error) {
 	b := &Broker{
 		cfg: cfg, limits: cfg.Limits.withDefaults(), log: cfg.Log, now: cfg.Now,
-		ready: make(chan struct{}), auth: make(chan struct{}, 2), open: make(map[net.Conn]bool), addrs: make([]net.Addr, len(cfg.Listen)),
+		ready: make(chan struct{}), open: make(map[net.Conn]bool), addrs: make([]net.Addr, len(cfg.Listen)),
 		clients: make(map[string]*client), sessions: make(map[string]*session), groups: make(map[string]*group),
 		durables: make(map[string]*Durable),
 		relisten: 5 * time.Second,

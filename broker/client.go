@@ -29,6 +29,8 @@ var (
 	errShutdown  = &disconnect{packet.ServerShuttingDown, "the gateway stops"}
 	errCrash     = &disconnect{packet.Unspecified, "internal error"}
 	errAlive     = &disconnect{packet.KeepAliveTimeout, "nothing came within its keep alive"}
+	errReviewed  = &disconnect{packet.AdministrativeAction, "its user or its rights were changed"}
+	errTooLate   = &disconnect{packet.ServerBusy, "users were changed while it logged in; it may try again"}
 	errNotStored = &disconnect{packet.QuotaExceeded, "its message could not be stored, and before MQTT 5 there is no other way to say so"}
 
 	// errGoodbye is a client's own DISCONNECT, after which its Will is void.
@@ -56,6 +58,7 @@ type client struct {
 
 	aliases map[uint16]string // topic aliases that it defined
 	warned  bool              // a refusal was logged
+	reviews uint64            // Broker.reviews before it logged in
 
 	ctx     context.Context // done: the broker ends the connection; Cause says why
 	cancel  context.CancelCauseFunc

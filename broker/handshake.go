@@ -58,7 +58,7 @@ func (b *Broker) handshake(ctx context.Context, conn net.Conn) (*client, error) 
 // welcome has the CONNACK leave, then what was sent of QoS 2 and only waits to
 // be released, then messages.
 func (c *client) welcome(answer *packet.Connack) {
-	c.out.answer(answer)
+	c.out.greet(answer)
 	for _, id := range c.out.unreleased() {
 		c.out.answer(&packet.Ack{Kind: packet.PUBREL, ID: id})
 	}
@@ -107,7 +107,11 @@ func refuse(conn net.Conn, p *packet.Connect, err error) {
 	if version < packet.V5 {
 		answer.Reason = reason.Old()
 	} else {
-		answer.Props = answer.Props.AddText(packet.ReasonString, err.Error())
+		text := err.Error()
+		if _, secret := errors.AsType[*refusal](err); secret {
+			text = reason.String()
+		}
+		answer.Props = answer.Props.AddText(packet.ReasonString, text)
 	}
 	raw, failed := answer.Append(nil, version)
 	if max := maxPacket(p); failed != nil || max > 0 && len(raw) > max {

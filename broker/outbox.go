@@ -187,6 +187,15 @@ func (o *outbox) answer(p packet.Packet) {
 	o.answerLocked(p)
 }
 
+// greet queues the CONNACK. It leaves even if the connection was ended since it
+// was accepted, for nothing else may come first.
+func (o *outbox) greet(p packet.Packet) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.control, _ = p.Append(o.control, o.version)
+	o.poke()
+}
+
 func (o *outbox) answerLocked(p packet.Packet) {
 	if o.state >= outboxClosing || o.state == outboxAway {
 		return

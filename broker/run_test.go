@@ -50,13 +50,19 @@ func start(t testing.TB, cfg Config) (*Broker, string) {
 
 func dial(t *testing.T, addr string, v packet.Version, id string) *peer {
 	t.Helper()
+	p := dialRaw(t, addr, v)
+	p.connect(id)
+	return p
+}
+
+// dialRaw connects a peer that has sent nothing yet.
+func dialRaw(t *testing.T, addr string, v packet.Version) *peer {
+	t.Helper()
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := newPeer(t, conn, v)
-	p.connect(id)
-	return p
+	return newPeer(t, conn, v)
 }
 
 func TestStopSendsWhatIsQueuedAndSaysWhy(t *testing.T) {

@@ -94,12 +94,15 @@ func sameUser(owner string, c *client) error {
 	if owner == "" || owner == c.user {
 		return nil
 	}
-	return &packet.Error{Reason: packet.NotAuthorized, What: fmt.Sprintf("the session under this client id belongs to user %q", owner)}
+	return &refusal{&packet.Error{Reason: packet.NotAuthorized, What: fmt.Sprintf("the session under this client id belongs to user %q", owner)}}
 }
 
 func (b *Broker) resumeLocked(c *client, p *packet.Connect) (present bool, err error) {
-	if b.stopped {
+	switch {
+	case b.stopped:
 		return false, errShutdown
+	case b.cfg.Authenticate != nil && c.reviews != b.reviews:
+		return false, errTooLate
 	}
 	s := b.sessions[c.id]
 	if s != nil {
@@ -141,11 +144,15 @@ func (b *Broker) connectLocked(s *session, c *client, p *packet.Connect) {
 	c.session, c.out = s, s.out
 	s.out.open(c, p, b.limits.window(p))
 	b.clients[c.id] = c
+	other := s.user != c.user
+	if s.user = c.user; other {
+		b.reviewLocked(s) // it was nobody's
+	}
 	if !s.lasts() {
 		return
 	}
-	if s.user != c.user || s.expiry != c.expiry || s.seen == 0 {
-		s.user, s.expiry = c.user, c.expiry
+	if other || s.expiry != c.expiry || s.seen == 0 {
+		s.expiry = c.expiry
 		c.stored = make(chan error, 1)
 		b.sessionLog.kept.append(createdRecord(s), func(err error) { c.stored <- err })
 	}

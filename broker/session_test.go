@@ -1,7 +1,9 @@
 package broker
 
 import (
+	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -126,6 +128,7 @@ func TestStuckSubscriberStopsNobodyForLong(t *testing.T) {
 			t.Errorf("the publisher waited %v", d)
 		}
 		stuck.gone()
+		synctest.Wait()
 		if n := b.Stats().Clients; n != 3 {
 			t.Errorf("%d clients", n)
 		}
@@ -227,9 +230,9 @@ func TestInvalidFiltersAreRefused(t *testing.T) {
 func TestEmptyWillAndPasswordAreTaken(t *testing.T) {
 	for _, v := range versions {
 		var user, password string
-		cfg := Config{Authenticate: func(u string, p []byte, _ string) bool {
-			user, password = u, "<"+string(p)+">"
-			return true
+		cfg := Config{Authenticate: func(_ context.Context, l Login) (string, error) {
+			user, password = l.User, "<"+string(l.Password)+">"
+			return user, nil
 		}}
 		inBubble(t, cfg, func(t *testing.T, b *Broker) {
 			watch := join(t, b, v, "watch")
@@ -416,8 +419,13 @@ func TestMessageTooLargeForTheClientIsDropped(t *testing.T) {
 
 func TestAuthentication(t *testing.T) {
 	cfg := Config{
-		Authenticate: func(u string, p []byte, _ string) bool { return string(p) == "secret" },
-		Allow:        func(u, _, topic string, a Access) bool { return a != Write || topic == u },
+		Authenticate: func(_ context.Context, l Login) (string, error) {
+			if string(l.Password) != "secret" {
+				return "", errors.New("wrong password")
+			}
+			return l.User, nil
+		},
+		Allow: func(u, _, topic string, a Access) bool { return a != Write || topic == u },
 	}
 	inBubble(t, cfg, func(t *testing.T, b *Broker) {
 		as := func(user, password string) func(*packet.Connect) {

@@ -48,7 +48,7 @@ func TestSessionRecordsTellTheLastState(t *testing.T) {
 	if len(saved.byNo) != 1 || saved.next != 5 || got.id != "p" || got.user != "ann" || got.expiry != 60 {
 		t.Errorf("got %+v", got)
 	}
-	if want := map[string]options{"a/#": {2, true, true, 300}}; !reflect.DeepEqual(got.subs, want) {
+	if want := map[string]options{"a/#": {qos: 2, noLocal: true, retainAsPublished: true, subID: 300}}; !reflect.DeepEqual(got.subs, want) {
 		t.Errorf("subscriptions %+v", got.subs)
 	}
 	if !reflect.DeepEqual(got.received, sentSet{2: true}) || got.pos != 40 || got.lastID != 11 {

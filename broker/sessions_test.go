@@ -458,10 +458,7 @@ func TestRetainedMessagesOfANewSubscriptionAreKept(t *testing.T) {
 }
 
 func TestClientIDBelongsToItsUser(t *testing.T) {
-	as := func(user string) func(*packet.Connect) {
-		return func(c *packet.Connect) { c.HasUser, c.User = true, user }
-	}
-	cfg := Config{Authenticate: func(user string, _ []byte, _ string) bool { return true }}
+	cfg := Config{Authenticate: named}
 	inSite(t, cfg, func(t *testing.T, s *site) {
 		p := join(t, s.Broker, packet.V5, "p", keepSession, as("ann"))
 		if ack := pipe(t, s.Broker, packet.V5).connect("p", as("bob")); ack.Reason != packet.NotAuthorized {

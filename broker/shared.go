@@ -71,7 +71,7 @@ func (b *Broker) pick(g *group, p *publication) *member {
 
 func (b *Broker) rank(m *member, p *publication) int {
 	s := m.session
-	if s == p.not || !b.allowed(s.user, s.id, p.msg.Topic, Read) {
+	if s == p.not || !m.sure && !b.allowed(s.user, s.id, p.msg.Topic, Read) {
 		return 0
 	}
 	qos := min(p.msg.QoS, m.qos)

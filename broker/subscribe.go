@@ -81,7 +81,7 @@ func (b *Broker) addSubscription(c *client, f *packet.Filter, subID uint32, stor
 		b.mu.Unlock()
 		return packet.QuotaExceeded
 	}
-	o := options{f.QoS, f.NoLocal, f.RetainAsPublished, subID}
+	o := options{qos: f.QoS, noLocal: f.NoLocal, retainAsPublished: f.RetainAsPublished, subID: subID}
 	b.joinLocked(s, f.Filter, o)
 	if s.lasts() {
 		b.sessionLog.kept.append(subscribedRecord(s.no, f.Filter, o), stored.add())
@@ -100,8 +100,9 @@ func (b *Broker) addSubscription(c *client, f *packet.Filter, subID uint32, stor
 
 // joinLocked subscribes s to filter; its options replace those it had.
 func (b *Broker) joinLocked(s *session, filter string, o options) {
-	s.subs[strings.Clone(filter)] = o
 	name, inner, shared := cutShare(filter)
+	o.sure = b.sure(s, inner)
+	s.subs[strings.Clone(filter)] = o
 	if !shared {
 		b.subs.add(filter, subscription{s.sub, o})
 		return

@@ -15,6 +15,7 @@ type options struct {
 	qos               byte
 	noLocal           bool // not what it published itself
 	retainAsPublished bool
+	sure              bool   // all that the filter selects may be received
 	subID             uint32 // 0: none
 }
 

@@ -168,8 +168,11 @@ func (d *demo) startCloud(ctx context.Context, parts *sync.WaitGroup) (addr stri
 		Listen: []broker.Listen{{Network: "tcp", Address: "127.0.0.1:0", TLS: &tls.Config{
 			Certificates: []tls.Certificate{cert}, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS12,
 		}}},
-		Authenticate: func(user string, password []byte, _ string) bool {
-			return user == "plant-a" && string(password) == d.password
+		Authenticate: func(_ context.Context, l broker.Login) (string, error) {
+			if l.User != "plant-a" || string(l.Password) != d.password {
+				return "", errors.New("wrong user or password")
+			}
+			return l.User, nil
 		},
 	})
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 
 	"edgegateway/bridge"
 	"edgegateway/broker"
+	rights "edgegateway/broker/access" // access is how commands reach devices
 	"edgegateway/broker/spool"
 	"edgegateway/devices"
 	"edgegateway/devices/modbus"
@@ -37,7 +38,9 @@ type gateway struct {
 	logs    [broker.NumClasses]*spool.Log
 	owed    *spool.Log      // to sessions of the broker
 	mapper  *mapping.Mapper // of all devices; only what reads nothing that changes
+	access  *rights.Control
 	broker  *broker.Broker
+	reloads *reloader // nil: nothing is ever reloaded
 	buses   []*bus
 	bridges []*bridge.Bridge
 	plant   *plant
@@ -186,6 +189,8 @@ func (g *gateway) allLogs() map[string]*spool.Log {
 }
 
 func (g *gateway) newBroker(at places) (err error) {
+	g.access = rights.New(g.cfg.Access)
+	ours := owns(g.cfg.Name, func(topic string) bool { return g.mapper.Publishes(topic) || g.ha.announces(topic) })
 	g.broker, err = broker.New(broker.Config{
 		Listen:     g.cfg.Listen,
 		Limits:     g.cfg.Limits,
@@ -194,9 +199,13 @@ func (g *gateway) newBroker(at places) (err error) {
 		Logs:       g.logs,
 		Sessions:   g.owed,
 		Version:    version(),
-		Allow:      owns(g.cfg.Name, func(topic string) bool { return g.mapper.Publishes(topic) || g.ha.announces(topic) }),
 		Clock:      g.clock.Now,
 		Log:        g.log,
+		Allow: func(user, clientID, topic string, access broker.Access) bool {
+			return ours(user, clientID, topic, access) && g.access.Allow(user, clientID, topic, access)
+		},
+		AllowAll:     g.access.AllowAll, // ours forbids nobody to receive anything
+		Authenticate: g.access.Authenticate,
 	})
 	if err != nil {
 		return fmt.Errorf("start the broker: %w", err)
@@ -429,6 +438,9 @@ func (g *gateway) run(ctx context.Context, ready func()) error {
 		return errStopped(ctx)
 	}
 	g.publishStatus("online")
+	if g.reloads != nil {
+		site.run("reload", g.reloads.run)
+	}
 	site.run("Home Assistant", g.ha.run)
 	pumps.run("health", g.runHealth)
 	for _, b := range g.bridges {

@@ -28,7 +28,8 @@ func newRun(opts *options) *cobra.Command {
 		Short: "Poll the devices, serve the site and bridge to the clouds",
 		Long: `run reads the configuration and works until it gets SIGTERM or SIGINT; then it
 finishes what is under way and hands over what it can within ten seconds. What
-is left stays in the state folder for the next start.`,
+is left stays in the state folder for the next start. On SIGHUP it reads again who
+may use the broker: passwords, ACL file and [broker.user] tables.`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			return runGateway(opts, readOnly, newLogger(level))
@@ -42,6 +43,8 @@ is left stays in the state folder for the next start.`,
 func runGateway(opts *options, readOnly bool, log *slog.Logger) error {
 	ctx, stop := withSignals(context.Background())
 	defer stop()
+	hangups, ignore := catchHangups()
+	defer ignore()
 	cfg, err := loadConfig(opts.config)
 	if err != nil {
 		return err
@@ -58,6 +61,7 @@ func runGateway(opts *options, readOnly bool, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	g.reloads = &reloader{path: opts.config, name: cfg.Name, access: g.access, broker: g.broker, log: log, hangups: hangups}
 	log.Info("starting", "name", cfg.Name, "version", version(), "config", cfg.Hash(),
 		"buses", len(g.buses), "devices", len(cfg.Devices), "bridges", len(g.bridges))
 	debug.FreeOSMemory() // reading a large configuration takes more than running it

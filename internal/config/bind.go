@@ -137,6 +137,7 @@ var aliases = map[string]string{
 	"unit_of_measurement": "unit", "template": "profile", "model": "profile",
 	"server": "url", "broker": "url", "user": "username", "pass": "password",
 	"ca_file": "ca", "cafile": "ca", "cert_file": "cert", "certfile": "cert", "key_file": "key", "keyfile": "key",
+	"password_file": "passwords", "passwd": "passwords", "acl": "acl_file", "allow_anonymous": "anonymous", "publish": "write", "subscribe": "read",
 	"clientid": "client_id", "client-id": "client_id", "keep_alive": "keepalive",
 }
 

@@ -36,6 +36,7 @@ import (
 
 	"edgegateway/bridge"
 	"edgegateway/broker"
+	"edgegateway/broker/access"
 	"edgegateway/broker/spool"
 	"edgegateway/devices"
 	"edgegateway/devices/modbus"
@@ -71,6 +72,7 @@ type Config struct {
 
 	Listen []broker.Listen
 	Limits broker.Limits
+	Access access.Policy // who may use the broker
 	Spools [broker.NumClasses]Spool
 	// SessionSpool holds what clients of the broker are owed that are away.
 	SessionSpool Spool

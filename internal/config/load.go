@@ -320,6 +320,7 @@ func (l *loader) readGateway(root *node) {
 	l.cfg.TrustClock = l.choice(raw.Clock, "auto", "auto", "trusted") == "trusted"
 	l.readBuses(raw.Bus)
 	l.readBroker(&raw.Broker)
+	l.readAccess(&raw.Broker)
 	l.readSpool(&raw.Spool)
 	l.readCommands(&raw.Commands)
 	for _, e := range raw.Device.V {

@@ -61,6 +61,7 @@ type rawBroker struct {
 	here
 	Listen    texts `toml:"listen"`
 	MaxPacket size  `toml:"max_packet"`
+	rawAccess
 }
 
 type rawClass struct {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"edgegateway/broker/access"
 	"edgegateway/configs"
 )
 
@@ -23,7 +24,12 @@ func TestReferenceExplainsEveryKey(t *testing.T) {
 	}
 	write(t, filepath.Join(dir, "plc.csv"), string(list))
 	pair := newPair(t)
+	passwords, err := access.SetPassword(nil, "panel", []byte("secret"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, data := range map[string]string{
+		"passwd": string(passwords), "acl": "topic read public/#",
 		"credentials/aws.crt": pair.cert, "credentials/aws.key": pair.key, "office-ca.crt": pair.cert,
 		"credentials/office.password": "secret",
 	} {
