@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -27,6 +28,8 @@ func (p *PEM) read() ([]byte, error) {
 	}
 	return os.ReadFile(p.Path)
 }
+
+func (p *PEM) name() string { return cmp.Or(p.Path, "the given text") }
 
 // A fileMark tells one content of a file from another without reading it.
 type fileMark struct {
@@ -139,7 +142,7 @@ func (c *Certificate) load() error {
 	}
 	pair, err := tls.X509KeyPair(cert, key)
 	if err != nil {
-		return fmt.Errorf("certificate and key: %w", err)
+		return fmt.Errorf("%s and %s: %w", c.cfg.Cert.name(), c.cfg.Key.name(), err)
 	}
 	next := &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}}
 	if c.cfg.ClientCA.set() {
@@ -163,7 +166,7 @@ func (p *PEM) pool() (*x509.CertPool, error) {
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(data) {
-		return nil, fmt.Errorf("%s holds no certificate of an authority", p.Path)
+		return nil, fmt.Errorf("%s holds no certificate of an authority", p.name())
 	}
 	return pool, nil
 }

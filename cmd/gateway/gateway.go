@@ -187,15 +187,17 @@ func (g *gateway) allLogs() map[string]*spool.Log {
 
 func (g *gateway) newBroker(at places) (err error) {
 	g.broker, err = broker.New(broker.Config{
-		Listen:     g.cfg.Listen,
-		Limits:     g.cfg.Limits,
-		StateDir:   at.state,
-		RuntimeDir: at.runtime,
-		Logs:       g.logs,
-		Sessions:   g.owed,
-		Allow:      owns(g.cfg.Name, func(topic string) bool { return g.mapper.Publishes(topic) || g.ha.announces(topic) }),
-		Clock:      g.clock.Now,
-		Log:        g.log,
+		Listen:      g.cfg.Listen,
+		Origins:     g.cfg.Origins,
+		Certificate: g.cfg.Certificate,
+		Limits:      g.cfg.Limits,
+		StateDir:    at.state,
+		RuntimeDir:  at.runtime,
+		Logs:        g.logs,
+		Sessions:    g.owed,
+		Allow:       owns(g.cfg.Name, func(topic string) bool { return g.mapper.Publishes(topic) || g.ha.announces(topic) }),
+		Clock:       g.clock.Now,
+		Log:         g.log,
 	})
 	if err != nil {
 		return fmt.Errorf("start the broker: %w", err)

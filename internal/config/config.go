@@ -69,9 +69,11 @@ type Config struct {
 
 	HomeAssistant *homeassistant.Settings // nil: nothing is announced
 
-	Listen []broker.Listen
-	Limits broker.Limits
-	Spools [broker.NumClasses]Spool
+	Listen      []broker.Listen
+	Certificate *broker.Certificate // of those with TLS; nil: there are none
+	Origins     []string
+	Limits      broker.Limits
+	Spools      [broker.NumClasses]Spool
 	// SessionSpool holds what clients of the broker are owed that are away.
 	SessionSpool Spool
 	Bridges      []*Bridge
