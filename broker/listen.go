@@ -77,13 +77,18 @@ func (b *Broker) listen(ctx context.Context, i int) (net.Listener, error) {
 	b.conns.Lock()
 	b.addrs[i] = ln.Addr()
 	b.conns.Unlock()
+	return b.around(ln, l), nil
+}
+
+// around puts the layers on a listener that l wants.
+func (b *Broker) around(ln net.Listener, l *Listen) net.Listener {
 	if l.TLS != nil {
 		ln = tls.NewListener(ln, l.TLS)
 	}
 	if l.WebSocket {
 		ln = &webListener{ln, l.Path, b.cfg.Origins}
 	}
-	return ln, nil
+	return ln
 }
 
 func (l *Listen) open(ctx context.Context) (net.Listener, error) {
