@@ -78,6 +78,10 @@ func TestRenewalKeepsConnections(t *testing.T) {
 		p.connect(id)
 		return p, conn.ConnectionState().PeerCertificates[0].Subject.CommonName
 	}
+	if conn, err := tls.Dial("tcp", addr, &tls.Config{RootCAs: files.a.pool(), MaxVersion: tls.VersionTLS11}); err == nil {
+		conn.Close()
+		t.Error("TLS 1.1 was taken")
+	}
 	old, name := connect("old")
 	if old.subscribe(qos(1, "t")); name != "first" {
 		t.Errorf("shown %q", name)
