@@ -18,13 +18,13 @@ import (
 
 // An authority signs certificates for a test.
 type authority struct {
-	t    *testing.T
+	t    testing.TB
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
 	pem  []byte
 }
 
-func newAuthority(t *testing.T) *authority {
+func newAuthority(t testing.TB) *authority {
 	a := &authority{t: t}
 	a.cert, a.key, a.pem, _ = a.issue("authority", time.Hour)
 	return a
