@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -228,7 +229,7 @@ func TestSlowHandshakes(t *testing.T) {
 	files := newServerFiles(newAuthority(t))
 	c := files.certificate()
 	hello := []byte("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
-	request := []byte("GET /mqtt HTTP/1.1\r\nHost: gateway\r\nUpgrade: websocket\r\nX: ")
+	half := []byte("GET /mqtt HTTP/1.1\r\nHost: gateway\r\nUpgrade: websocket\r\nX: ")
 	secure := &tls.Config{InsecureSkipVerify: true} // the clock of the bubble is not that of the certificate
 	for _, test := range []struct {
 		name   string
@@ -239,7 +240,8 @@ func TestSlowHandshakes(t *testing.T) {
 		{"TLS, nothing", Listen{TLS: c.Config()}, nil, nil},
 		{"TLS, half a hello", Listen{TLS: c.Config()}, hello, nil},
 		{"WebSocket, nothing", Listen{WebSocket: true}, nil, nil},
-		{"WebSocket, endless header", Listen{WebSocket: true}, request, nil},
+		{"WebSocket, endless header", Listen{WebSocket: true}, half, nil},
+		{"WebSocket, half a CONNECT", Listen{WebSocket: true}, slices.Concat([]byte(request), frameHead(final, opBinary, 99), masked([]byte("\x10\x7f"))), nil},
 		{"wss, half a hello", Listen{WebSocket: true, TLS: c.Config()}, hello, nil},
 		{"wss, no request", Listen{WebSocket: true, TLS: c.Config()}, nil, secure},
 	} {

@@ -86,7 +86,7 @@ func (b *Broker) around(ln net.Listener, l *Listen) net.Listener {
 		ln = tls.NewListener(ln, l.TLS)
 	}
 	if l.WebSocket {
-		ln = &webListener{ln, l.Path, b.cfg.Origins}
+		ln = &webListener{ln, l.Scheme(), l.Path, b.cfg.Origins}
 	}
 	return ln
 }

@@ -36,6 +36,7 @@ var webBuffers sync.Pool
 // A webListener makes a WebSocket of each connection.
 type webListener struct {
 	net.Listener
+	scheme  string   // "ws" or "wss"
 	path    string   // "": any of webPaths
 	origins []string // nil: whatever page a browser shows
 }
@@ -233,7 +234,7 @@ func (l *webListener) judge(req *http.Request) (int, string) {
 	case !slices.Contains(paths, req.URL.Path):
 		return http.StatusNotFound, "There is nothing here but MQTT over WebSocket, at " + strings.Join(paths, " and ") + "."
 	case !websocket.IsWebSocketUpgrade(req):
-		return http.StatusUpgradeRequired, fmt.Sprintf("This is the MQTT broker of a gateway. Connect an MQTT client by WebSocket to ws://%s%s (or wss://, if this page came by https).", req.Host, req.URL.Path)
+		return http.StatusUpgradeRequired, fmt.Sprintf("This is the MQTT broker of a gateway. Connect an MQTT client by WebSocket to %s://%s%s", l.scheme, req.Host, req.URL.Path)
 	case origin != "" && l.origins != nil && !slices.Contains(l.origins, origin):
 		return http.StatusForbidden, fmt.Sprintf("Pages of %q may not connect. Add it to origins in [broker] of the gateway's configuration if they should.", origin)
 	case !slices.ContainsFunc(websocket.Subprotocols(req), func(p string) bool { return slices.Contains(subprotocols, p) }):

@@ -125,7 +125,7 @@ func TestOtherRequests(t *testing.T) {
 		{"at the root", change("/mqtt", "/"), 101, ""},
 		{"with an origin that may", change("\r\n\r\n", "\r\nOrigin: https://panel.example\r\n\r\n"), 101, ""},
 		{"through a proxy", change("\r\n\r\n", "\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n"), 101, ""},
-		{"a browser", "GET / HTTP/1.1\r\nHost: gateway:8083\r\n\r\n", 426, "Connect an MQTT client by WebSocket to ws://gateway:8083/ "},
+		{"a browser", "GET / HTTP/1.1\r\nHost: gateway:8083\r\n\r\n", 426, "Connect an MQTT client by WebSocket to ws://gateway:8083/\n"},
 		{"another path", change("/mqtt", "/admin"), 404, "at / and /mqtt"},
 		{"an origin that may not", change("\r\n\r\n", "\r\nOrigin: https://evil.example\r\n\r\n"), 403, "https://evil.example"},
 		{"another protocol", change(": mqtt", ": chat"), 400, `"mqtt"`},
@@ -139,7 +139,7 @@ func TestOtherRequests(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			near, far := net.Pipe()
-			l := &webListener{origins: []string{"https://panel.example"}}
+			l := &webListener{scheme: "ws", origins: []string{"https://panel.example"}}
 			go func() {
 				c := l.wrap(far)
 				c.Read(make([]byte, 1))
