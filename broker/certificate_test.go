@@ -241,7 +241,7 @@ func TestSlowHandshakes(t *testing.T) {
 		{"TLS, half a hello", Listen{TLS: c.Config()}, hello, nil},
 		{"WebSocket, nothing", Listen{WebSocket: true}, nil, nil},
 		{"WebSocket, endless header", Listen{WebSocket: true}, half, nil},
-		{"WebSocket, half a CONNECT", Listen{WebSocket: true}, slices.Concat([]byte(request), frameHead(final, opBinary, 99), masked([]byte("\x10\x7f"))), nil},
+		{"WebSocket, half a CONNECT", Listen{WebSocket: true}, []byte(request), nil},
 		{"wss, half a hello", Listen{WebSocket: true, TLS: c.Config()}, hello, nil},
 		{"wss, no request", Listen{WebSocket: true, TLS: c.Config()}, nil, secure},
 	} {
@@ -280,7 +280,50 @@ func drip(conn net.Conn, first []byte) {
 		}
 		return
 	}
-	for _, err := conn.Write(first); err == nil; _, err = conn.Write([]byte("x")) {
+	_, err := conn.Write(first)
+	if err == nil && string(first) == request {
+		_, err = conn.Write(slices.Concat(frameHead(final, opBinary, 99), masked([]byte("\x10\x7f")))) // a CONNECT of 127 bytes
+	}
+	for ; err == nil; _, err = conn.Write([]byte("x")) {
 		time.Sleep(time.Second) // of the bubble
+	}
+}
+
+// A client whose authority is no longer trusted does not come back by resuming
+// its session.
+func TestTrustIsNotResumed(t *testing.T) {
+	ours, others := newAuthority(t), newAuthority(t)
+	files := newServerFiles(ours)
+	c := files.certificate(func(cfg *CertificateConfig) { cfg.ClientCA.Path = files.path("ca.crt") })
+	_, addr := start(t, Config{Listen: []Listen{{Network: "tcp", Address: "127.0.0.1:0", TLS: c.Config()}}})
+	client := &tls.Config{RootCAs: ours.pool(), Certificates: []tls.Certificate{ours.pair("meter 1")}, ClientSessionCache: tls.NewLRUClientSessionCache(8)}
+	connect := func() error {
+		conn, err := tls.Dial("tcp", addr, client)
+		if err != nil {
+			return err
+		}
+		p := newPeer(t, conn, packet.V5)
+		if err := p.trySend(&packet.Connect{Version: packet.V5, ClientID: "p", CleanStart: true}); err != nil {
+			return err
+		}
+		if _, err := p.read(); err != nil {
+			return err
+		}
+		if conn.ConnectionState().DidResume {
+			t.Error("a session was resumed")
+		}
+		return nil
+	}
+	for range 2 {
+		if err := connect(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	files.write("ca.crt", others.pem)
+	c.mu.Lock()
+	c.checked = time.Time{}
+	c.mu.Unlock()
+	if err := connect(); err == nil {
+		t.Error("let in by an authority that is no longer trusted")
 	}
 }

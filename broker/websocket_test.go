@@ -449,6 +449,21 @@ func TestWebSocketDeadlines(t *testing.T) {
 	})
 }
 
+// The library does not take back a deadline that was set before a frame.
+func TestWebSocketKeepsTheWriteDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server, _ := webPipe(t)
+		start := time.Now()
+		server.SetDeadline(start.Add(time.Second))
+		if _, err := server.Write(make([]byte, 100)); !timedOut(err) || time.Since(start) != time.Second {
+			t.Errorf("write: %v after %v", err, time.Since(start))
+		}
+		if server.Close(); time.Since(start) != time.Second {
+			t.Errorf("closed after %v", time.Since(start))
+		}
+	})
+}
+
 func timedOut(err error) bool {
 	var e net.Error
 	return errors.As(err, &e) && e.Timeout()
