@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"edgegateway/broker"
 )
@@ -261,6 +262,8 @@ func (l *loader) readLimits(raw *rawLimits) {
 		{raw.MaxSubscriptions, "max_subscriptions", 1_000_000, &limits.Subscriptions},
 		{raw.MaxLevels, "max_levels", 32768, &limits.Levels},
 		{raw.MaxRetained, "max_retained", 100_000_000, &limits.Retained},
+		{raw.MaxSessions, "max_sessions", 1_000_000, &limits.Sessions},
+		{raw.MaxSessionQueue, "max_session_queue", 100_000_000, &limits.SessionQueue},
 	} {
 		if v.raw.set() && v.raw.within(l.binder, 1, v.most, v.name) {
 			*v.limit = int(v.raw.V)
@@ -269,6 +272,20 @@ func (l *loader) readLimits(raw *rawLimits) {
 	l.readSizeLimit(raw.MaxPacket, "max_packet", mostPacket, &limits.Packet)
 	l.readSizeLimit(raw.MaxQueueBytes, "max_queue_bytes", 1<<30, &limits.QueueBytes)
 	l.readSizeLimit(raw.MaxRetainedBytes, "max_retained_bytes", 1<<30, &limits.RetainedBytes)
+	l.readSizeLimit(raw.MaxSessionBytes, "max_session_bytes", 1<<30, &limits.SessionBytes)
+	l.readTimeLimit(raw.MaxSessionAge, "max_session_age", 10*365*24*time.Hour, &limits.SessionAge)
+	l.readTimeLimit(raw.MaxSessionExpiry, "max_session_expiry", 10*365*24*time.Hour, &limits.SessionExpiry)
+	l.readTimeLimit(raw.MaxKeepAlive, "max_keepalive", 65535*time.Second, &limits.KeepAlive)
+}
+
+func (l *loader) readTimeLimit(d duration, name string, most time.Duration, limit *time.Duration) {
+	switch {
+	case !d.set():
+	case d.V < time.Second || d.V > most:
+		l.errorAt(d.at, "%s is %s; it must be between 1s and %s", name, d.V, most)
+	default:
+		*limit = d.V
+	}
 }
 
 func (l *loader) readSizeLimit(z size, name string, most int64, limit *int) {

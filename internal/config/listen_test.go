@@ -4,6 +4,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"edgegateway/broker"
 )
@@ -106,8 +107,15 @@ max_in_flight = 7
 max_subscriptions = 8
 max_levels = 9
 max_retained = 10
-max_retained_bytes = "11KiB"`)
-	want := broker.Limits{Connections: 2, PerAddress: 3, Packet: 4 << 10, Queue: 5, QueueBytes: 6 << 10, Window: 7, Subscriptions: 8, Levels: 9, Retained: 10, RetainedBytes: 11 << 10}
+max_retained_bytes = "11KiB"
+max_sessions = 12
+max_session_queue = 13
+max_session_bytes = "14KiB"
+max_session_age = "15h"
+max_session_expiry = "16d"
+max_keepalive = "17s"`)
+	want := broker.Limits{Connections: 2, PerAddress: 3, Packet: 4 << 10, Queue: 5, QueueBytes: 6 << 10, Window: 7, Subscriptions: 8, Levels: 9, Retained: 10, RetainedBytes: 11 << 10,
+		Sessions: 12, SessionQueue: 13, SessionBytes: 14 << 10, SessionAge: 15 * time.Hour, SessionExpiry: 16 * 24 * time.Hour, KeepAlive: 17 * time.Second}
 	if cfg == nil || cfg.Limits != want {
 		report.WriteTo(t.Output())
 		t.Errorf("got %+v", cfg)

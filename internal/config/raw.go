@@ -81,6 +81,13 @@ type rawLimits struct {
 	MaxLevels        integer `toml:"max_levels"`
 	MaxRetained      integer `toml:"max_retained"`
 	MaxRetainedBytes size    `toml:"max_retained_bytes"`
+
+	MaxSessions      integer  `toml:"max_sessions"`
+	MaxSessionQueue  integer  `toml:"max_session_queue"`
+	MaxSessionBytes  size     `toml:"max_session_bytes"`
+	MaxSessionAge    duration `toml:"max_session_age"`
+	MaxSessionExpiry duration `toml:"max_session_expiry"`
+	MaxKeepAlive     duration `toml:"max_keepalive"`
 }
 
 type rawClass struct {
