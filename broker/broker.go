@@ -1,5 +1,5 @@
-// Package broker is the embedded MQTT broker: versions 3.1, 3.1.1 and 5, TCP
-// and TLS.
+// Package broker is the embedded MQTT broker: versions 3.1, 3.1.1 and 5, over
+// TCP, TLS, WebSocket and Unix sockets.
 //
 // # Decisions
 //
@@ -50,7 +50,6 @@ package broker
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"net"
@@ -76,15 +75,10 @@ const (
 
 func (a Access) String() string { return [...]string{"write", "read", "subscribe"}[a] }
 
-// A Listen is one address to listen at.
-type Listen struct {
-	Network, Address string      // "tcp", "127.0.0.1:1883"
-	TLS              *tls.Config // nil: plain
-}
-
 // Limits bound what clients can take. A zero field means its default.
 type Limits struct {
 	Connections   int           // open at once: 500
+	PerAddress    int           // of them from one address: 100, from this machine as many as there may be
 	Sessions      int           // that outlive their connection: 1000
 	SessionQueue  int           // messages that wait for one of them: 10000
 	SessionBytes  int           // bytes of them: 16 MiB
@@ -96,6 +90,7 @@ type Limits struct {
 	QueueBytes    int           // bytes of them: 1 MiB
 	Window        int           // messages sent to one subscriber and not acknowledged: 20 before MQTT 5, 100 since
 	Subscriptions int           // of one client: 1000
+	Levels        int           // of a topic or filter: 128
 	Retained      int           // retained messages of external clients: 100000
 	RetainedBytes int           // bytes of them: 64 MiB
 	Stuck         time.Duration // without progress for this long, a subscriber is disconnected: 10 s
@@ -103,10 +98,12 @@ type Limits struct {
 
 // A Config says how a broker is set up.
 type Config struct {
-	Listen   []Listen
-	Limits   Limits
-	StateDir string                 // keeps retained messages of external clients and sessions; "": they end with the process
-	Logs     [NumClasses]*spool.Log // nil: nothing of that class is durable
+	Listen      []Listen
+	Origins     []string     // of pages whose scripts may connect by WebSocket, as "https://panel.example"; nil: of any
+	Certificate *Certificate // whose Config the listeners have, to be kept an eye on; nil: none
+	Limits      Limits
+	StateDir    string                 // keeps retained messages of external clients and sessions; "": they end with the process
+	Logs        [NumClasses]*spool.Log // nil: nothing of that class is durable
 	// Sessions holds what sessions are owed that outlive their connection; nil:
 	// none does. RuntimeDir keeps what changes with every message of theirs:
 	// a folder on a tmpfs that is kept over restarts; "": StateDir.
@@ -154,10 +151,11 @@ type Broker struct {
 
 	stopping context.Context // done when a stopping broker waits no longer
 	stopNow  context.CancelFunc
-	conns    sync.Mutex        // guards the next three
+	conns    sync.Mutex        // guards the next four
 	addrs    []net.Addr        // by the place in cfg.Listen; nil: does not listen
 	open     map[net.Conn]bool // all connections: whether its CONNECT was accepted
-	full     bool              // the last one was refused, for there were too many
+	told     time.Time         // when it was last logged that there are too many
+	sources  sources
 
 	mu       sync.Mutex // guards all below; held for memory work only
 	logs     [NumClasses]journal
@@ -209,6 +207,9 @@ func New(cfg Config) (*Broker, error) {
 			b.urgent[c] = l.Policy().Mode == spool.Always
 		}
 	}
+	if c := cfg.Certificate; c != nil {
+		c.log = b.log
+	}
 	every := stateSync
 	if cfg.Sessions != nil {
 		every = stateEvery(cfg.Sessions.Policy())
@@ -245,6 +246,7 @@ func (l Limits) withDefaults() Limits {
 	def(&l.Queue, 1000)
 	def(&l.QueueBytes, 1<<20)
 	def(&l.Subscriptions, 1000)
+	def(&l.Levels, 128)
 	def(&l.Retained, 100_000)
 	def(&l.RetainedBytes, 64<<20)
 	age := func(p *time.Duration, v time.Duration) {
@@ -276,6 +278,9 @@ const grace = 2 * time.Second
 func (b *Broker) Run(ctx context.Context) error {
 	stopSaving := b.startSaving()
 	defer stopSaving()
+	if c := b.cfg.Certificate; c != nil {
+		b.run.Go(func() { c.watch(ctx, b.wallTime) })
+	}
 	var tried sync.WaitGroup
 	for i := range b.cfg.Listen {
 		tried.Add(1)

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/eclipse/paho.golang/paho" // the client library that the bridges use
 
@@ -179,5 +180,38 @@ func TestPahoClient(t *testing.T) {
 	}
 	if err := client.Disconnect(&paho.Disconnect{}); err != nil && err != io.EOF {
 		t.Error(err)
+	}
+}
+
+// mosquitto's programs by TLS, with a certificate of their own, and by a Unix
+// socket.
+func TestMosquittoTransports(t *testing.T) {
+	files := newServerFiles(newAuthority(t))
+	_, _, cert, key := files.a.issue("meter 1", time.Hour)
+	files.write("client.crt", cert)
+	files.write("client.key", key)
+	c := files.certificate(func(cfg *CertificateConfig) { cfg.ClientCA.Path = files.path("ca.crt") })
+	socket := filepath.Join(t.TempDir(), "mqtt.sock")
+	b, addr := start(t, Config{Listen: []Listen{{Network: "tcp", Address: "127.0.0.1:0", TLS: c.Config()}, {Network: "unix", Address: socket}}})
+	secure := []string{"--cafile", files.path("ca.crt"), "--cert", files.path("client.crt"), "--key", files.path("client.key")}
+	for _, version := range []string{"tlsv1.2", "tlsv1.3"} {
+		args := append([]string{"--tls-version", version}, secure...)
+		l := mosquittoSub(t, addr, append(args, "-q", "1", "-t", "t", "-C", "2")...)
+		mosquittoPub(t, addr, append(args, "-q", "1", "-t", "t", "-m", version)...)
+		mosquittoPub(t, addr, "--unix", socket, "-q", "2", "-t", "t", "-m", "by the socket")
+		if got := l.rest(); !slices.Equal(got, []string{"t 1 0 " + version, "t 1 0 by the socket"}) {
+			t.Errorf("%s: got %q", version, got)
+		}
+	}
+	l := mosquittoSub(t, addr, "--unix", socket, "-q", "1", "-t", "t", "-C", "1")
+	mosquittoPub(t, addr, append(secure, "-q", "1", "-t", "t", "-m", "by TLS")...)
+	if got := l.rest(); !slices.Equal(got, []string{"t 1 0 by TLS"}) {
+		t.Errorf("got %q", got)
+	}
+	if out, err := mosquitto(t, addr, "mosquitto_pub", "--cafile", files.path("ca.crt"), "-t", "t", "-m", "no", "-q", "1").CombinedOutput(); err == nil {
+		t.Errorf("let in without a certificate: %s", out)
+	}
+	if n := b.Stats().MessagesIn; n != 5 {
+		t.Errorf("%d messages came", n)
 	}
 }

@@ -4,9 +4,37 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io/fs"
 	"net"
 	"time"
 )
+
+// A Listen is one address to listen at.
+type Listen struct {
+	Network, Address string      // "tcp", "127.0.0.1:1883"; "unix", "/run/gateway/mqtt.sock"
+	TLS              *tls.Config // nil: plain
+	WebSocket        bool        // MQTT within WebSocket
+	Path             string      // of the WebSocket; "": "/" and "/mqtt"
+	Mode             fs.FileMode // of a Unix socket; 0: 0660
+}
+
+// Scheme is how a URL of the address begins.
+func (l *Listen) Scheme() string {
+	switch {
+	case l.Network == "unix":
+		return "unix"
+	case l.WebSocket && l.TLS != nil:
+		return "wss"
+	case l.WebSocket:
+		return "ws"
+	case l.TLS != nil:
+		return "tls"
+	}
+	return "tcp"
+}
+
+// URL returns what to connect to where the broker listens at addr.
+func (l *Listen) URL(addr net.Addr) string { return l.Scheme() + "://" + addr.String() + l.Path }
 
 // listenLoop serves the i-th address until ctx is done, trying again while it
 // cannot be had: a port that somebody else holds costs the site its broker,
@@ -18,7 +46,7 @@ func (b *Broker) listenLoop(ctx context.Context, i int, tried func()) {
 			b.log.Info("broker listens after all", "addr", b.cfg.Listen[i].Address)
 		}
 		if first && err != nil {
-			b.log.Error("broker cannot listen, trying again; if another broker has the port, stop it or choose another in [broker] listen",
+			b.log.Error("broker cannot listen, trying again; if another broker has the address, stop it or choose another in [broker] listen",
 				"addr", b.cfg.Listen[i].Address, "err", err)
 		}
 		if first {
@@ -37,20 +65,38 @@ func (b *Broker) listenLoop(ctx context.Context, i int, tried func()) {
 	}
 }
 
+// listen takes the i-th address. What it returns accepts without waiting for
+// anything that a client must send: the handshakes of TLS and WebSocket come
+// with the first Read, within the time that a client has for its CONNECT.
 func (b *Broker) listen(ctx context.Context, i int) (net.Listener, error) {
-	l := b.cfg.Listen[i]
-	var lc net.ListenConfig
-	ln, err := lc.Listen(ctx, l.Network, l.Address)
+	l := &b.cfg.Listen[i]
+	ln, err := l.open(ctx)
 	if err != nil {
 		return nil, err
 	}
 	b.conns.Lock()
 	b.addrs[i] = ln.Addr()
 	b.conns.Unlock()
+	return b.around(ln, l), nil
+}
+
+// around puts the layers on a listener that l wants.
+func (b *Broker) around(ln net.Listener, l *Listen) net.Listener {
 	if l.TLS != nil {
 		ln = tls.NewListener(ln, l.TLS)
 	}
-	return ln, nil
+	if l.WebSocket {
+		ln = &webListener{ln, l.Scheme(), l.Path, b.cfg.Origins}
+	}
+	return ln
+}
+
+func (l *Listen) open(ctx context.Context) (net.Listener, error) {
+	if l.Network == "unix" {
+		return listenUnix(ctx, l.Address, l.Mode)
+	}
+	var lc net.ListenConfig
+	return lc.Listen(ctx, l.Network, l.Address)
 }
 
 // acceptLoop accepts until the listener is closed. Without descriptors or
@@ -89,28 +135,75 @@ func (b *Broker) admit(ctx context.Context, conn net.Conn) {
 	b.counts.connections.Add(1)
 	b.conns.Lock()
 	defer b.conns.Unlock()
-	full := len(b.open) >= b.limits.Connections
 	if ctx.Err() != nil {
 		conn.Close()
 		return
 	}
-	if full && !b.full {
-		b.log.Warn("connections refused: there are too many", "addr", conn.RemoteAddr(), "n", len(b.open))
-	}
-	if b.full = full; full {
+	from := b.sources.of(conn)
+	if !b.mayEnter(conn, from) {
 		conn.Close()
 		return
 	}
+	wait := b.sources.enter(conn, from, time.Now())
 	b.open[conn] = false
 	b.run.Go(func() {
 		defer b.forget(conn)
+		if wait > 0 && !b.holdBack(ctx, wait) {
+			conn.Close()
+			return
+		}
 		b.serve(ctx, conn)
 	})
+}
+
+// mayEnter says whether there is room for one more connection; with b.conns.
+// If there is none, one that has not proven itself makes room for it.
+func (b *Broker) mayEnter(conn net.Conn, from *source) bool {
+	if most := b.limits.perAddress(from.addr); from.open >= most {
+		if seldom(&from.told) {
+			b.log.Warn("connections refused: there are too many from that address; [broker] max_connections_per_address allows more", "addr", conn.RemoteAddr(), "n", from.open)
+		}
+		return false
+	}
+	if len(b.open) < b.limits.Connections {
+		return true
+	}
+	if seldom(&b.told) {
+		b.log.Warn("connections refused: there are too many; [broker] max_connections allows more", "addr", conn.RemoteAddr(), "n", len(b.open))
+	}
+	idle := b.sources.crowd(from)
+	if idle == nil {
+		return false
+	}
+	b.sources.leave(idle, time.Now())
+	delete(b.open, idle)
+	idle.Close()
+	return true
+}
+
+// seldom says once a minute that it is time to say something again.
+func seldom(told *time.Time) bool {
+	now := time.Now()
+	if !told.IsZero() && now.Sub(*told) < time.Minute {
+		return false
+	}
+	*told = now
+	return true
+}
+
+func (b *Broker) holdBack(ctx context.Context, wait time.Duration) bool {
+	select {
+	case <-time.After(wait):
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 func (b *Broker) forget(conn net.Conn) {
 	b.conns.Lock()
 	defer b.conns.Unlock()
+	b.sources.leave(conn, time.Now())
 	delete(b.open, conn)
 }
 
@@ -120,5 +213,6 @@ func (b *Broker) accepted(conn net.Conn) {
 	defer b.conns.Unlock()
 	if _, ok := b.open[conn]; ok {
 		b.open[conn] = true
+		b.sources.accepted(conn)
 	}
 }

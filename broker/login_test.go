@@ -2,18 +2,11 @@ package broker
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"math/big"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
-	"time"
 
 	"edgegateway/broker/packet"
 )
@@ -153,19 +146,20 @@ func TestCoveredSubscriptionIsNotAskedForAgain(t *testing.T) {
 }
 
 func TestLoginHoldsTheVerifiedCertificate(t *testing.T) {
-	ca, pool := newAuthority(t)
-	serverKey := ca.issue(t, "server")
+	ca := newAuthority(t)
 	var got atomic.Pointer[Login]
 	cfg := Config{
-		Listen: []Listen{{"tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{serverKey}, ClientCAs: pool, ClientAuth: tls.VerifyClientCertIfGiven, MinVersion: tls.VersionTLS12}}},
+		Listen: []Listen{{Network: "tcp", Address: "127.0.0.1:0", TLS: &tls.Config{
+			Certificates: []tls.Certificate{ca.pair("server")}, ClientCAs: ca.pool(), ClientAuth: tls.VerifyClientCertIfGiven, MinVersion: tls.VersionTLS12,
+		}}},
 		Authenticate: func(_ context.Context, l Login) (string, error) {
 			got.Store(&l)
 			return "x", nil
 		},
 	}
 	_, addr := start(t, cfg)
-	for name, certs := range map[string][]tls.Certificate{"panel": {ca.issue(t, "panel")}, "": nil} {
-		conn, err := tls.Dial("tcp", addr, &tls.Config{RootCAs: pool, Certificates: certs, ServerName: "localhost"})
+	for name, certs := range map[string][]tls.Certificate{"panel": {ca.pair("panel")}, "": nil} {
+		conn, err := tls.Dial("tcp", addr, &tls.Config{RootCAs: ca.pool(), Certificates: certs})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -179,48 +173,6 @@ func TestLoginHoldsTheVerifiedCertificate(t *testing.T) {
 			t.Errorf("%q: certificate of %q, %+v", name, cn, l)
 		}
 	}
-}
-
-type authority struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-}
-
-func newAuthority(t *testing.T) (*authority, *x509.CertPool) {
-	t.Helper()
-	a := &authority{}
-	a.cert, a.key = makeCertificate(t, &x509.Certificate{Subject: pkix.Name{CommonName: "authority"}, IsCA: true, BasicConstraintsValid: true}, nil)
-	pool := x509.NewCertPool()
-	pool.AddCert(a.cert)
-	return a, pool
-}
-
-func (a *authority) issue(t *testing.T, name string) tls.Certificate {
-	cert, key := makeCertificate(t, &x509.Certificate{Subject: pkix.Name{CommonName: name}, DNSNames: []string{"localhost"},
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}}, a)
-	return tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: key}
-}
-
-func makeCertificate(t *testing.T, template *x509.Certificate, by *authority) (*x509.Certificate, *ecdsa.PrivateKey) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template.SerialNumber, template.NotAfter = big.NewInt(1), time.Now().Add(time.Hour)
-	parent, signer := template, key
-	if by != nil {
-		parent, signer = by.cert, by.key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), signer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return cert, key
 }
 
 // A session that nobody is connected to loses the subscriptions that it may

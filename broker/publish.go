@@ -71,13 +71,13 @@ func (c *client) resolveAlias(p *packet.Publish) error {
 }
 
 func (c *client) mayPublish(topic string) bool {
-	if topic[0] != '$' && c.b.allowed(c.user, c.id, topic, Write) {
+	if topic[0] != '$' && !c.b.limits.tooDeep(topic) && c.b.allowed(c.user, c.id, topic, Write) {
 		return true
 	}
 	c.b.drop(dropRefused, 1)
 	if !c.warned {
 		c.warned = true
-		c.b.log.Warn("client may not publish there, message dropped; further ones are only counted", "client", c.id, "user", c.user, "topic", topic)
+		c.b.log.Warn("client may not publish there, message dropped; further ones are only counted", "levels", strings.Count(topic, "/")+1, "client", c.id, "user", c.user, "topic", topic)
 	}
 	return false
 }

@@ -206,7 +206,7 @@ func TestTLS(t *testing.T) {
 	pool := x509.NewCertPool()
 	pool.AddCert(cert)
 	server := &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, MinVersion: tls.VersionTLS12}
-	_, addr := start(t, Config{Listen: []Listen{{"tcp", "127.0.0.1:0", server}}})
+	_, addr := start(t, Config{Listen: []Listen{{Network: "tcp", Address: "127.0.0.1:0", TLS: server}}})
 	plain, err := net.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)

@@ -7,10 +7,6 @@ import (
 	"edgegateway/broker/packet"
 )
 
-// maxLevels bounds the levels of a filter, and with them what a client can
-// make the broker keep.
-const maxLevels = 128
-
 // subscribe handles a SUBSCRIBE. Retained messages are queued with each
 // filter, but leave after the answer; the answer leaves when the subscriptions
 // of a session that lasts are stored.
@@ -59,7 +55,7 @@ func (c *client) checkFilter(f *packet.Filter) packet.Reason {
 	switch {
 	case ValidFilter(f.Filter) != nil:
 		return packet.FilterInvalid
-	case strings.Count(f.Filter, "/") >= maxLevels:
+	case c.b.limits.tooDeep(f.Filter):
 		return packet.QuotaExceeded
 	case !c.b.allowed(c.user, c.id, filter, Subscribe):
 		return packet.NotAuthorized

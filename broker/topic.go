@@ -40,6 +40,10 @@ func ValidFilter(filter string) error {
 	return nil
 }
 
+// tooDeep says whether a topic or filter has more levels than it may. They are
+// bounded as a client makes the broker keep something for each.
+func (l *Limits) tooDeep(s string) bool { return strings.Count(s, "/") >= l.Levels }
+
 func validText(s string) error {
 	switch {
 	case s == "":

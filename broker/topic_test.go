@@ -1,8 +1,11 @@
 package broker
 
 import (
+	"log/slog"
 	"strings"
 	"testing"
+
+	"edgegateway/broker/packet"
 )
 
 func TestMatch(t *testing.T) {
@@ -107,6 +110,30 @@ func FuzzMatch(f *testing.F) {
 		}
 		if Covers(outer, inner) && Match(inner, topic) && !Match(outer, topic) {
 			t.Errorf("%q covers %q, but selects %q not", outer, inner, topic)
+		}
+	})
+}
+
+// Topics may have as many levels as filters; deeper ones are refused where
+// there is an answer for it, and never routed.
+func TestDeepTopicsAreRefused(t *testing.T) {
+	inBubble(t, Config{Limits: Limits{Levels: 3}, Log: slog.New(slog.DiscardHandler)}, func(t *testing.T, b *Broker) {
+		for _, v := range versions {
+			all, p := join(t, b, v, "all"), join(t, b, v, "p")
+			if got := all.subscribe(qos(1, "#"), qos(1, "a/+/#"), qos(1, "a/b/c/+")); got[0] != 1 || got[1] != 1 || !got[2].Failed() {
+				t.Errorf("subscribed: %v", got)
+			}
+			want := packet.Success
+			if v >= packet.V5 {
+				want = packet.NotAuthorized
+			}
+			if got := p.publish(1, "a/b/c/d", "deep"); got != want {
+				t.Errorf("version %v: %v", v, got)
+			}
+			if got := p.publish(2, "a/b/c", "x"); got != packet.Success {
+				t.Errorf("version %v: %v", v, got)
+			}
+			all.message("x")
 		}
 	})
 }

@@ -192,15 +192,17 @@ func (g *gateway) newBroker(at places) (err error) {
 	g.access = rights.New(g.cfg.Access)
 	ours := owns(g.cfg.Name, func(topic string) bool { return g.mapper.Publishes(topic) || g.ha.announces(topic) })
 	g.broker, err = broker.New(broker.Config{
-		Listen:     g.cfg.Listen,
-		Limits:     g.cfg.Limits,
-		StateDir:   at.state,
-		RuntimeDir: at.runtime,
-		Logs:       g.logs,
-		Sessions:   g.owed,
-		Version:    version(),
-		Clock:      g.clock.Now,
-		Log:        g.log,
+		Listen:      g.cfg.Listen,
+		Origins:     g.cfg.Origins,
+		Certificate: g.cfg.Certificate,
+		Limits:      g.cfg.Limits,
+		StateDir:    at.state,
+		RuntimeDir:  at.runtime,
+		Logs:        g.logs,
+		Sessions:    g.owed,
+		Version:     version(),
+		Clock:       g.clock.Now,
+		Log:         g.log,
 		Allow: func(user, clientID, topic string, access broker.Access) bool {
 			return ours(user, clientID, topic, access) && g.access.Allow(user, clientID, topic, access)
 		},

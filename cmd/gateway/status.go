@@ -143,12 +143,8 @@ func ago(now, at devices.Stamp) *float64 {
 // listening returns where the broker listens, and where it cannot yet.
 func (g *gateway) listening() (urls []string) {
 	for i, l := range g.cfg.Listen {
-		scheme := "tcp://"
-		if l.TLS != nil {
-			scheme = "tls://"
-		}
 		if addr := g.broker.Addr(i); addr != nil {
-			urls = append(urls, scheme+addr.String())
+			urls = append(urls, l.URL(addr))
 		} else {
 			urls = append(urls, "cannot listen at "+l.Address)
 		}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"io/fs"
-	"net"
 	"os"
 	"slices"
 	"strings"
@@ -72,7 +71,7 @@ func (l *loader) readAccess(raw *rawBroker) {
 	p.Passwords = l.readPasswords(raw.Passwords)
 	p.Anonymous = raw.Anonymous.V
 	if !raw.Anonymous.set() {
-		p.Anonymous = raw.at.child("passwords") == nil && !slices.ContainsFunc(l.cfg.Listen, reachable)
+		p.Anonymous = !raw.hasUsers() && !slices.ContainsFunc(l.cfg.Listen, reachable)
 	}
 	p.Subject = l.choice(raw.CertificateUser, "cn", "cn", "subject") == "subject"
 	p.Rules = l.readACL(raw.ACLFile)
@@ -92,12 +91,6 @@ func (l *loader) checkAnonymous(p *access.Policy, raw *rawBroker) {
 	if raw.Anonymous.set() && p.Anonymous && p.Rules == nil && slices.ContainsFunc(l.cfg.Listen, open) {
 		l.errorAt(raw.Anonymous.at, "other machines can reach the broker, and without a name everybody could do everything there: take this out, or give rights: [broker.user.anonymous] read = [\"{name}/#\"]")
 	}
-}
-
-// reachable says whether other machines can reach a listener.
-func reachable(at broker.Listen) bool {
-	host, _, err := net.SplitHostPort(at.Address)
-	return at.Network != "unix" && (err != nil || !loopback(host))
 }
 
 // readUser reads the rights of a user.
@@ -176,7 +169,7 @@ func (l *loader) checkUsers(p *access.Policy, raw *rawBroker) {
 		case e.key == access.Anonymous && !p.Anonymous:
 			l.warnKey(e.at, "these are rights of clients that give no name, and such are not let in; anonymous = true in [broker] lets them in")
 		case e.key == access.Anonymous, e.key == access.Everybody, certificates:
-		case raw.at.child("passwords") == nil:
+		case !raw.hasUsers():
 			l.warnKey(e.at, `nobody can be %q, for there are no passwords: write passwords = "passwd" in [broker], and run gateway passwd %s`, e.key, e.key)
 		case p.Passwords != nil && !p.Passwords.Has(e.key):
 			l.warnKey(e.at, "%q has no password, so that nobody can be %[1]q; gateway passwd %[1]s sets one%s", e.key, didYouMean(nearest(e.key, p.Passwords.Users())))

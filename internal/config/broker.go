@@ -3,10 +3,7 @@ package config
 import (
 	"cmp"
 	"fmt"
-	"net"
-	"net/url"
 	"path"
-	"slices"
 	"time"
 
 	"edgegateway/broker"
@@ -14,9 +11,6 @@ import (
 )
 
 const (
-	defaultListen  = "tcp://127.0.0.1:1883"
-	leastPacket    = 1 << 10
-	mostPacket     = 256 << 20 // MQTT 5, 2.1.4: the remaining length ends at 268435455
 	leastSpool     = 1 << 20
 	leastSync      = 10 * time.Millisecond
 	mostSync       = time.Hour
@@ -24,58 +18,6 @@ const (
 	criticalSpool  = 64 << 20
 	sessionSpool   = 128 << 20
 )
-
-func (l *loader) readBroker(raw *rawBroker) {
-	if raw.MaxPacket.set() {
-		if v := raw.MaxPacket.V; v < leastPacket || v > mostPacket {
-			l.errorAt(raw.MaxPacket.at, "max_packet is %d bytes; it must be between 1KiB and 256MiB", v)
-		}
-		l.cfg.Limits.Packet = int(raw.MaxPacket.V)
-	}
-	if !raw.Listen.set() {
-		a, _ := parseListen(defaultListen)
-		l.cfg.Listen = []broker.Listen{a}
-		return
-	}
-	for _, t := range raw.Listen.V {
-		a, err := parseListen(t.V)
-		switch {
-		case err != nil:
-			l.errorAt(t.at, "%v", err)
-		case slices.Contains(l.cfg.Listen, a):
-			l.errorAt(t.at, "%s is in the list twice", t.V)
-		default:
-			l.cfg.Listen = append(l.cfg.Listen, a)
-		}
-	}
-}
-
-// parseListen reads tcp://HOST:PORT of this machine.
-func parseListen(s string) (broker.Listen, error) {
-	u, err := url.Parse(s)
-	if err != nil || u.Scheme == "" || u.Host == "" && u.Opaque != "" {
-		return broker.Listen{}, fmt.Errorf(`%q is no address to listen at; write "%s"`, s, defaultListen)
-	}
-	if u.Scheme != "tcp" && u.Scheme != "mqtt" {
-		return broker.Listen{}, fmt.Errorf("the broker cannot listen at %s://; there is tcp://", u.Scheme)
-	}
-	if u.Path != "" || u.User != nil || u.RawQuery != "" {
-		return broker.Listen{}, fmt.Errorf("%q must be tcp://HOST:PORT and nothing more", s)
-	}
-	if !loopback(u.Hostname()) {
-		return broker.Listen{}, fmt.Errorf("%s can be reached from other machines, which needs users or client certificates, and the broker has neither yet: listen at 127.0.0.1 or [::1]", s)
-	}
-	port := u.Port()
-	if port == "" {
-		port = "1883"
-	}
-	return broker.Listen{Network: "tcp", Address: net.JoinHostPort(u.Hostname(), port)}, nil
-}
-
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
-}
 
 func (l *loader) readSpool(raw *rawSpool) {
 	l.cfg.Spools = [broker.NumClasses]Spool{

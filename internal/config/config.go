@@ -70,10 +70,12 @@ type Config struct {
 
 	HomeAssistant *homeassistant.Settings // nil: nothing is announced
 
-	Listen []broker.Listen
-	Limits broker.Limits
-	Access access.Policy // who may use the broker
-	Spools [broker.NumClasses]Spool
+	Listen      []broker.Listen
+	Certificate *broker.Certificate // of those with TLS; nil: there are none
+	Origins     []string
+	Limits      broker.Limits
+	Access      access.Policy // who may use the broker
+	Spools      [broker.NumClasses]Spool
 	// SessionSpool holds what clients of the broker are owed that are away.
 	SessionSpool Spool
 	Bridges      []*Bridge

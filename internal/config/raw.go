@@ -59,9 +59,36 @@ type rawBehind struct {
 
 type rawBroker struct {
 	here
-	Listen    texts `toml:"listen"`
-	MaxPacket size  `toml:"max_packet"`
+	Listen     texts   `toml:"listen"`
+	SocketMode text    `toml:"socket_mode"`
+	Origins    texts   `toml:"origins"`
+	Cert       pemFile `toml:"cert"`
+	Key        pemFile `toml:"key"`
+	ClientCA   pemFile `toml:"client_ca"`
+	ClientCert text    `toml:"client_certificates"`
+	rawLimits
 	rawAccess
+}
+
+// rawLimits is what clients of the broker can take.
+type rawLimits struct {
+	MaxConnections   integer `toml:"max_connections"`
+	MaxPerAddress    integer `toml:"max_connections_per_address"`
+	MaxPacket        size    `toml:"max_packet"`
+	MaxQueue         integer `toml:"max_queue"`
+	MaxQueueBytes    size    `toml:"max_queue_bytes"`
+	MaxInFlight      integer `toml:"max_in_flight"`
+	MaxSubscriptions integer `toml:"max_subscriptions"`
+	MaxLevels        integer `toml:"max_levels"`
+	MaxRetained      integer `toml:"max_retained"`
+	MaxRetainedBytes size    `toml:"max_retained_bytes"`
+
+	MaxSessions      integer  `toml:"max_sessions"`
+	MaxSessionQueue  integer  `toml:"max_session_queue"`
+	MaxSessionBytes  size     `toml:"max_session_bytes"`
+	MaxSessionAge    duration `toml:"max_session_age"`
+	MaxSessionExpiry duration `toml:"max_session_expiry"`
+	MaxKeepAlive     duration `toml:"max_keepalive"`
 }
 
 type rawClass struct {

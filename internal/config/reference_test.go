@@ -31,6 +31,7 @@ func TestReferenceExplainsEveryKey(t *testing.T) {
 	for name, data := range map[string]string{
 		"passwd": string(passwords), "acl": "topic read public/#",
 		"credentials/aws.crt": pair.cert, "credentials/aws.key": pair.key, "office-ca.crt": pair.cert,
+		"broker.crt": pair.cert, "broker.key": pair.key, "clients-ca.crt": pair.cert,
 		"credentials/office.password": "secret",
 	} {
 		write(t, filepath.Join(dir, name), data)
