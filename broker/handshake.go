@@ -16,11 +16,12 @@ import (
 const (
 	connectWait = 10 * time.Second // from accept to the end of CONNECT
 	connectMax  = 16 << 10         // bytes of a CONNECT
+	readBuffer  = 512              // bytes: each connection has one, and larger bodies pass it by
 )
 
 // handshake reads the CONNECT, answers it, and starts the client's writer.
 func (b *Broker) handshake(ctx context.Context, conn net.Conn) (*client, error) {
-	buf := bufio.NewReader(conn)
+	buf := bufio.NewReaderSize(conn, readBuffer)
 	conn.SetDeadline(time.Now().Add(connectWait))
 	p, err := b.readConnect(buf)
 	if err != nil {

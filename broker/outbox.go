@@ -78,6 +78,7 @@ type outbox struct {
 	moved    chan struct{}     // closed when anything leaves; nil: nobody waits
 	wake     chan struct{}     // one token: there is something to take
 	corked   bool              // nothing leaves
+	unread   bool              // nothing is read of the client, so that it cannot acknowledge
 	state    outboxState
 	final    []byte   // the last packet, once closing
 	received sentSet  // QoS 2 publishes of the client that are not released
@@ -143,8 +144,27 @@ func (o *outbox) fullLocked(qos byte) bool {
 	return o.crampedLocked()
 }
 
+// crampedLocked says whether the queue is full. While nothing is read of the
+// client, for what it published waits for others, to wait for its
+// acknowledgements would be to wait in a circle: then the queue may be longer.
 func (o *outbox) crampedLocked() bool {
-	return o.queue.len() >= o.limit || o.bytes >= o.maxBytes
+	limit, maxBytes := o.limit, o.maxBytes
+	if o.unread {
+		limit, maxBytes = unreadFactor*limit, unreadFactor*maxBytes
+	}
+	return o.queue.len() >= limit || o.bytes >= maxBytes
+}
+
+const unreadFactor = 8
+
+// setUnread notes that the client's publishes are not read for a while.
+func (o *outbox) setUnread(unread bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.unread != unread {
+		o.unread = unread
+		o.signalMoved() // who waits for its queue looks again
+	}
 }
 
 func (o *outbox) movedLocked() <-chan struct{} {
@@ -452,7 +472,7 @@ func (o *outbox) leave() (lost []delivery) {
 	}
 	o.queue, o.bytes, o.inflight = fifo[delivery]{}, 0, 0
 	o.control, o.acks, o.final = nil, fifo[*pendingAck]{}, nil
-	o.state = outboxAway
+	o.state, o.unread = outboxAway, false
 	o.signalMoved()
 	return lost
 }

@@ -201,7 +201,9 @@ func (c *client) route(p *publication) {
 	if !p.owned {
 		p.msg, p.owned = p.msg.clone(), true // the reader's buffer goes on
 	}
+	defer c.out.setUnread(false)
 	for !h.hold(c, p) {
+		c.out.setUnread(true)
 		select {
 		case <-h.changed:
 		case <-c.ctx.Done():

@@ -472,3 +472,38 @@ func TestConnectionCap(t *testing.T) {
 		join(t, b, packet.V5, "c")
 	})
 }
+
+// A client that publishes very much to itself before it reads anything waits
+// for nobody but itself.
+func TestClientThatFloodsItselfIsServed(t *testing.T) {
+	for _, v := range versions {
+		inBubble(t, Config{}, func(t *testing.T, b *Broker) {
+			const n = 7000
+			p := join(t, b, v, "p")
+			p.subscribe(qos(1, "t"))
+			ids := make(chan uint16, n)
+			go func() { // it says all before it acknowledges anything
+				for i := range n {
+					p.trySend(&packet.Publish{Topic: "t", QoS: 1, ID: uint16(i + 1), Payload: []byte(strings.Repeat("x", 1000))})
+				}
+				for id := range ids {
+					p.trySend(&packet.Ack{Kind: packet.PUBACK, ID: id})
+				}
+			}()
+			start := time.Now()
+			for got, acked := 0, 0; got < n || acked < n; {
+				switch x := expect[packet.Packet](p).(type) {
+				case *packet.Publish:
+					got++
+					ids <- x.ID
+				case *packet.Ack:
+					acked++
+				}
+			}
+			close(ids)
+			if d := time.Since(start); d > time.Second {
+				t.Errorf("it took %v", d)
+			}
+		})
+	}
+}
