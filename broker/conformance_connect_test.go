@@ -11,7 +11,7 @@ import (
 // CONNECT and CONNACK: who gets in, as whom, and what it is told.
 
 func specFirstPacketIsConnect(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		watch := s.join("watch")
 		watch.subscribe(qos(0, "#"))
 		for _, pk := range []packet.Packet{
@@ -29,7 +29,7 @@ func specFirstPacketIsConnect(t *testing.T, v packet.Version) {
 }
 
 func specSecondConnectCloses(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		reason := s.refuses("second CONNECT", encode(&packet.Connect{Version: v, ClientID: "refused", CleanStart: true}, v))
 		if v >= packet.V5 && reason != packet.ProtocolError {
 			t.Errorf("reason %v", reason)
@@ -38,7 +38,7 @@ func specSecondConnectCloses(t *testing.T, v packet.Version) {
 }
 
 func specProtocolName(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		for _, name := range []string{"MQTX", "mqtt", "MQT", "MQTTT", "", "HTTP"} {
 			body := str(name) + string([]byte{byte(v), 2, 0, 0, 0}) + str("c")
 			if v < packet.V5 {
@@ -50,7 +50,7 @@ func specProtocolName(t *testing.T, v packet.Version) {
 }
 
 func specProtocolLevel(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		for _, level := range []byte{0, 1, 2, 6, 7, 127} {
 			raw := rawConnect(packet.V311, 2, str("c"))
 			raw[8] = level
@@ -72,7 +72,7 @@ func specProtocolLevel(t *testing.T, v packet.Version) {
 	})
 }
 
-func first(list []packet.Packet) packet.Packet {
+func first(list packetList) packet.Packet {
 	if len(list) == 0 {
 		return nil
 	}
@@ -88,7 +88,7 @@ func propless(v packet.Version) string {
 }
 
 func specWillFlags(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		will := propless(v) + str("w") + str("gone")
 		tests := []struct {
 			name    string
@@ -121,7 +121,7 @@ func specWillFlags(t *testing.T, v packet.Version) {
 }
 
 func specCredentialFlags(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		tests := []struct {
 			name    string
 			flags   byte
@@ -158,7 +158,7 @@ func specOrderOfTheFields(t *testing.T, v packet.Version) {
 		user, password, id = u, string(p), c
 		return true
 	}}
-	onStage(t, v, cfg, func(s *stage) {
+	onStage(t, v, cfg, func(t *testing.T, s *stage) {
 		watch := s.join("watch")
 		watch.subscribe(qos(0, "topic"))
 		p := s.open()
@@ -174,7 +174,7 @@ func specOrderOfTheFields(t *testing.T, v packet.Version) {
 }
 
 func specPlainClientIDs(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		for _, id := range []string{"0", "Z", "0123456789abcdefghijklm", "nopqrstuvwxyzABCDEFGHIJ", "KLMNOPQRSTUVWXYZ"} {
 			s.join(id)
 		}
@@ -182,7 +182,7 @@ func specPlainClientIDs(t *testing.T, v packet.Version) {
 }
 
 func specEmptyClientIDs(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		taken := map[string]bool{"": true}
 		var all []*peer
 		for range 3 {
@@ -208,7 +208,7 @@ func specEmptyClientIDs(t *testing.T, v packet.Version) {
 }
 
 func specAssignedClientIDIsOneLikeAny(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		p := s.open()
 		ack := p.connect("", kept)
 		id, _ := ack.Props.Text(packet.AssignedClientID)
@@ -220,7 +220,7 @@ func specAssignedClientIDIsOneLikeAny(t *testing.T, v packet.Version) {
 }
 
 func specRefusedClientID(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		ack := s.refusesConnect("empty client id with a session", encode(&packet.Connect{Version: v}, v))
 		if ack == nil || ack.Reason != packet.RefusedClientID {
 			t.Errorf("got %+v", ack)
@@ -229,7 +229,7 @@ func specRefusedClientID(t *testing.T, v packet.Version) {
 }
 
 func specMalformedConnect(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		sound := rawConnect(v, 0xC6, str("c")+propless(v)+str("w")+str("gone")+str("u")+str("p"))
 		for cut := 2; cut < len(sound); cut++ {
 			raw := append([]byte{0x10, byte(cut - 2)}, sound[2:cut]...)
@@ -245,7 +245,7 @@ func specMalformedConnect(t *testing.T, v packet.Version) {
 }
 
 func specTakeOver(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		old := s.keep("same")
 		old.subscribe(qos(1, "t"))
 		again := s.open()
@@ -262,7 +262,7 @@ func specTakeOver(t *testing.T, v packet.Version) {
 }
 
 func specCleanStart(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		pub := s.join("pub")
 		p := s.keep("p")
 		p.subscribe(qos(1, "t"))
@@ -279,7 +279,7 @@ func specCleanStart(t *testing.T, v packet.Version) {
 }
 
 func specConnackIsFirst(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		pub := s.join("pub")
 		p := s.keep("p")
 		p.subscribe(qos(1, "t"))
@@ -303,7 +303,7 @@ func specSessionPresent(t *testing.T, v packet.Version) {
 		c.HasUser, c.User, c.HasPassword, c.Password = true, "u", true, []byte("secret")
 	}
 	cfg := Config{Authenticate: func(_ string, p []byte, _ string) bool { return string(p) == "secret" }}
-	onStage(t, v, cfg, func(s *stage) {
+	onStage(t, v, cfg, func(t *testing.T, s *stage) {
 		s.lose(s.keep("p", secret)) // fails if one were present
 		s.lose(s.back("p", secret)) // fails if none were
 		p := s.open()
@@ -317,7 +317,7 @@ func specSessionPresent(t *testing.T, v packet.Version) {
 }
 
 func specConnackToTheByte(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		read := func(p *peer, c *packet.Connect) string {
 			p.send(c)
 			head := make([]byte, 2)
@@ -342,7 +342,7 @@ func specConnackToTheByte(t *testing.T, v packet.Version) {
 
 func specRefusalCloses(t *testing.T, v packet.Version) {
 	cfg := Config{Authenticate: func(_ string, p []byte, _ string) bool { return false }}
-	onStage(t, v, cfg, func(s *stage) {
+	onStage(t, v, cfg, func(t *testing.T, s *stage) {
 		c := &packet.Connect{Version: v, ClientID: "p", HasUser: true, User: "u", HasPassword: true, Password: []byte("wrong")}
 		ack := s.refusesConnect("wrong password", encode(c, v))
 		want := []packet.Reason{packet.RefusedCredentials, packet.RefusedAccess}
@@ -357,7 +357,7 @@ func specRefusalCloses(t *testing.T, v packet.Version) {
 
 func specNothingAfterARefusal(t *testing.T, v packet.Version) {
 	cfg := Config{Authenticate: func(user string, _ []byte, _ string) bool { return user == "" }}
-	onStage(t, v, cfg, func(s *stage) {
+	onStage(t, v, cfg, func(t *testing.T, s *stage) {
 		watch := s.join("watch")
 		watch.subscribe(qos(0, "t"))
 		raw := encode(&packet.Connect{Version: v, ClientID: "p", HasUser: true, User: "u"}, v)
@@ -370,7 +370,7 @@ func specNothingAfterARefusal(t *testing.T, v packet.Version) {
 }
 
 func specKeepAlive(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		watch := s.join("watch")
 		watch.subscribe(qos(0, "will"))
 		p := s.open()
@@ -394,7 +394,7 @@ func specKeepAlive(t *testing.T, v packet.Version) {
 }
 
 func specNoKeepAlive(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		p := s.join("p")
 		time.Sleep(24 * time.Hour)
 		p.pings()
@@ -402,7 +402,7 @@ func specNoKeepAlive(t *testing.T, v packet.Version) {
 }
 
 func specAllOfItIsOffered(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		p := s.open()
 		ack := p.connect("p", func(c *packet.Connect) {
 			c.Will = &packet.Will{Topic: "w", QoS: 2, Retain: true}
@@ -429,7 +429,7 @@ func specAllOfItIsOffered(t *testing.T, v packet.Version) {
 }
 
 func specUnknownAuthMethod(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		c := &packet.Connect{Version: v, ClientID: "p", Props: packet.Properties{{ID: packet.AuthMethod, Text: "SCRAM-SHA-1"}}}
 		if ack := s.refusesConnect("an authentication method", encode(c, v)); ack != nil && ack.Reason != packet.BadAuthMethod && ack.Reason != packet.NotAuthorized {
 			t.Errorf("reason %v", ack.Reason)
@@ -439,7 +439,7 @@ func specUnknownAuthMethod(t *testing.T, v packet.Version) {
 }
 
 func specNoAuthUnasked(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		p := s.open()
 		ack := p.connect("p") // fails if AUTH came first
 		if ack.Props.Has(packet.AuthMethod) || ack.Props.Has(packet.AuthData) {
@@ -450,7 +450,7 @@ func specNoAuthUnasked(t *testing.T, v packet.Version) {
 }
 
 func specNoResponseInformationUnasked(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		for i, ask := range [][]func(*packet.Connect){nil, {asking(packet.RequestResponse, 0)}} {
 			if ack := s.open().connect("p", ask...); ack.Reason != packet.Success || ack.Props.Has(packet.ResponseInfo) {
 				t.Errorf("%d: got %+v", i, ack)

@@ -14,7 +14,7 @@ import (
 // What packets are made of: text, lengths, flags, identifiers, properties.
 
 func specMalformedText(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		for _, bad := range []string{"\xff", "a\xed\xa0\x80", "\x00", "a\x00b", "\xc0\xaf"} {
 			for what, c := range map[string]*packet.Connect{
 				"client id":  {Version: v, ClientID: bad},
@@ -46,7 +46,7 @@ func specMalformedText(t *testing.T, v packet.Version) {
 }
 
 func specByteOrderMarkIsText(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		marked, plain, pub := s.join("marked"), s.join("plain"), s.join("pub")
 		marked.subscribe(qos(0, "\uFEFFa"))
 		plain.subscribe(qos(0, "a"))
@@ -60,7 +60,7 @@ func specByteOrderMarkIsText(t *testing.T, v packet.Version) {
 }
 
 func specTopicsAreNotNormalised(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		topics := []string{"caf\u00e9", "cafe\u0301", "CAF\u00c9", "a/b", "a//b", "/a/b", "a/b/", "a/ b", "a/./b", "%61/b", "\u00c5", "\u212b"}
 		sub, pub := s.join("sub"), s.join("pub")
 		for i, topic := range topics {
@@ -77,7 +77,7 @@ func specTopicsAreNotNormalised(t *testing.T, v packet.Version) {
 }
 
 func specLengthsAreShort(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		for _, n := range []int{0, 50, 120, 121, 122, 123, 124, 125, 126, 127, 200, 16375, 16383, 17000} {
 			sub, pub := s.join("sub"), s.join("pub")
 			subscribe := &packet.Subscribe{ID: 1, Filters: []packet.Filter{qos(0, "t")}}
@@ -97,7 +97,7 @@ func specLengthsAreShort(t *testing.T, v packet.Version) {
 }
 
 func specReservedFlags(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		packets := []packet.Packet{
 			&packet.Ack{Kind: packet.PUBACK, ID: 1}, &packet.Ack{Kind: packet.PUBREC, ID: 1},
 			&packet.Ack{Kind: packet.PUBREL, ID: 1}, &packet.Ack{Kind: packet.PUBCOMP, ID: 1},
@@ -128,7 +128,7 @@ func specReservedFlags(t *testing.T, v packet.Version) {
 }
 
 func specPublishFlags(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		for _, first := range []string{"36", "37", "3e", "3f"} {
 			s.refuses("PUBLISH with QoS 3: "+first, fromHex(first+"06 0001 61 0001 00"))
 		}
@@ -136,7 +136,7 @@ func specPublishFlags(t *testing.T, v packet.Version) {
 }
 
 func specIdentifierIsNotZero(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		for _, pk := range []packet.Packet{
 			&packet.Subscribe{Filters: []packet.Filter{qos(0, "t")}}, &packet.Unsubscribe{Filters: []string{"t"}},
 			&packet.Publish{Topic: "t", QoS: 1}, &packet.Publish{Topic: "t", QoS: 2},
@@ -147,7 +147,7 @@ func specIdentifierIsNotZero(t *testing.T, v packet.Version) {
 }
 
 func specAnswersCarryTheIdentifier(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		p := s.join("p")
 		for _, id := range []uint16{1, 777, 65535} {
 			p.send(&packet.Publish{Topic: "t", QoS: 1, ID: id})
@@ -169,7 +169,7 @@ func specAnswersCarryTheIdentifier(t *testing.T, v packet.Version) {
 }
 
 func specOwnIdentifiersAreFree(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		sub, pub := s.join("sub"), s.join("pub")
 		sub.subscribe(qos(2, "t"))
 		under := make(map[uint16]*packet.Publish)
@@ -198,7 +198,7 @@ func specOwnIdentifiersAreFree(t *testing.T, v packet.Version) {
 }
 
 func specPlainMessageToTheByte(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		sub, pub := s.join("sub"), s.join("pub")
 		sub.subscribe(qos(2, "a"))
 		want := "\x30\x04\x00\x01ax" // no identifier
@@ -214,7 +214,7 @@ func specPlainMessageToTheByte(t *testing.T, v packet.Version) {
 }
 
 func specLongestTopic(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		long := strings.Repeat("x", 65535)
 		sub, pub := s.join("sub"), s.join("pub")
 		if reasons := sub.subscribe(qos(0, long)); reasons[0].Failed() {
@@ -248,7 +248,7 @@ func specProtocolErrorCloses(t *testing.T, v packet.Version) {
 		{"properties longer than the packet", "", "3005 0001 61 05 01"},
 		{"subscription identifier 0", "", "8209 0001 02 0b00 0001 61 00"},
 	}
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		other := s.join("other")
 		for _, test := range tests {
 			raw := fromHex(test.hex)
@@ -264,13 +264,13 @@ func specProtocolErrorCloses(t *testing.T, v packet.Version) {
 }
 
 func specReservedConnectFlag(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		s.refusesConnect("reserved flag", rawConnect(v, 3, str("c")))
 	})
 }
 
 func specPing(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		p := s.join("p")
 		for range 3 {
 			p.pings()

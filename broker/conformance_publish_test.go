@@ -2,17 +2,19 @@ package broker
 
 import (
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 	"time"
 
 	"edgegateway/broker/packet"
+	"edgegateway/broker/spool"
 )
 
 // PUBLISH: flags, retained messages, properties, aliases, flow control, order.
 
 func specDupIsNotPassedOn(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		sub, pub := s.join("sub"), s.join("pub")
 		sub.subscribe(qos(2, "t"))
 		for q := range byte(3) {
@@ -25,10 +27,10 @@ func specDupIsNotPassedOn(t *testing.T, v packet.Version) {
 }
 
 func specRetained(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		pub, old := s.join("pub"), s.join("old")
 		old.subscribe(qos(2, "#"))
-		fresh := func(want string) []*packet.Publish { // what a new subscriber gets
+		fresh := func(want string) messageList { // what a new subscriber gets
 			p := s.join("fresh")
 			p.subscribe(qos(2, "t/#"))
 			return p.wants(want)
@@ -42,14 +44,15 @@ func specRetained(t *testing.T, v packet.Version) {
 			if m := fresh(payload); len(m) == 1 && (!m[0].Retain || m[0].QoS != q) {
 				t.Errorf("to a new subscriber: %+v", m[0])
 			}
-			pub.put(q, "t/a", "not kept")
+			pub.put(q, "t/a", "new")
+			old.wants("new")
 			fresh(payload)
 		}
 		pub.put(1, "t/b", "b", retained)
 		if n := len(s.join("all").subscribeAndTake(qos(0, "#"))); n != 2 {
 			t.Errorf("%d retained messages", n)
 		}
-		old.wants("not kept not kept not kept b")
+		old.wants("b")
 		pub.put(1, "t/b", "", retained)
 		pub.put(1, "t/a", "", retained)
 		if got := old.takeAll(); len(got) != 2 || len(got[0].Payload) > 0 || got[0].Retain {
@@ -62,41 +65,41 @@ func specRetained(t *testing.T, v packet.Version) {
 	})
 }
 
-func (p *peer) subscribeAndTake(filters ...packet.Filter) []*packet.Publish {
+func (p *peer) subscribeAndTake(filters ...packet.Filter) messageList {
 	p.t.Helper()
 	p.subscribe(filters...)
 	return p.takeAll()
 }
 
 func specRetainedOutlivesItsPublisher(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		p := s.join("p")
 		p.put(1, "t", "x", retained)
 		p.send(&packet.Disconnect{})
 		p.gone()
 		s.join("p").subscribe(qos(0, "none"))
-		if m := s.join("q").subscribeAndTake(qos(0, "t")); payloadsOf(m) != "x" {
-			t.Errorf("got %q", payloadsOf(m))
+		if m := s.join("q").subscribeAndTake(qos(0, "t")); m.payloads() != "x" {
+			t.Errorf("got %q", m.payloads())
 		}
 	})
 }
 
 func specRetainHandling(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		s.join("pub").put(1, "t/a", "x", retained)
 		for handling, want := range []string{"x x", "x", ""} {
 			p := s.join("p")
 			f := packet.Filter{Filter: "t/+", RetainHandling: byte(handling)}
 			got := append(p.subscribeAndTake(f), p.subscribeAndTake(f)...)
-			if payloadsOf(got) != want {
-				t.Errorf("retain handling %d, subscribed twice: got %q, want %q", handling, payloadsOf(got), want)
+			if got.payloads() != want {
+				t.Errorf("retain handling %d, subscribed twice: got %q, want %q", handling, got.payloads(), want)
 			}
 		}
 	})
 }
 
 func specRetainAsPublished(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		pub := s.join("pub")
 		for _, asPublished := range []bool{false, true} {
 			p := s.join("p")
@@ -111,7 +114,7 @@ func specRetainAsPublished(t *testing.T, v packet.Version) {
 }
 
 func specTopicsHaveNoWildcards(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		for _, topic := range []string{"#", "+", "a/+", "a/#", "a/+/b", "a+", "#a"} {
 			s.refuses("PUBLISH to "+topic, encode(&packet.Publish{Topic: topic, Payload: []byte("x")}, v))
 		}
@@ -119,7 +122,7 @@ func specTopicsHaveNoWildcards(t *testing.T, v packet.Version) {
 }
 
 func specTopicsMatchTheFilter(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		topics := []string{"a", "a/", "/a", "a/b", "a//b", "a/b/c", "a/x/c", "b", "b/c", "/", "$x", "a/$x", "A/B"}
 		filters := []string{"a", "a/b", "a/+", "a/#", "+", "#", "+/+", "+/b", "/+", "a/+/c", "a/+/#", "+/#", "+/+/#", "a/b/#", "A/#"}
 		sub, pub := s.join("sub"), s.join("pub")
@@ -143,7 +146,7 @@ func specTopicsMatchTheFilter(t *testing.T, v packet.Version) {
 }
 
 func specPublishIsAnswered(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		p := s.join("p")
 		for q, want := range []packet.Type{0, packet.PUBACK, packet.PUBREC} {
 			m := &packet.Publish{QoS: byte(q), Topic: "t"}
@@ -162,7 +165,7 @@ func specPublishIsAnswered(t *testing.T, v packet.Version) {
 // A message that several subscriptions of a client match may come once or once
 // for each of them.
 func specOverlappingSubscriptions(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		sub, pub := s.join("sub"), s.join("pub")
 		sub.subscribe(qos(0, "a/#"), qos(2, "a/+"), qos(1, "a/b"))
 		for q := range byte(3) {
@@ -180,7 +183,7 @@ func specOverlappingSubscriptions(t *testing.T, v packet.Version) {
 }
 
 func specSubscriptionIdentifiers(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		sub, pub := s.join("sub"), s.join("pub")
 		for i, filter := range []string{"a/#", "a/+", "a/b", "b"} {
 			subscribe := &packet.Subscribe{ID: 1, Filters: []packet.Filter{qos(byte(i%3), filter)}}
@@ -212,14 +215,14 @@ func specSubscriptionIdentifiers(t *testing.T, v packet.Version) {
 }
 
 func specSubscriptionIdentifierFromAClient(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		s.refuses("PUBLISH with a subscription identifier", fromHex("3006 0001 61 02 0b01"))
 	})
 }
 
 func specRefusedPublish(t *testing.T, v packet.Version) {
 	cfg := Config{Allow: func(_, _, topic string, a Access) bool { return a != Write || topic != "no" }}
-	onStage(t, v, cfg, func(s *stage) {
+	onStage(t, v, cfg, func(t *testing.T, s *stage) {
 		watch := s.join("watch")
 		watch.subscribe(qos(2, "#"))
 		for q := range byte(3) {
@@ -243,7 +246,7 @@ func specRefusedPublish(t *testing.T, v packet.Version) {
 }
 
 func specPropertiesAreUnaltered(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		sub, pub := s.join("sub"), s.join("pub")
 		sub.subscribe(qos(2, "t"))
 		sets := []packet.Properties{
@@ -272,7 +275,7 @@ func mortal(seconds uint32) func(*packet.Publish) {
 }
 
 func specMessageExpiry(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		pub := s.join("pub")
 		p := s.keep("p")
 		p.subscribe(qos(2, "t"))
@@ -291,7 +294,7 @@ func specMessageExpiry(t *testing.T, v packet.Version) {
 }
 
 func specResponseTopicHasNoWildcards(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		for _, topic := range []string{"#", "a/+", "+"} {
 			m := &packet.Publish{Topic: "t", Props: packet.Properties{{ID: packet.ResponseTopic, Text: topic}}}
 			s.refuses("response topic "+topic, encode(m, v))
@@ -304,7 +307,7 @@ func aliased(n uint32) func(*packet.Publish) {
 }
 
 func specAliasesOfClients(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		sub := s.join("sub")
 		sub.subscribe(qos(0, "t/#"))
 		p := s.open()
@@ -338,7 +341,7 @@ func specAliasesOfClients(t *testing.T, v packet.Version) {
 }
 
 func specAliasesEndWithTheConnection(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		p := s.keep("p")
 		p.put(1, "t", "1", aliased(1))
 		s.lose(p)
@@ -352,9 +355,9 @@ func specAliasesEndWithTheConnection(t *testing.T, v packet.Version) {
 
 // resolver gives messages with an alias the topic that was sent with it first,
 // and fails for aliases that the client has not allowed.
-func resolver(t *testing.T, most uint32) func([]*packet.Publish) {
+func resolver(t *testing.T, most uint32) func(messageList) {
 	known := make(map[uint32]string)
-	return func(list []*packet.Publish) {
+	return func(list messageList) {
 		for _, m := range list {
 			if !m.Props.Has(packet.TopicAlias) {
 				continue
@@ -373,7 +376,7 @@ func resolver(t *testing.T, most uint32) func([]*packet.Publish) {
 }
 
 func specAliasesToClients(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		pub := s.join("pub")
 		for _, most := range []uint32{0, 1, 3, 65535} {
 			p := s.join("p", asking(packet.TopicAliasMaximum, most))
@@ -402,7 +405,7 @@ func specAliasesToClients(t *testing.T, v packet.Version) {
 }
 
 func specReceiveMaximum(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		pub := s.join("pub")
 		for _, most := range []int{1, 3} {
 			p := s.join("p", asking(packet.ReceiveMaximum, uint32(most)))
@@ -425,7 +428,7 @@ func specReceiveMaximum(t *testing.T, v packet.Version) {
 				p.answer(m)
 			}
 			rest := p.takeAll()
-			if got := payloadsOf(under) + " " + payloadsOf(rest); got != "0 1 2 3 4 5 6 7 8 9" {
+			if got := under.payloads() + " " + rest.payloads(); got != "0 1 2 3 4 5 6 7 8 9" {
 				t.Errorf("got %q", got)
 			}
 			s.lose(p)
@@ -434,7 +437,7 @@ func specReceiveMaximum(t *testing.T, v packet.Version) {
 }
 
 func specQuotaOfQoS2(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		pub, p := s.join("pub"), s.join("p", asking(packet.ReceiveMaximum, 1))
 		p.subscribe(qos(2, "t"))
 		for i := range 4 {
@@ -459,7 +462,7 @@ func specQuotaOfQoS2(t *testing.T, v packet.Version) {
 }
 
 func specMaximumPacketSize(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		const most = 60
 		pub := s.join("pub")
 		for q := range byte(3) {
@@ -484,7 +487,7 @@ func specMaximumPacketSize(t *testing.T, v packet.Version) {
 
 // talk lets p provoke all answers that there are, also refusals, and returns
 // what came with the size of each.
-func talk(t *testing.T, s *stage, p *peer) (got []packet.Packet, sizes []int) {
+func talk(t *testing.T, s *stage, p *peer) (got packetList, sizes []int) {
 	long := strings.Repeat("no/", 30)
 	for _, pk := range []packet.Packet{
 		&packet.Publish{QoS: 1, ID: 1, Topic: long}, &packet.Publish{QoS: 2, ID: 2, Topic: long},
@@ -518,7 +521,7 @@ func talk(t *testing.T, s *stage, p *peer) (got []packet.Packet, sizes []int) {
 var talkAllows = Config{Allow: func(_, _, topic string, _ Access) bool { return !strings.HasPrefix(topic, "no/") }}
 
 func specAnswersFit(t *testing.T, v packet.Version) {
-	onStage(t, v, talkAllows, func(s *stage) {
+	onStage(t, v, talkAllows, func(t *testing.T, s *stage) {
 		const most = 40
 		p := s.open()
 		p.send(&packet.Connect{Version: v, ClientID: "p", CleanStart: true, Props: packet.Properties{{ID: packet.MaximumPacketSize, Num: most}}})
@@ -541,7 +544,7 @@ func specAnswersFit(t *testing.T, v packet.Version) {
 }
 
 func specProblemInformation(t *testing.T, v packet.Version) {
-	onStage(t, v, talkAllows, func(s *stage) {
+	onStage(t, v, talkAllows, func(t *testing.T, s *stage) {
 		got, _ := talk(t, s, s.join("p", asking(packet.RequestProblem, 0)))
 		for _, pk := range got {
 			var props packet.Properties
@@ -571,9 +574,14 @@ var reasonsOf = map[packet.Type]string{
 }
 
 func specReasonCodes(t *testing.T, v packet.Version) {
+	for _, err := range []error{nil, ErrRefused, ErrQuota, spool.ErrFull, spool.ErrTooLarge, spool.ErrDegraded, io.ErrUnexpectedEOF} {
+		if r := publishReason(err); strings.IndexByte(reasonsOf[packet.PUBACK], byte(r)) < 0 {
+			t.Errorf("PUBACK may not carry %v, which would answer %v", r, err)
+		}
+	}
 	cfg := talkAllows
 	cfg.Authenticate = func(user string, _ []byte, _ string) bool { return user == "" }
-	onStage(t, v, cfg, func(s *stage) {
+	onStage(t, v, cfg, func(t *testing.T, s *stage) {
 		got, _ := talk(t, s, s.join("p"))
 		wrong := encode(&packet.Connect{Version: v, ClientID: "p", HasUser: true, User: "u"}, v)
 		if ack := s.refusesConnect("wrong user", wrong); ack != nil {
@@ -601,7 +609,7 @@ func specReasonCodes(t *testing.T, v packet.Version) {
 }
 
 func specOrder(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		one, two := s.join("one"), s.join("two")
 		subs := []*peer{s.join("s0"), s.join("s1"), s.join("s2"), s.join("wild")}
 		for q := range byte(3) {

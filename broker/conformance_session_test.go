@@ -12,7 +12,7 @@ import (
 // Sessions, and the delivery of QoS 1 and 2 across connections.
 
 func specSessionIsKept(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		pub := s.join("pub")
 		p := s.keep("p")
 		p.subscribe(qos(1, "a"), qos(2, "b/+"))
@@ -39,7 +39,7 @@ func specSessionIsKept(t *testing.T, v packet.Version) {
 }
 
 func specSessionLastsWithItsConnection(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		var short []func(*packet.Connect)
 		if v >= packet.V5 {
 			short = append(short, asking(packet.SessionExpiry, 1))
@@ -53,7 +53,7 @@ func specSessionLastsWithItsConnection(t *testing.T, v packet.Version) {
 }
 
 func specSessionExpires(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		pub := s.join("pub")
 		ten := asking(packet.SessionExpiry, 10)
 		p := s.keep("p", ten)
@@ -80,7 +80,7 @@ func specSessionExpires(t *testing.T, v packet.Version) {
 }
 
 func specSessionsAreByClientID(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		pub := s.join("pub")
 		for _, id := range []string{"a", "A", "a ", "ä", "a/b"} {
 			p := s.keep(id)
@@ -95,7 +95,7 @@ func specSessionsAreByClientID(t *testing.T, v packet.Version) {
 }
 
 func specRedelivery(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		pub := s.join("pub")
 		p := s.keep("p")
 		p.subscribe(qos(2, "t"))
@@ -103,15 +103,15 @@ func specRedelivery(t *testing.T, v packet.Version) {
 			pub.put(byte(1+i%2), "t", fmt.Sprint(i))
 		}
 		before := p.messages()
-		if payloadsOf(before) != "0 1 2 3 4 5" {
-			t.Fatalf("got %q", payloadsOf(before))
+		if before.payloads() != "0 1 2 3 4 5" {
+			t.Fatalf("got %q", before.payloads())
 		}
 		s.lose(p)
 		pub.put(1, "t", "new")
 		p = s.back("p")
 		after := p.messages()
-		if payloadsOf(after) != "0 1 2 3 4 5 new" {
-			t.Fatalf("got %q", payloadsOf(after))
+		if after.payloads() != "0 1 2 3 4 5 new" {
+			t.Fatalf("got %q", after.payloads())
 		}
 		for i, m := range after[:6] {
 			if !m.Dup || m.ID != before[i].ID || m.QoS != before[i].QoS || m.Topic != "t" {
@@ -132,13 +132,13 @@ func specRedelivery(t *testing.T, v packet.Version) {
 }
 
 func specNothingIsResentOnAnOpenConnection(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		pub, p := s.join("pub"), s.keep("p")
 		p.subscribe(qos(2, "t"))
 		pub.put(1, "t", "1")
 		pub.put(2, "t", "2")
-		if m := p.messages(); payloadsOf(m) != "1 2" {
-			t.Fatalf("got %q", payloadsOf(m))
+		if m := p.messages(); m.payloads() != "1 2" {
+			t.Fatalf("got %q", m.payloads())
 		}
 		if got, err := p.drain(24 * time.Hour); len(got) > 0 || err != nil {
 			t.Errorf("got %+v, %v", got, err)
@@ -147,7 +147,7 @@ func specNothingIsResentOnAnOpenConnection(t *testing.T, v packet.Version) {
 }
 
 func specRefusedIsNotSentAgain(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		pub, p := s.join("pub"), s.keep("p")
 		p.subscribe(qos(2, "t"))
 		pub.put(1, "t", "1")
@@ -164,7 +164,7 @@ func specRefusedIsNotSentAgain(t *testing.T, v packet.Version) {
 
 // QoS 1, what comes in.
 func specAnsweredIdentifierIsNew(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		sub, pub := s.join("sub"), s.join("pub")
 		sub.subscribe(qos(1, "t"))
 		for _, dup := range []bool{false, true, false} {
@@ -176,7 +176,7 @@ func specAnsweredIdentifierIsNew(t *testing.T, v packet.Version) {
 
 // QoS 1, what goes out: it is owed until PUBACK.
 func specQoS1Out(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		p := s.keep("p")
 		p.subscribe(qos(1, "t"))
 		s.join("pub").put(1, "t", "x")
@@ -197,7 +197,7 @@ func specQoS1Out(t *testing.T, v packet.Version) {
 
 // QoS 2, what comes in.
 func specQoS2In(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		sub, pub := s.join("sub"), s.join("pub")
 		sub.subscribe(qos(0, "t"))
 		m := &packet.Publish{QoS: 2, ID: 5, Topic: "t", Payload: []byte("x")}
@@ -220,7 +220,7 @@ func specQoS2In(t *testing.T, v packet.Version) {
 }
 
 func specQoS2InAcrossConnections(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		sub := s.join("sub")
 		sub.subscribe(qos(0, "t"))
 		pub := s.keep("pub")
@@ -243,7 +243,7 @@ func specQoS2InAcrossConnections(t *testing.T, v packet.Version) {
 func specRefusedQoS2IsForgotten(t *testing.T, v packet.Version) {
 	allowed := false
 	cfg := Config{Allow: func(_, _, _ string, a Access) bool { return a != Write || allowed }}
-	onStage(t, v, cfg, func(s *stage) {
+	onStage(t, v, cfg, func(t *testing.T, s *stage) {
 		sub, pub := s.join("sub"), s.join("pub")
 		sub.subscribe(qos(0, "t"))
 		m := &packet.Publish{QoS: 2, ID: 5, Topic: "t", Payload: []byte("x")}
@@ -261,7 +261,7 @@ func specRefusedQoS2IsForgotten(t *testing.T, v packet.Version) {
 }
 
 func specQoS2InGoesOnAfterExpiry(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		pub := s.join("pub")
 		m := &packet.Publish{QoS: 2, ID: 5, Topic: "t"}
 		mortal(2)(m)
@@ -279,7 +279,7 @@ func specQoS2InGoesOnAfterExpiry(t *testing.T, v packet.Version) {
 
 // QoS 2, what goes out: the message is owed until PUBREC, PUBREL until PUBCOMP.
 func specQoS2Out(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		p := s.keep("p")
 		p.subscribe(qos(2, "t"))
 		s.join("pub").put(2, "t", "x")
@@ -309,12 +309,12 @@ func specQoS2Out(t *testing.T, v packet.Version) {
 }
 
 func specWhatWasSentDoesNotExpire(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		p := s.keep("p")
 		p.subscribe(qos(2, "t"))
 		s.join("pub").put(2, "t", "x", mortal(5))
-		if m := p.messages(); payloadsOf(m) != "x" {
-			t.Fatalf("got %q", payloadsOf(m))
+		if m := p.messages(); m.payloads() != "x" {
+			t.Fatalf("got %q", m.payloads())
 		}
 		s.lose(p)
 		time.Sleep(time.Minute)
@@ -323,7 +323,7 @@ func specWhatWasSentDoesNotExpire(t *testing.T, v packet.Version) {
 }
 
 func specQoS0IsSentOnce(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		p := s.keep("p")
 		p.subscribe(qos(0, "t"))
 		s.join("pub").put(2, "t", "x")
@@ -336,7 +336,7 @@ func specQoS0IsSentOnce(t *testing.T, v packet.Version) {
 }
 
 func specOwnPubrel(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		const most = 30
 		p := s.join("p", asking(packet.MaximumPacketSize, most))
 		p.subscribe(qos(2, "t"))
@@ -358,7 +358,7 @@ func specOwnPubrel(t *testing.T, v packet.Version) {
 }
 
 func specAnswersKeepTheirOrder(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		sub, pub := s.keep("sub"), s.join("pub")
 		sub.subscribe(qos(1, "t"))
 		go func() {
@@ -379,7 +379,7 @@ func specAnswersKeepTheirOrder(t *testing.T, v packet.Version) {
 }
 
 func specPubrelsKeepTheirOrder(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		sub, pub := s.keep("sub"), s.join("pub")
 		sub.subscribe(qos(2, "t"))
 		for range 5 {
@@ -404,7 +404,7 @@ func specPubrelsKeepTheirOrder(t *testing.T, v packet.Version) {
 // Before MQTT 5 there is no other way to refuse a message.
 func specWhatCannotBeStoredCloses(t *testing.T, v packet.Version) {
 	k := newShelf(t)
-	k.stage(t, v, Config{}, func(s *stage) {
+	k.stage(t, v, Config{}, func(t *testing.T, s *stage) {
 		p := s.keep("p")
 		p.subscribe(qos(1, "t"))
 		s.lose(p)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -58,13 +59,13 @@ type stage struct {
 }
 
 // onStage runs fn with a broker that has kept nothing yet.
-func onStage(t *testing.T, v packet.Version, cfg Config, fn func(s *stage)) {
+func onStage(t *testing.T, v packet.Version, cfg Config, fn func(t *testing.T, s *stage)) {
 	t.Helper()
 	newShelf(t).stage(t, v, cfg, fn)
 }
 
 // stage runs fn with a broker that goes on with what is on the shelf.
-func (k *shelf) stage(t *testing.T, v packet.Version, cfg Config, fn func(s *stage)) {
+func (k *shelf) stage(t *testing.T, v packet.Version, cfg Config, fn func(t *testing.T, s *stage)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
@@ -86,7 +87,7 @@ func (k *shelf) stage(t *testing.T, v packet.Version, cfg Config, fn func(s *sta
 				t.Error(err)
 			}
 		}()
-		fn(&stage{t, b, v})
+		fn(t, &stage{t, b, v})
 	})
 }
 
@@ -223,11 +224,42 @@ func (c *bounded) Write(b []byte) (int, error) {
 // push sends bytes whether the broker still wants them or not.
 func (p *peer) push(raw []byte) { p.conn.Write(raw) }
 
+// A packetList says in a test's log what they are.
+type packetList []packet.Packet
+
+func (list packetList) String() string {
+	var texts []string
+	for _, pk := range list {
+		texts = append(texts, fmt.Sprintf("%v%+v", pk.Type(), reflect.Indirect(reflect.ValueOf(pk))))
+	}
+	return "[" + strings.Join(texts, ", ") + "]"
+}
+
+// A messageList is the messages that came, in their order.
+type messageList []*packet.Publish
+
+func (list messageList) String() string {
+	var texts []string
+	for _, m := range list {
+		texts = append(texts, fmt.Sprintf("%+v", *m))
+	}
+	return "[" + strings.Join(texts, ", ") + "]"
+}
+
+// payloads are those of the messages, parted by blanks.
+func (list messageList) payloads() string {
+	var texts []string
+	for _, m := range list {
+		texts = append(texts, string(m.Payload))
+	}
+	return strings.Join(texts, " ")
+}
+
 // drain reads without answering until the broker has sent nothing for d, or
 // until the connection ends: then it returns io.EOF.
-func (p *peer) drain(d time.Duration) ([]packet.Packet, error) {
+func (p *peer) drain(d time.Duration) (packetList, error) {
 	p.t.Helper()
-	var got []packet.Packet
+	var got packetList
 	for {
 		pk, err := p.within(d)
 		switch {
@@ -255,13 +287,13 @@ func (p *peer) within(d time.Duration) (packet.Packet, error) {
 
 // messages is drain for a client that has only messages to expect, and does
 // not answer them.
-func (p *peer) messages() []*packet.Publish {
+func (p *peer) messages() messageList {
 	p.t.Helper()
 	got, err := p.drain(time.Second)
 	if err != nil {
 		p.t.Fatalf("the connection ended")
 	}
-	var list []*packet.Publish
+	var list messageList
 	for _, pk := range got {
 		m, ok := pk.(*packet.Publish)
 		if !ok {
@@ -273,9 +305,9 @@ func (p *peer) messages() []*packet.Publish {
 }
 
 // takeAll reads all messages that come, and answers as their QoS demands.
-func (p *peer) takeAll() []*packet.Publish {
+func (p *peer) takeAll() messageList {
 	p.t.Helper()
-	var list []*packet.Publish
+	var list messageList
 	for {
 		pk, err := p.within(time.Second)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
@@ -312,10 +344,10 @@ func (p *peer) answer(m *packet.Publish) {
 
 // wants takes all messages that come, whose payloads must be these, in this
 // order, parted by blanks.
-func (p *peer) wants(payloads string) []*packet.Publish {
+func (p *peer) wants(payloads string) messageList {
 	p.t.Helper()
 	list := p.takeAll()
-	if got := payloadsOf(list); got != payloads {
+	if got := list.payloads(); got != payloads {
 		p.t.Errorf("got messages %q, want %q", got, payloads)
 	}
 	return list
@@ -326,17 +358,9 @@ func (p *peer) wantsOne(payload string) *packet.Publish {
 	p.t.Helper()
 	list := p.takeAll()
 	if len(list) != 1 || string(list[0].Payload) != payload {
-		p.t.Fatalf("got messages %q, want %q", payloadsOf(list), payload)
+		p.t.Fatalf("got messages %q, want %q", list.payloads(), payload)
 	}
 	return list[0]
-}
-
-func payloadsOf(list []*packet.Publish) string {
-	var texts []string
-	for _, m := range list {
-		texts = append(texts, string(m.Payload))
-	}
-	return strings.Join(texts, " ")
 }
 
 // put publishes, through to the last answer, and returns the reason of the

@@ -11,14 +11,14 @@ import (
 // SUBSCRIBE, UNSUBSCRIBE, filters and shared subscriptions.
 
 func specFiltersAreNeeded(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		s.refuses("SUBSCRIBE without a filter", encode(&packet.Subscribe{ID: 1}, v))
 		s.refuses("UNSUBSCRIBE without a filter", encode(&packet.Unsubscribe{ID: 1}, v))
 	})
 }
 
 func specSubscriptionOptions(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		wrong := []byte{3, 0x40, 0x80, 0xC0}
 		if v < packet.V5 {
 			wrong = append(wrong, 4, 8, 0x10, 0x20)
@@ -32,7 +32,7 @@ func specSubscriptionOptions(t *testing.T, v packet.Version) {
 }
 
 func specNoLocal(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		p, other := s.join("p"), s.join("other")
 		p.subscribe(packet.Filter{Filter: "t", QoS: 2, NoLocal: true})
 		for q := range byte(3) {
@@ -45,7 +45,7 @@ func specNoLocal(t *testing.T, v packet.Version) {
 }
 
 func specNoLocalOfAShared(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		pk := &packet.Subscribe{ID: 1, Filters: []packet.Filter{{Filter: "$share/g/t", NoLocal: true}}}
 		if r := s.refuses("a shared subscription with no local", encode(pk, v)); r != packet.ProtocolError {
 			t.Errorf("reason %v", r)
@@ -55,7 +55,7 @@ func specNoLocalOfAShared(t *testing.T, v packet.Version) {
 
 func specSubscribeIsAnswered(t *testing.T, v packet.Version) {
 	cfg := Config{Allow: func(_, _, topic string, a Access) bool { return a != Subscribe || topic != "no" }}
-	onStage(t, v, cfg, func(s *stage) {
+	onStage(t, v, cfg, func(t *testing.T, s *stage) {
 		p, pub := s.join("p"), s.join("pub")
 		got := p.subscribe(qos(2, "a"), qos(0, "no"), qos(1, "b/+"), qos(0, "c/#"), qos(1, "a"))
 		refused := packet.NotAuthorized
@@ -78,7 +78,7 @@ func specSubscribeIsAnswered(t *testing.T, v packet.Version) {
 }
 
 func specSubscribeAgain(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		p, pub := s.join("p"), s.join("pub")
 		pub.put(2, "t", "retained", retained)
 		for _, q := range []byte{0, 2, 1} {
@@ -108,9 +108,9 @@ func specSubscribeAgain(t *testing.T, v packet.Version) {
 }
 
 // everything reads all packets that come, and acknowledges QoS 1.
-func (p *peer) everything() []packet.Packet {
+func (p *peer) everything() packetList {
 	p.t.Helper()
-	var all []packet.Packet
+	var all packetList
 	for {
 		pk, err := p.within(time.Second)
 		if err != nil {
@@ -124,7 +124,7 @@ func (p *peer) everything() []packet.Packet {
 }
 
 func specQoSIsTheLesser(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		pub := s.join("pub")
 		for granted := range byte(3) {
 			p := s.join("p")
@@ -143,7 +143,7 @@ func specQoSIsTheLesser(t *testing.T, v packet.Version) {
 }
 
 func specUnsubscribe(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		p, pub := s.join("p"), s.join("pub")
 		p.subscribe(qos(1, "a/+"), qos(1, "a/b"), qos(1, "c"), qos(1, "d"))
 		got := p.unsubscribe("a/b", "a/#", "c", "never", "+/b")
@@ -164,7 +164,7 @@ func specUnsubscribe(t *testing.T, v packet.Version) {
 }
 
 func specUnsubscribeCompletesWhatWasBegun(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		p, pub := s.keep("p"), s.join("pub")
 		p.subscribe(qos(2, "t"))
 		pub.put(1, "t", "1")
@@ -198,7 +198,7 @@ func (s *stage) grants(filter string) bool {
 }
 
 func specPlacesOfWildcards(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		for _, filter := range []string{"#", "+", "a/#", "a/+", "+/a", "+/+", "a/+/b", "+/#", "/#", "/+", "a//#"} {
 			if !s.grants(filter) {
 				t.Errorf("%q was refused", filter)
@@ -213,7 +213,7 @@ func specPlacesOfWildcards(t *testing.T, v packet.Version) {
 }
 
 func specEmptyTopics(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		if s.grants("") {
 			t.Error("an empty filter was granted")
 		}
@@ -232,7 +232,7 @@ func specEmptyTopics(t *testing.T, v packet.Version) {
 // What begins with $ is the server's own. Clients may not publish there, so
 // the gateway does.
 func specDollarTopics(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		wild, plain := s.join("wild"), s.join("plain")
 		wild.subscribe(qos(0, "#"), qos(0, "+"), qos(0, "+/#"), qos(0, "+/x"), qos(0, "+/+"))
 		plain.subscribe(qos(0, "$own/+"), qos(0, "$own"))
@@ -251,7 +251,7 @@ func specDollarTopics(t *testing.T, v packet.Version) {
 }
 
 func specSharedFilters(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		for _, filter := range []string{"$share/g/t", "$share/a b/+/x", "$share/g/#", "$share/g//", "$share/$g/t"} {
 			if !s.grants(filter) {
 				t.Errorf("%q was refused", filter)
@@ -266,7 +266,7 @@ func specSharedFilters(t *testing.T, v packet.Version) {
 }
 
 func specSharedGoesToOne(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		pub, other := s.join("pub"), s.join("other")
 		members := []*peer{s.join("m0"), s.join("m1"), s.join("m2")}
 		for i, m := range members {
@@ -315,7 +315,7 @@ func inFlight(t *testing.T, s *stage) (has, other *peer, name string, m *packet.
 }
 
 func specSharedIsCompleted(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		has, other, name, m := inFlight(t, s)
 		has.answer(m)
 		has.acked(packet.PUBREL, m.ID)
@@ -330,7 +330,7 @@ func specSharedIsCompleted(t *testing.T, v packet.Version) {
 }
 
 func specSharedEndsWithItsSession(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		has, other, name, m := inFlight(t, s)
 		has.answer(m)
 		has.acked(packet.PUBREL, m.ID)
@@ -343,7 +343,7 @@ func specSharedEndsWithItsSession(t *testing.T, v packet.Version) {
 }
 
 func specSharedRefusedIsDiscarded(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		has, other, name, m := inFlight(t, s)
 		has.send(&packet.Ack{Kind: packet.PUBREC, ID: m.ID, Reason: packet.Unspecified})
 		has.wants("")

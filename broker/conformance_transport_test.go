@@ -171,7 +171,7 @@ func specTextFrame(t *testing.T, v packet.Version) {
 
 func TestMQTT31(t *testing.T) {
 	cfg := Config{Allow: func(_, _, topic string, a Access) bool { return a != Subscribe || topic != "no" }}
-	onStage(t, packet.V31, cfg, func(s *stage) {
+	onStage(t, packet.V31, cfg, func(t *testing.T, s *stage) {
 		pub := s.join(strings.Repeat("an id of more than 23 characters ", 5))
 		p := s.keep("p", withWill(1, "lost"))
 		got := p.subscribe(qos(0, "a"), qos(1, "b"), qos(2, "c"), qos(1, "no"), qos(2, "a#"))

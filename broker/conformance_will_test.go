@@ -20,7 +20,7 @@ func (s *stage) watched() *peer {
 }
 
 func specWillIsSent(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		watch := s.watched()
 		for q := range byte(3) {
 			s.lose(s.join("p", withWill(q, "lost")))
@@ -39,7 +39,7 @@ func specWillIsSent(t *testing.T, v packet.Version) {
 }
 
 func specNoWillNoMessage(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		watch := s.join("watch")
 		watch.subscribe(qos(0, "#"))
 		s.lose(s.join("p"))
@@ -48,7 +48,7 @@ func specNoWillNoMessage(t *testing.T, v packet.Version) {
 }
 
 func specWillRetained(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		s.lose(s.join("p", withWill(1, "not retained")))
 		p := s.watched()
 		p.wants("")
@@ -63,7 +63,7 @@ func specWillRetained(t *testing.T, v packet.Version) {
 }
 
 func specWillIsVoid(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		watch := s.watched()
 		for _, keep := range []func(*packet.Connect){kept, func(*packet.Connect) {}} {
 			p := s.open()
@@ -86,7 +86,7 @@ func specWillIsVoid(t *testing.T, v packet.Version) {
 }
 
 func specDisconnectWantingTheWill(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		watch := s.watched()
 		for _, reason := range []packet.Reason{packet.DisconnectWithWill, packet.Unspecified, packet.AdministrativeAction} {
 			p := s.join("p", withWill(1, "wanted"))
@@ -108,7 +108,7 @@ func delayed(delay, expiry uint32) func(*packet.Connect) {
 }
 
 func specWillDelay(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		watch := s.watched()
 		s.lose(s.join("p", delayed(30, 100)))
 		time.Sleep(27 * time.Second)
@@ -132,7 +132,7 @@ func specWillDelay(t *testing.T, v packet.Version) {
 }
 
 func specWillOfAClientThatCameBack(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		watch := s.watched()
 		s.lose(s.join("p", delayed(30, 100)))
 		time.Sleep(20 * time.Second)
@@ -154,7 +154,7 @@ func specWillOfAClientThatCameBack(t *testing.T, v packet.Version) {
 }
 
 func specWillProperties(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		watch := s.watched()
 		props := packet.Properties{
 			{ID: packet.PayloadFormat, Num: 1}, {ID: packet.ContentType, Text: "text/plain"},
@@ -191,7 +191,7 @@ func comparePropertiesOf(t *testing.T, m *packet.Publish, want packet.Properties
 }
 
 func specDisconnectEndsIt(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		pub := s.join("pub")
 		p := s.keep("p")
 		p.subscribe(qos(1, "t"))
@@ -207,7 +207,7 @@ func specDisconnectEndsIt(t *testing.T, v packet.Version) {
 
 // The broker's own DISCONNECT is its last packet, and tells no expiry.
 func specOwnDisconnect(t *testing.T, v packet.Version) {
-	onStage(t, v, Config{}, func(s *stage) {
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		pub := s.join("pub")
 		old := s.keep("same")
 		old.subscribe(qos(1, "t"))
