@@ -113,13 +113,13 @@ func specWillDelay(t *testing.T, v packet.Version) {
 		s.lose(s.join("p", delayed(30, 100)))
 		time.Sleep(27 * time.Second)
 		watch.wants("") // after 28
-		time.Sleep(3 * time.Second)
+		time.Sleep(8 * time.Second)
 		watch.wants("late")
 
 		s.lose(s.join("q", delayed(100, 30))) // the session ends first
 		time.Sleep(27 * time.Second)
 		watch.wants("")
-		time.Sleep(3 * time.Second)
+		time.Sleep(8 * time.Second)
 		watch.wants("late")
 
 		s.lose(s.join("r", delayed(100, 0))) // and here with the connection
