@@ -18,7 +18,7 @@ func specFirstPacketIsConnect(t *testing.T, v packet.Version) {
 			&packet.Publish{Topic: "t", Payload: []byte("x")}, &packet.Subscribe{ID: 1, Filters: []packet.Filter{qos(0, "t")}},
 			packet.Ping{Kind: packet.PINGREQ}, &packet.Disconnect{}, &packet.Auth{Reason: 0x18},
 		} {
-			p := s.open()
+			p := s.dial()
 			p.push(encode(pk, v))
 			if got, err := p.drain(time.Second); err != io.EOF || len(got) > 0 {
 				t.Errorf("%v first: the broker sent %+v, then %v", pk.Type(), got, err)
@@ -54,7 +54,7 @@ func specProtocolLevel(t *testing.T, v packet.Version) {
 		for _, level := range []byte{0, 1, 2, 6, 7, 127} {
 			raw := rawConnect(packet.V311, 2, str("c"))
 			raw[8] = level
-			p := s.open()
+			p := s.dial()
 			p.push(raw)
 			p.r.Version = packet.V311
 			got, err := p.drain(time.Second)
@@ -109,7 +109,7 @@ func specWillFlags(t *testing.T, v packet.Version) {
 			}
 		}
 		for _, flags := range []byte{0x06, 0x0E, 0x16, 0x26, 0x2E, 0x36} {
-			p := s.open()
+			p := s.dial()
 			p.push(rawConnect(v, flags, str("c")+will))
 			if ack := expect[*packet.Connack](p); ack.Reason != packet.Success {
 				t.Errorf("flags %#x: %v", flags, ack.Reason)
@@ -142,7 +142,7 @@ func specCredentialFlags(t *testing.T, v packet.Version) {
 				s.refusesConnect(test.name, raw)
 				continue
 			}
-			p := s.open()
+			p := s.dial()
 			p.push(raw)
 			if ack := expect[*packet.Connack](p); ack.Reason != packet.Success {
 				t.Errorf("%s: %v", test.name, ack.Reason)
@@ -161,7 +161,7 @@ func specOrderOfTheFields(t *testing.T, v packet.Version) {
 	onStage(t, v, cfg, func(t *testing.T, s *stage) {
 		watch := s.join("watch")
 		watch.subscribe(qos(0, "topic"))
-		p := s.open()
+		p := s.dial()
 		p.push(rawConnect(v, 0xC6, str("client")+propless(v)+str("topic")+str("payload")+str("user")+str("password")))
 		expect[*packet.Connack](p)
 		if user != "user" || password != "password" || id != "client" {
@@ -186,7 +186,7 @@ func specEmptyClientIDs(t *testing.T, v packet.Version) {
 		taken := map[string]bool{"": true}
 		var all []*peer
 		for range 3 {
-			p := s.open()
+			p := s.dial()
 			ack := p.connect("")
 			if ack.Reason != packet.Success {
 				t.Fatal(ack.Reason)
@@ -209,8 +209,8 @@ func specEmptyClientIDs(t *testing.T, v packet.Version) {
 
 func specAssignedClientIDIsOneLikeAny(t *testing.T, v packet.Version) {
 	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
-		p := s.open()
-		ack := p.connect("", kept)
+		p := s.dial()
+		ack := p.connect("", keepSession)
 		id, _ := ack.Props.Text(packet.AssignedClientID)
 		p.subscribe(qos(1, "t"))
 		s.lose(p)
@@ -248,7 +248,7 @@ func specTakeOver(t *testing.T, v packet.Version) {
 	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		old := s.keep("same")
 		old.subscribe(qos(1, "t"))
-		again := s.open()
+		again := s.dial()
 		again.send(&packet.Connect{Version: v, ClientID: "same"})
 		if reason := old.gone(); v >= packet.V5 && reason != packet.SessionTakenOver {
 			t.Errorf("reason %v", reason)
@@ -306,8 +306,8 @@ func specSessionPresent(t *testing.T, v packet.Version) {
 	onStage(t, v, cfg, func(t *testing.T, s *stage) {
 		s.lose(s.keep("p", secret)) // fails if one were present
 		s.lose(s.back("p", secret)) // fails if none were
-		p := s.open()
-		if ack := p.connect("p", kept); ack.Reason == packet.Success || ack.SessionPresent {
+		p := s.dial()
+		if ack := p.connect("p", keepSession); ack.Reason == packet.Success || ack.SessionPresent {
 			t.Errorf("without its password: %+v", ack)
 		}
 		s.lose(s.back("p", secret))
@@ -329,9 +329,9 @@ func specConnackToTheByte(t *testing.T, v packet.Version) {
 			return string(head[:1]) + string(body[:2])
 		}
 		again := &packet.Connect{Version: v, ClientID: "p"}
-		kept(again)
+		keepSession(again)
 		for _, want := range []string{"\x20\x00\x00", "\x20\x01\x00"} {
-			p := s.open()
+			p := s.dial()
 			if got := read(p, again); got != want {
 				t.Errorf("got % x, want % x", got, want)
 			}
@@ -373,7 +373,7 @@ func specKeepAlive(t *testing.T, v packet.Version) {
 	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		watch := s.join("watch")
 		watch.subscribe(qos(0, "will"))
-		p := s.open()
+		p := s.dial()
 		ack := p.connect("p", withWill(0, "lost"), func(c *packet.Connect) { c.KeepAlive = 10 })
 		limit := time.Duration(ack.Props.Num(packet.ServerKeepAlive, 10)) * 1500 * time.Millisecond
 		for range 3 { // any packet counts
@@ -403,7 +403,7 @@ func specNoKeepAlive(t *testing.T, v packet.Version) {
 
 func specAllOfItIsOffered(t *testing.T, v packet.Version) {
 	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
-		p := s.open()
+		p := s.dial()
 		ack := p.connect("p", func(c *packet.Connect) {
 			c.Will = &packet.Will{Topic: "w", QoS: 2, Retain: true}
 		})
@@ -440,7 +440,7 @@ func specUnknownAuthMethod(t *testing.T, v packet.Version) {
 
 func specNoAuthUnasked(t *testing.T, v packet.Version) {
 	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
-		p := s.open()
+		p := s.dial()
 		ack := p.connect("p") // fails if AUTH came first
 		if ack.Props.Has(packet.AuthMethod) || ack.Props.Has(packet.AuthData) {
 			t.Errorf("properties %+v", ack.Props)
@@ -452,7 +452,7 @@ func specNoAuthUnasked(t *testing.T, v packet.Version) {
 func specNoResponseInformationUnasked(t *testing.T, v packet.Version) {
 	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		for i, ask := range [][]func(*packet.Connect){nil, {asking(packet.RequestResponse, 0)}} {
-			if ack := s.open().connect("p", ask...); ack.Reason != packet.Success || ack.Props.Has(packet.ResponseInfo) {
+			if ack := s.dial().connect("p", ask...); ack.Reason != packet.Success || ack.Props.Has(packet.ResponseInfo) {
 				t.Errorf("%d: got %+v", i, ack)
 			}
 		}

@@ -55,11 +55,11 @@ func specRetained(t *testing.T, v packet.Version) {
 		old.wants("b")
 		pub.put(1, "t/b", "", retained)
 		pub.put(1, "t/a", "", retained)
-		if got := old.takeAll(); len(got) != 2 || len(got[0].Payload) > 0 || got[0].Retain {
+		if got := old.taken(); len(got) != 2 || len(got[0].Payload) > 0 || got[0].Retain {
 			t.Errorf("what clears went on as %+v", got)
 		}
 		fresh("")
-		if n := s.b.Stats().Retained; n != 0 {
+		if n := s.Stats().Retained; n != 0 {
 			t.Errorf("%d messages are retained", n)
 		}
 	})
@@ -68,7 +68,7 @@ func specRetained(t *testing.T, v packet.Version) {
 func (p *peer) subscribeAndTake(filters ...packet.Filter) messageList {
 	p.t.Helper()
 	p.subscribe(filters...)
-	return p.takeAll()
+	return p.taken()
 }
 
 func specRetainedOutlivesItsPublisher(t *testing.T, v packet.Version) {
@@ -170,7 +170,7 @@ func specOverlappingSubscriptions(t *testing.T, v packet.Version) {
 		sub.subscribe(qos(0, "a/#"), qos(2, "a/+"), qos(1, "a/b"))
 		for q := range byte(3) {
 			pub.put(q, "a/b", "x")
-			got := sub.takeAll()
+			got := sub.taken()
 			var best byte
 			for _, m := range got {
 				best = max(best, m.QoS)
@@ -194,7 +194,7 @@ func specSubscriptionIdentifiers(t *testing.T, v packet.Version) {
 			expect[*packet.SubAck](sub)
 		}
 		pub.put(2, "a/b", "x")
-		got := sub.takeAll()
+		got := sub.taken()
 		seen := make(map[uint32]int)
 		for _, m := range got {
 			for _, p := range m.Props {
@@ -208,7 +208,7 @@ func specSubscriptionIdentifiers(t *testing.T, v packet.Version) {
 		}
 		pub.put(1, "a/c", "x")
 		pub.put(1, "b", "x")
-		if got := sub.takeAll(); len(got) < 2 || got[len(got)-1].Props.Num(packet.SubscriptionID, 0) != 3001 {
+		if got := sub.taken(); len(got) < 2 || got[len(got)-1].Props.Num(packet.SubscriptionID, 0) != 3001 {
 			t.Errorf("got %+v", got)
 		}
 	})
@@ -310,7 +310,7 @@ func specAliasesOfClients(t *testing.T, v packet.Version) {
 	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		sub := s.join("sub")
 		sub.subscribe(qos(0, "t/#"))
-		p := s.open()
+		p := s.dial()
 		most := p.connect("p").Props.Num(packet.TopicAliasMaximum, 0)
 		if most == 0 {
 			t.Fatal("the broker takes no aliases")
@@ -385,7 +385,7 @@ func specAliasesToClients(t *testing.T, v packet.Version) {
 			for i := range 60 {
 				topic := fmt.Sprint("t/a/topic/that/is/worth/an/alias/", i%7)
 				pub.put(byte(i%3), topic, topic)
-				got := p.takeAll()
+				got := p.taken()
 				resolve(got)
 				if len(got) != 1 || got[0].Topic != topic || string(got[0].Payload) != topic {
 					t.Fatalf("with %d aliases: got %+v, want %s", most, got, topic)
@@ -427,7 +427,7 @@ func specReceiveMaximum(t *testing.T, v packet.Version) {
 			for _, m := range under {
 				p.answer(m)
 			}
-			rest := p.takeAll()
+			rest := p.taken()
 			if got := under.payloads() + " " + rest.payloads(); got != "0 1 2 3 4 5 6 7 8 9" {
 				t.Errorf("got %q", got)
 			}
@@ -523,7 +523,7 @@ var talkAllows = Config{Allow: func(_, _, topic string, _ Access) bool { return 
 func specAnswersFit(t *testing.T, v packet.Version) {
 	onStage(t, v, talkAllows, func(t *testing.T, s *stage) {
 		const most = 40
-		p := s.open()
+		p := s.dial()
 		p.send(&packet.Connect{Version: v, ClientID: "p", CleanStart: true, Props: packet.Properties{{ID: packet.MaximumPacketSize, Num: most}}})
 		ack, size, err := p.r.Read()
 		if err != nil || ack.(*packet.Connack).Reason != packet.Success || size > most {
@@ -622,7 +622,7 @@ func specOrder(t *testing.T, v packet.Version) {
 		}
 		for i, sub := range subs {
 			last := make(map[string]string) // by publisher and QoS
-			got := sub.takeAll()
+			got := sub.taken()
 			for _, m := range got {
 				of := fmt.Sprint(string(m.Payload[:1]), m.QoS)
 				if string(m.Payload) <= last[of] {

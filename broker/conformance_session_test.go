@@ -403,14 +403,11 @@ func specPubrelsKeepTheirOrder(t *testing.T, v packet.Version) {
 
 // Before MQTT 5 there is no other way to refuse a message.
 func specWhatCannotBeStoredCloses(t *testing.T, v packet.Version) {
-	k := newShelf(t)
-	k.stage(t, v, Config{}, func(t *testing.T, s *stage) {
-		p := s.keep("p")
-		p.subscribe(qos(1, "t"))
-		s.lose(p)
+	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
+		s.away(v, "p", qos(1, "t"))
 		pub := s.join("pub")
 		pub.put(1, "t", "stored")
-		k.disk.Fail(func(op spooltest.Op) error {
+		s.disk.Fail(func(op spooltest.Op) error {
 			if op.Kind == "write" || op.Kind == "sync" || op.Kind == "create" {
 				return spooltest.ErrDead
 			}

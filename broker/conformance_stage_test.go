@@ -2,7 +2,6 @@ package broker
 
 import (
 	"bytes"
-	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -16,85 +15,24 @@ import (
 	"time"
 
 	"edgegateway/broker/packet"
-	"edgegateway/broker/spool"
-	"edgegateway/broker/spool/spooltest"
 )
 
-// A shelf is what a broker keeps beyond its end.
-type shelf struct {
-	disk           *spooltest.Disk
-	state, runtime string
-}
-
-func newShelf(t *testing.T) *shelf {
-	return &shelf{spooltest.NewDisk(), t.TempDir(), t.TempDir()}
-}
-
-// open lets cfg keep sessions on the shelf, until the log that it returns is
-// closed.
-func (k *shelf) open(t *testing.T, cfg *Config) *spool.Log {
-	log, err := spool.Open(spool.Config{Dir: "sessions", Name: "sessions", FS: k.disk, Segment: 256 << 10, Size: 32 << 20})
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg.StateDir = k.state
-	setField(cfg, "RuntimeDir", k.runtime)
-	setField(cfg, "Sessions", log)
-	return log
-}
-
-// setField sets a field of cfg if there is one of that name.
-func setField(cfg *Config, name string, value any) {
-	if f := reflect.ValueOf(cfg).Elem().FieldByName(name); f.IsValid() {
-		f.Set(reflect.ValueOf(value))
-	}
-}
-
-// A stage is a broker that keeps sessions, in a bubble, for clients of one
-// version.
+// A stage is a site for clients of one version.
 type stage struct {
-	t *testing.T
-	b *Broker
+	*site
 	v packet.Version
 }
 
-// onStage runs fn with a broker that has kept nothing yet.
+// onStage runs fn with a broker that has kept nothing yet, in a bubble.
 func onStage(t *testing.T, v packet.Version, cfg Config, fn func(t *testing.T, s *stage)) {
 	t.Helper()
-	newShelf(t).stage(t, v, cfg, fn)
+	inSite(t, cfg, func(t *testing.T, s *site) { fn(t, &stage{s, v}) })
 }
 
-// stage runs fn with a broker that goes on with what is on the shelf.
-func (k *shelf) stage(t *testing.T, v packet.Version, cfg Config, fn func(t *testing.T, s *stage)) {
-	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
-		start := time.Now()
-		cfg.Now = func() int64 { return int64(time.Since(start)) + 1 }
-		cfg.Log = testLog(t)
-		log := k.open(t, &cfg)
-		defer log.Close()
-		b, err := New(cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, cancel := context.WithCancel(t.Context())
-		stopped := make(chan error)
-		go func() { stopped <- b.Run(ctx) }()
-		<-b.Ready()
-		defer func() {
-			cancel()
-			if err := <-stopped; err != nil {
-				t.Error(err)
-			}
-		}()
-		fn(t, &stage{t, b, v})
-	})
-}
-
-// open connects a client that has sent nothing yet.
-func (s *stage) open() *peer {
+// dial connects a client that has sent nothing yet.
+func (s *stage) dial() *peer {
 	near, far := net.Pipe()
-	s.b.admit(s.t.Context(), far)
+	s.admit(s.t.Context(), far)
 	return newPeer(s.t, &bounded{Conn: near}, s.v)
 }
 
@@ -107,18 +45,18 @@ func (s *stage) join(id string, change ...func(*packet.Connect)) *peer {
 // keep is join with a session that outlives the connection.
 func (s *stage) keep(id string, change ...func(*packet.Connect)) *peer {
 	s.t.Helper()
-	return s.accepted(false, id, append(change, kept))
+	return s.accepted(false, id, append(change, keepSession))
 }
 
 // back connects a client that has a session, and takes it up.
 func (s *stage) back(id string, change ...func(*packet.Connect)) *peer {
 	s.t.Helper()
-	return s.accepted(true, id, append(change, kept))
+	return s.accepted(true, id, append(change, keepSession))
 }
 
 func (s *stage) accepted(present bool, id string, change []func(*packet.Connect)) *peer {
 	s.t.Helper()
-	p := s.open()
+	p := s.dial()
 	if ack := p.connect(id, change...); ack.Reason != packet.Success || ack.SessionPresent != present {
 		s.t.Fatalf("CONNACK of %s: reason %v, session present %v, want %v", id, ack.Reason, ack.SessionPresent, present)
 	}
@@ -158,7 +96,7 @@ func (s *stage) refuses(what string, raw []byte) packet.Reason {
 // that begins like that; then it returns the CONNACK, nil if there was none.
 func (s *stage) refusesConnect(what string, raw []byte) *packet.Connack {
 	s.t.Helper()
-	p := s.open()
+	p := s.dial()
 	p.push(raw)
 	got, err := p.drain(time.Second)
 	if err == nil {
@@ -175,14 +113,6 @@ func (s *stage) refusesConnect(what string, raw []byte) *packet.Connack {
 		return nil
 	}
 	return ack
-}
-
-// kept asks for a session that outlives the connection, for an hour.
-func kept(c *packet.Connect) {
-	c.CleanStart = false
-	if c.Version >= packet.V5 && !c.Props.Has(packet.SessionExpiry) {
-		c.Props = c.Props.AddNum(packet.SessionExpiry, 3600)
-	}
 }
 
 // asking adds a number to the properties of a CONNECT.
@@ -304,8 +234,8 @@ func (p *peer) messages() messageList {
 	return list
 }
 
-// takeAll reads all messages that come, and answers as their QoS demands.
-func (p *peer) takeAll() messageList {
+// taken reads all messages that come, and answers as their QoS demands.
+func (p *peer) taken() messageList {
 	p.t.Helper()
 	var list messageList
 	for {
@@ -346,7 +276,7 @@ func (p *peer) answer(m *packet.Publish) {
 // order, parted by blanks.
 func (p *peer) wants(payloads string) messageList {
 	p.t.Helper()
-	list := p.takeAll()
+	list := p.taken()
 	if got := list.payloads(); got != payloads {
 		p.t.Errorf("got messages %q, want %q", got, payloads)
 	}
@@ -356,7 +286,7 @@ func (p *peer) wants(payloads string) messageList {
 // wantsOne is wants for one message, which it returns.
 func (p *peer) wantsOne(payload string) *packet.Publish {
 	p.t.Helper()
-	list := p.takeAll()
+	list := p.taken()
 	if len(list) != 1 || string(list[0].Payload) != payload {
 		p.t.Fatalf("got messages %q, want %q", list.payloads(), payload)
 	}

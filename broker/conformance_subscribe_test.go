@@ -236,8 +236,8 @@ func specDollarTopics(t *testing.T, v packet.Version) {
 		wild, plain := s.join("wild"), s.join("plain")
 		wild.subscribe(qos(0, "#"), qos(0, "+"), qos(0, "+/#"), qos(0, "+/x"), qos(0, "+/+"))
 		plain.subscribe(qos(0, "$own/+"), qos(0, "$own"))
-		s.b.Publish(&Message{Topic: "$own/x", Payload: []byte("1"), Retain: true})
-		s.b.Publish(&Message{Topic: "$own", Payload: []byte("2"), Retain: true})
+		s.Publish(&Message{Topic: "$own/x", Payload: []byte("1"), Retain: true})
+		s.Publish(&Message{Topic: "$own", Payload: []byte("2"), Retain: true})
 		wild.wants("")
 		plain.wants("1 2")
 		for _, filter := range []string{"#", "+/x", "+"} { // nor what is retained
@@ -279,7 +279,7 @@ func specSharedGoesToOne(t *testing.T, v packet.Version) {
 		}
 		total := 0
 		for granted, member := range members {
-			for _, m := range member.takeAll() {
+			for _, m := range member.taken() {
 				total++
 				var n int
 				fmt.Sscan(string(m.Payload), &n)
@@ -288,7 +288,7 @@ func specSharedGoesToOne(t *testing.T, v packet.Version) {
 				}
 			}
 		}
-		if n := len(other.takeAll()); total != 30 || n != 30 {
+		if n := len(other.taken()); total != 30 || n != 30 {
 			t.Errorf("%d of 30 messages came to the group, %d to a plain subscriber", total, n)
 		}
 	})

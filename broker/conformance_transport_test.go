@@ -197,8 +197,8 @@ func TestMQTT31(t *testing.T) {
 		s.lose(p)
 		pub.wants("lost")
 		pub.put(2, "c", "queued")
-		p = s.open()
-		if ack := p.connect("p", kept); ack.Reason != packet.Success || ack.SessionPresent { // the flag is of 3.1.1
+		p = s.dial()
+		if ack := p.connect("p", keepSession); ack.Reason != packet.Success || ack.SessionPresent { // the flag is of 3.1.1
 			t.Errorf("got %+v", ack)
 		}
 		p.wants("queued")

@@ -65,14 +65,14 @@ func specWillRetained(t *testing.T, v packet.Version) {
 func specWillIsVoid(t *testing.T, v packet.Version) {
 	onStage(t, v, Config{}, func(t *testing.T, s *stage) {
 		watch := s.watched()
-		for _, keep := range []func(*packet.Connect){kept, func(*packet.Connect) {}} {
-			p := s.open()
+		for _, keep := range []func(*packet.Connect){keepSession, func(*packet.Connect) {}} {
+			p := s.dial()
 			p.connect("p", withWill(1, "lost"), keep)
 			p.send(&packet.Disconnect{})
 			p.gone()
 			synctest.Wait()
 			watch.wants("")
-			p = s.open() // the session, if it was kept, has no will any more
+			p = s.dial() // the session, if it was keepSession, has no will any more
 			p.connect("p", keep)
 			s.lose(p)
 			watch.wants("")
@@ -212,7 +212,7 @@ func specOwnDisconnect(t *testing.T, v packet.Version) {
 		old := s.keep("same")
 		old.subscribe(qos(1, "t"))
 		pub.send(&packet.Publish{QoS: 1, ID: 1, Topic: "t", Payload: []byte("x")})
-		again := s.open()
+		again := s.dial()
 		again.send(&packet.Connect{Version: v, ClientID: "same", CleanStart: true})
 		got, err := old.drain(time.Minute)
 		if err == nil || len(got) == 0 {
