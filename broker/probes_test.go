@@ -246,6 +246,8 @@ func TestSessionSurvivesARestart(t *testing.T) {
 						t.Errorf("%+v came again as %+v", sent[i], m)
 					}
 				}
+				s.lose(p)
+				s.back("p").wants("") // for all of it was acknowledged
 			})
 		})
 	}
