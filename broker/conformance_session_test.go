@@ -288,6 +288,9 @@ func specQoS2Out(t *testing.T, v packet.Version) {
 			t.Fatalf("got %+v", list)
 		}
 		id := list[0].ID
+		for _, kind := range []packet.Type{packet.PUBACK, packet.PUBCOMP} { // neither is its PUBREC
+			p.push(encode(&packet.Ack{Kind: kind, ID: id}, v))
+		}
 		s.lose(p)
 		p = s.back("p")
 		list = p.messages()
