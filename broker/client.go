@@ -185,8 +185,8 @@ func (c *client) bye(p *packet.Disconnect) error {
 		}
 		c.b.setExpiry(c, expiry)
 	}
-	if c.version >= packet.V5 && p.Reason == packet.DisconnectWithWill {
-		return errors.New("it disconnected and wants its will sent")
+	if p.Reason != packet.Success { // MQTT-3.14.4-3: no other one voids the will
+		return fmt.Errorf("it disconnected: %v", p.Reason)
 	}
 	return errGoodbye
 }

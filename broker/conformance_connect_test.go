@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"context"
 	"io"
 	"testing"
 	"time"
@@ -154,9 +155,9 @@ func specCredentialFlags(t *testing.T, v packet.Version) {
 
 func specOrderOfTheFields(t *testing.T, v packet.Version) {
 	var user, password, id string
-	cfg := Config{Authenticate: func(u string, p []byte, c string) bool {
-		user, password, id = u, string(p), c
-		return true
+	cfg := Config{Authenticate: func(_ context.Context, l Login) (string, error) {
+		user, password, id = l.User, string(l.Password), l.ClientID
+		return user, nil
 	}}
 	onStage(t, v, cfg, func(t *testing.T, s *stage) {
 		watch := s.join("watch")
@@ -302,7 +303,7 @@ func specSessionPresent(t *testing.T, v packet.Version) {
 	secret := func(c *packet.Connect) {
 		c.HasUser, c.User, c.HasPassword, c.Password = true, "u", true, []byte("secret")
 	}
-	cfg := Config{Authenticate: func(_ string, p []byte, _ string) bool { return string(p) == "secret" }}
+	cfg := Config{Authenticate: admit(func(l *Login) bool { return string(l.Password) == "secret" })}
 	onStage(t, v, cfg, func(t *testing.T, s *stage) {
 		s.lose(s.keep("p", secret)) // fails if one were present
 		s.lose(s.back("p", secret)) // fails if none were
@@ -341,7 +342,7 @@ func specConnackToTheByte(t *testing.T, v packet.Version) {
 }
 
 func specRefusalCloses(t *testing.T, v packet.Version) {
-	cfg := Config{Authenticate: func(_ string, p []byte, _ string) bool { return false }}
+	cfg := Config{Authenticate: admit(func(*Login) bool { return false })}
 	onStage(t, v, cfg, func(t *testing.T, s *stage) {
 		c := &packet.Connect{Version: v, ClientID: "p", HasUser: true, User: "u", HasPassword: true, Password: []byte("wrong")}
 		ack := s.refusesConnect("wrong password", encode(c, v))
@@ -356,7 +357,7 @@ func specRefusalCloses(t *testing.T, v packet.Version) {
 }
 
 func specNothingAfterARefusal(t *testing.T, v packet.Version) {
-	cfg := Config{Authenticate: func(user string, _ []byte, _ string) bool { return user == "" }}
+	cfg := Config{Authenticate: admit(func(l *Login) bool { return l.User == "" })}
 	onStage(t, v, cfg, func(t *testing.T, s *stage) {
 		watch := s.join("watch")
 		watch.subscribe(qos(0, "t"))

@@ -580,7 +580,7 @@ func specReasonCodes(t *testing.T, v packet.Version) {
 		}
 	}
 	cfg := talkAllows
-	cfg.Authenticate = func(user string, _ []byte, _ string) bool { return user == "" }
+	cfg.Authenticate = admit(func(l *Login) bool { return l.User == "" })
 	onStage(t, v, cfg, func(t *testing.T, s *stage) {
 		got, _ := talk(t, s, s.join("p"))
 		wrong := encode(&packet.Connect{Version: v, ClientID: "p", HasUser: true, User: "u"}, v)

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"bytes"
+	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -374,3 +375,13 @@ func rawConnect(v packet.Version, flags byte, payload string) []byte {
 
 // str is a string as it is on the wire.
 func str(s string) string { return string([]byte{byte(len(s) >> 8), byte(len(s))}) + s }
+
+// admit lets in under their own name those for whom ok is true.
+func admit(ok func(*Login) bool) func(context.Context, Login) (string, error) {
+	return func(_ context.Context, l Login) (string, error) {
+		if !ok(&l) {
+			return "", errors.New("not let in")
+		}
+		return l.User, nil
+	}
+}

@@ -59,7 +59,7 @@ const (
 // dialWebSocket starts a broker that listens for WebSockets and connects.
 func dialWebSocket(t *testing.T) *webSocket {
 	t.Helper()
-	b, err := New(Config{Listen: []Listen{{Network: "ws", Address: "127.0.0.1:0"}}, Log: testLog(t)})
+	b, err := New(Config{Listen: []Listen{{Network: "tcp", Address: "127.0.0.1:0", WebSocket: true}}, Log: testLog(t)})
 	if err != nil {
 		t.Fatal(err)
 	}

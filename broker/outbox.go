@@ -241,6 +241,10 @@ func (o *outbox) expect(kind packet.Type, id uint16) *pendingAck {
 	return a
 }
 
+// ackOverhead is more than the bytes of an acknowledgement beside its reason
+// string.
+const ackOverhead = 16
+
 // settle fills a's place. Answers leave in the order of their publishes.
 func (o *outbox) settle(a *pendingAck, reason packet.Reason, why string) {
 	o.mu.Lock()
@@ -249,7 +253,7 @@ func (o *outbox) settle(a *pendingAck, reason packet.Reason, why string) {
 	for o.acks.len() > 0 && (*o.acks.front()).ready {
 		a := o.acks.pop()
 		answer := packet.Ack{Kind: a.kind, ID: a.id, Reason: a.reason}
-		if a.why != "" && o.problems && o.version >= packet.V5 {
+		if most := o.client.maxPacket; a.why != "" && o.problems && (most == 0 || len(a.why)+ackOverhead <= most) {
 			answer.Props = answer.Props.AddText(packet.ReasonString, a.why)
 		}
 		o.answerLocked(&answer)

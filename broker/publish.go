@@ -28,6 +28,9 @@ func (c *client) publish(p *packet.Publish) error {
 		Topic: p.Topic, Payload: p.Payload, QoS: p.QoS, Retain: p.Retain,
 		Props: messageProperties(p.Props), Stamp: c.b.now(), From: c.from, Client: c.id,
 	}
+	if p.Props.Has(packet.SubscriptionID) {
+		return &packet.Error{Reason: packet.ProtocolError, What: "PUBLISH: only a broker sends subscription identifiers"}
+	}
 	if msg.Props != nil && strings.ContainsAny(msg.Props.ResponseTopic, "+#\x00") {
 		return &packet.Error{Reason: packet.ProtocolError, What: "PUBLISH: wildcard in the response topic"}
 	}
@@ -125,10 +128,8 @@ func publishReason(err error) packet.Reason {
 		return packet.NoMatchingSubscribers
 	case errors.Is(err, ErrRefused):
 		return packet.NotAuthorized
-	case errors.Is(err, ErrQuota), errors.Is(err, spool.ErrFull):
+	case errors.Is(err, ErrQuota), errors.Is(err, spool.ErrFull), errors.Is(err, spool.ErrTooLarge): // "packet too large" is not for acknowledgements
 		return packet.QuotaExceeded
-	case errors.Is(err, spool.ErrTooLarge):
-		return packet.PacketTooLarge
 	}
 	return packet.Unspecified
 }

@@ -40,7 +40,10 @@ func (c *client) subscribeOne(f *packet.Filter, subID uint32, stored *stateWait)
 	}
 	if reason.Failed() {
 		c.b.log.Info("subscription refused", "client", c.id, "user", c.user, "topic", f.Filter, "err", reason)
-		if c.version < packet.V5 {
+		switch c.version {
+		case packet.V31: // it knows no refusal: it hears nothing instead
+			reason = packet.Success
+		case packet.V311:
 			reason = packet.Unspecified
 		}
 	}

@@ -97,7 +97,7 @@ type messageWriter struct {
 // is dropped, which frees its place in the window.
 func (w *messageWriter) add(s *sent) {
 	left, alive := s.msg.left(w.b.now())
-	if !alive {
+	if !alive && s.again == 0 { // what was sent once does not expire
 		w.skip(s, dropExpired)
 		return
 	}
