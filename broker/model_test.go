@@ -42,7 +42,7 @@ func TestModel(t *testing.T) {
 	for n := 0; n < steps; n += each {
 		cfg := Config{Limits: Limits{Queue: 5 + int(seed%40)}}
 		inSite(t, cfg, func(t *testing.T, s *site) {
-			m := &model{t: t, s: s, seed: seed, rng: rand.New(rand.NewPCG(seed, 1)), retained: make(map[string]int)}
+			m := &model{t: t, s: s, seed: seed, said: make([]saying, 1), rng: rand.New(rand.NewPCG(seed, 1)), retained: make(map[string]int)}
 			for i := range 6 {
 				m.clients = append(m.clients, newActor(m, fmt.Sprint("c", i)))
 			}
@@ -88,7 +88,7 @@ type actor struct {
 	m     *model
 	id    string
 	v     packet.Version
-	kept  bool // its session outlives the connection
+	lasts bool // its session outlives the connection
 	there bool // it has a session
 	subs  map[string]byte
 	peer  *peer
@@ -105,6 +105,7 @@ type actor struct {
 	subAcks int
 
 	owed map[int]byte // QoS by payload
+	kept map[int]byte // QoS by payload of what was retained when it subscribed
 	may  map[int]byte // bit set of the QoS it may come with, for its publisher did not know whether it had got through
 }
 
@@ -120,7 +121,7 @@ type arrival struct {
 
 func newActor(m *model, id string) *actor {
 	return &actor{m: m, id: id, v: packet.V5, subs: make(map[string]byte), begun: make(map[uint16]bool),
-		acks: make(map[uint16]packet.Type), pending: make(map[uint16]*packet.Publish), owed: make(map[int]byte), may: make(map[int]byte)}
+		acks: make(map[uint16]packet.Type), pending: make(map[uint16]*packet.Publish), owed: make(map[int]byte), may: make(map[int]byte), kept: make(map[int]byte)}
 }
 
 var modelTopics = []string{"a", "a/b", "a/c", "b", "b/c"}
@@ -247,7 +248,7 @@ func (c *actor) connect(clean bool) {
 	if v < packet.V5 && kept == clean {
 		kept = !clean // one flag says both
 	}
-	present := c.there && !clean && (c.kept || c.peer != nil && false)
+	present := c.there && !clean && (c.lasts || c.peer != nil && false)
 	if !present {
 		c.forget()
 	}
@@ -267,7 +268,7 @@ func (c *actor) connect(clean bool) {
 	if ack.Reason != packet.Success || ack.SessionPresent != present {
 		c.m.fail("%s: CONNACK %+v, session present should be %v", c.id, ack, present)
 	}
-	c.peer, c.kept, c.there, c.lazy = p, kept, true, false
+	c.peer, c.lasts, c.there, c.lazy = p, kept, true, false
 	if !present {
 		c.mu.Lock()
 		clear(c.begun)
@@ -287,6 +288,9 @@ func (c *actor) forget() {
 	c.mu.Lock()
 	came := make(map[int]bool)
 	for _, a := range c.got {
+		if a.retain {
+			a.payload = -a.payload
+		}
 		came[a.payload] = true
 	}
 	c.unacked = nil
@@ -294,6 +298,11 @@ func (c *actor) forget() {
 	for n := range c.owed {
 		if !came[n] {
 			delete(c.owed, n)
+		}
+	}
+	for n := range c.kept {
+		if !came[-n] {
+			delete(c.kept, n)
 		}
 	}
 }
@@ -398,14 +407,17 @@ func (c *actor) publish() {
 	}
 	topic, qos := pickOne(c.m.rng, modelTopics), byte(c.m.rng.IntN(3))
 	n := c.m.say(saying{topic: topic, qos: qos, by: c.id, sure: qos == 0})
-	p := &packet.Publish{Topic: topic, QoS: qos, Payload: fmt.Append(nil, n)}
+	p := &packet.Publish{Topic: topic, QoS: qos, Payload: fmt.Append(nil, n), Retain: c.m.rng.IntN(5) == 0}
 	if qos > 0 {
 		c.nextID++
 		p.ID = c.nextID
 		c.pending[p.ID] = p
 	}
 	c.peer.send(p)
-	if c.m.rng.IntN(30) == 0 {
+	switch {
+	case p.Retain:
+		c.m.retained[topic] = n
+	case c.m.rng.IntN(30) == 0:
 		c.die() // at once: it may have got through
 	}
 }
@@ -416,6 +428,11 @@ func (c *actor) subscribe() {
 	}
 	f, q := pickOne(c.m.rng, modelFilters), byte(c.m.rng.IntN(3))
 	c.m.note("%s subscribes to %s QoS %d", c.id, f, q)
+	for topic, n := range c.m.retained {
+		if Match(f, topic) {
+			c.kept[n] |= 1 << min(q, c.m.said[n].qos)
+		}
+	}
 	c.peer.send(&packet.Subscribe{ID: 1, Filters: []packet.Filter{qos(q, f)}})
 	synctest.Wait()
 	c.subs[f] = q
@@ -459,7 +476,7 @@ func (c *actor) cut() {
 	c.mu.Lock()
 	c.unacked = nil
 	c.mu.Unlock()
-	if !c.kept {
+	if !c.lasts {
 		c.forget()
 	}
 }
@@ -547,11 +564,18 @@ func (c *actor) compare() {
 	times := make(map[int]int)
 	last := make(map[string]int)
 	for _, a := range c.got {
-		times[a.payload]++
 		x := c.m.said[a.payload]
+		if a.retain {
+			if c.kept[a.payload]&(1<<a.qos) == 0 || a.topic != x.topic {
+				c.m.fail("%s got %+v, which it had not to get so", c.id, a)
+			}
+			times[-a.payload]++
+			continue
+		}
+		times[a.payload]++
 		qos, owed := c.owed[a.payload]
 		may, maybe := c.may[a.payload]
-		if (!owed || a.qos != qos) && may&(1<<a.qos) == 0 || a.topic != x.topic || a.retain {
+		if (!owed || a.qos != qos) && may&(1<<a.qos) == 0 || a.topic != x.topic {
 			c.m.fail("%s got %+v, owed %v with QoS %d", c.id, a, owed, qos)
 		}
 		if times[a.payload] > 1 || maybe {
@@ -570,6 +594,11 @@ func (c *actor) compare() {
 			missing = append(missing, n)
 		case times[n] > 1 && qos == 2 && c.m.said[n].by == "gateway":
 			c.m.fail("%s got %d of QoS 2 %d times: %+v", c.id, n, times[n], slices.DeleteFunc(slices.Clone(c.got), func(a arrival) bool { return a.payload != n }))
+		}
+	}
+	for n := range c.kept {
+		if times[-n] == 0 {
+			missing = append(missing, -n) // retained
 		}
 	}
 	if slices.Sort(missing); len(missing) > 0 {
