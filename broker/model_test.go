@@ -256,8 +256,14 @@ func (c *actor) connect(clean bool) {
 	p := pipe(c.m.t, c.m.s.Broker, v)
 	ack := p.connect(c.id, func(k *packet.Connect) {
 		k.CleanStart = clean
-		if kept && v >= packet.V5 {
+		if v < packet.V5 {
+			return
+		}
+		if kept {
 			k.Props = k.Props.AddNum(packet.SessionExpiry, 100_000)
+		}
+		if most := c.m.rng.IntN(10); most > 0 { // so that much waits
+			k.Props = k.Props.AddNum(packet.ReceiveMaximum, uint32(most))
 		}
 	})
 	if old != nil { // taken over
