@@ -162,7 +162,22 @@ func (m *model) step() {
 	}
 	synctest.Wait()
 	for _, c := range m.clients {
+		c.noticeEnd()
 		c.settle()
+	}
+}
+
+// noticeEnd takes note of a connection that the broker ended, for its client
+// took nothing for too long.
+func (c *actor) noticeEnd() {
+	if c.peer == nil {
+		return
+	}
+	select {
+	case <-c.ends:
+		c.m.note("%s was cut off", c.id)
+		c.cut()
+	default:
 	}
 }
 
@@ -325,7 +340,7 @@ func (c *actor) resend(present bool) {
 		n := -1
 		fmt.Sscan(string(p.Payload), &n)
 		c.m.sayAgain(n)
-		c.peer.send(p)
+		c.peer.trySend(p)
 	}
 }
 
@@ -419,7 +434,7 @@ func (c *actor) publish() {
 		p.ID = c.nextID
 		c.pending[p.ID] = p
 	}
-	c.peer.send(p)
+	c.peer.trySend(p)
 	switch {
 	case p.Retain:
 		c.m.retained[topic] = n
@@ -439,9 +454,10 @@ func (c *actor) subscribe() {
 			c.kept[n] |= 1 << min(q, c.m.said[n].qos)
 		}
 	}
-	c.peer.send(&packet.Subscribe{ID: 1, Filters: []packet.Filter{qos(q, f)}})
-	synctest.Wait()
-	c.subs[f] = q
+	err := c.peer.trySend(&packet.Subscribe{ID: 1, Filters: []packet.Filter{qos(q, f)}})
+	if synctest.Wait(); err == nil {
+		c.subs[f] = q
+	}
 }
 
 func (c *actor) unsubscribe() {
@@ -455,9 +471,10 @@ func (c *actor) unsubscribe() {
 	sort.Strings(names)
 	f := pickOne(c.m.rng, names)
 	c.m.note("%s unsubscribes from %s", c.id, f)
-	c.peer.send(&packet.Unsubscribe{ID: 2, Filters: []string{f}})
-	synctest.Wait()
-	delete(c.subs, f)
+	err := c.peer.trySend(&packet.Unsubscribe{ID: 2, Filters: []string{f}})
+	if synctest.Wait(); err == nil {
+		delete(c.subs, f)
+	}
 }
 
 // die cuts the connection.
