@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # broker/load/run.sh [FLAG...] MODE...    see main.go; as it stands it needs the
 # mosquitto package. PROFILE=FILE builds a gateway that writes a CPU profile of
-# its whole run there, for measuring with -only gateway.
+# three seconds there, for one figure: -only gateway -runs 1 -window 5s -shape 1-1.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export PATH="$PATH:/usr/sbin" CGO_ENABLED=0
@@ -14,9 +14,8 @@ if [ -n "${PROFILE-}" ]; then
 
 		import (
 			"os"
-			"os/signal"
 			"runtime/pprof"
-			"syscall"
+			"time"
 		)
 
 		func init() {
@@ -24,10 +23,12 @@ if [ -n "${PROFILE-}" ]; then
 			if err != nil {
 				panic(err)
 			}
-			stop := make(chan os.Signal, 1)
-			signal.Notify(stop, syscall.SIGTERM)
-			pprof.StartCPUProfile(f)
-			go func() { <-stop; pprof.StopCPUProfile(); f.Close() }()
+			time.AfterFunc(time.Second, func() {
+				pprof.StartCPUProfile(f)
+				time.Sleep(3 * time.Second)
+				pprof.StopCPUProfile()
+				f.Close()
+			})
 		}
 	GO
 	echo "{\"Replace\": {\"$PWD/cmd/gateway/profile_overlay.go\": \"$out/profile.go\"}}" >"$out/overlay.json"
