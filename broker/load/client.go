@@ -169,10 +169,10 @@ func (p *publisher) collect(n int) error {
 	if p.qos == 0 {
 		return p.w.Flush()
 	}
-	if err := p.w.Flush(); err != nil {
-		return err
-	}
 	for p.open > n || p.in.Buffered() > 0 {
+		if p.in.Buffered() == 0 && p.w.Flush() != nil {
+			break
+		}
 		p.SetReadDeadline(time.Now().Add(10 * patience))
 		in, _, err := p.r.Read()
 		if err != nil {
@@ -191,10 +191,7 @@ func (p *publisher) acked(in packet.Packet) error {
 	case !ok || ack.Reason.Failed():
 		return fmt.Errorf("publish was answered with %+v", in)
 	case ack.Kind == packet.PUBREC:
-		if err := p.send(&packet.Ack{Kind: packet.PUBREL, ID: ack.ID}); err != nil || p.in.Buffered() > 0 {
-			return err
-		}
-		return p.w.Flush()
+		return p.send(&packet.Ack{Kind: packet.PUBREL, ID: ack.ID})
 	}
 	p.open--
 	return nil
