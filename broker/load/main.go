@@ -40,6 +40,7 @@ func main() {
 	flag.StringVar(&p.gateway, "gateway", "gateway", "the gateway `binary`")
 	flag.StringVar(&p.mosquitto, "mosquitto", "mosquitto", "the mosquitto `binary`")
 	flag.StringVar(&p.config, "broker-config", "", "`lines` for the gateway's [broker] table, such as limits")
+	flag.StringVar(&p.before, "before", "", "another gateway `binary` to compare with, instead of mosquitto")
 	flag.BoolVar(&p.nagle, "nagle", false, "leave mosquitto its default, which collects small packets and delays them")
 	flag.StringVar(&only, "only", "", "one `broker` instead of both: gateway or mosquitto")
 	flag.IntVar(&level, "version", 4, "protocol level: 3, 4 (3.1.1) or 5")

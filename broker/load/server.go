@@ -21,6 +21,7 @@ type paths struct {
 	gateway, mosquitto string
 	config             string // lines of our [broker] table
 	nagle              bool
+	before             string // "", or another gateway instead of mosquitto
 }
 
 // A peer is a broker that can be started.
@@ -32,7 +33,13 @@ type peer struct {
 
 func (p paths) peers(only string) []peer {
 	var peers []peer
-	for _, peer := range []peer{{"gateway", p.gatewayCommand}, {"mosquitto", p.mosquittoCommand}} {
+	both := []peer{{"gateway", p.gatewayCommand}, {"mosquitto", p.mosquittoCommand}}
+	if p.before != "" {
+		before := p
+		before.gateway = p.before
+		both[1] = peer{"before", before.gatewayCommand}
+	}
+	for _, peer := range both {
 		if only == "" || only == peer.name {
 			peers = append(peers, peer)
 		}
