@@ -129,3 +129,11 @@ func TestAppendDoesNotAllocate(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+func TestConnackBefore311SaysNothingOfSessions(t *testing.T) {
+	for v, want := range map[Version]string{V31: "\x20\x02\x00\x00", V311: "\x20\x02\x01\x00", V5: "\x20\x03\x01\x00\x00"} {
+		if got, err := (&Connack{SessionPresent: true}).Append(nil, v); string(got) != want || err != nil {
+			t.Errorf("%v: % x, %v", v, got, err)
+		}
+	}
+}

@@ -103,8 +103,26 @@ func allocated() uint64 {
 	return m.TotalAlloc
 }
 
+func TestSizeUpToMaxIsRead(t *testing.T) {
+	for _, size := range []int{2, 100, 1000, pageSize + 1} {
+		raw, _ := (&Publish{Topic: "t", Payload: make([]byte, size)}).Append(nil, V311)
+		for name, src := range sources(raw) {
+			if _, n, err := (&Reader{Src: src, Version: V311, Max: len(raw)}).Read(); err != nil || n != len(raw) {
+				t.Errorf("%d bytes from %s: %d, %v", len(raw), name, n, err)
+			}
+		}
+		for name, src := range sources(raw) {
+			_, _, err := (&Reader{Src: src, Version: V311, Max: len(raw) - 1}).Read()
+			var e *Error
+			if !errors.As(err, &e) || e.Reason != PacketTooLarge {
+				t.Errorf("%d bytes from %s, one too many: %v", len(raw), name, err)
+			}
+		}
+	}
+}
+
 func TestLengthAloneAllocatesLittle(t *testing.T) {
-	for name, src := range sources([]byte{0x30, 0xFF, 0xFF, 0xFF, 0x7F, 1, 2, 3}) {
+	for name, src := range sources(append([]byte{0x30, 0xFF, 0xFF, 0xFF, 0x7F}, make([]byte, 10_000)...)) {
 		before := allocated()
 		if _, _, err := (&Reader{Src: src, Version: V5}).Read(); err != io.ErrUnexpectedEOF {
 			t.Errorf("from %s: %v", name, err)
@@ -219,6 +237,21 @@ func TestReuseGivesTheSamePacketAgain(t *testing.T) {
 	q, _, _ := r.Read()
 	if p != q || q.(*Publish).ID != 2 || q.(*Publish).Payload[0] != 1 {
 		t.Errorf("%p %+v", p, q)
+	}
+}
+
+// TestNamesAreNotReadPastThePacket has a topic that came before reach over the
+// end of a packet that is cut, into the next one.
+func TestNamesAreNotReadPastThePacket(t *testing.T) {
+	stream := unhex(t, "30 08 0006'abcdef' 30 05 0006'abc' 'def'")
+	r := Reader{Src: NewBuffer(bytes.NewReader(stream)), Version: V311, Reuse: true}
+	if _, _, err := r.Read(); err != nil {
+		t.Fatal(err)
+	}
+	p, _, err := r.Read()
+	var e *Error
+	if !errors.As(err, &e) || e.Reason != MalformedPacket {
+		t.Errorf("%+v, %v", p, err)
 	}
 }
 
