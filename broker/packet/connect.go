@@ -51,14 +51,18 @@ func (c *cursor) connect() *Connect {
 		p.Will.Topic = c.text()
 		p.Will.Payload = c.data()
 	}
-	if p.HasUser = flags&flagUser != 0; p.HasUser {
+	if p.HasUser = flags&flagUser != 0 && !c.leftOut(); p.HasUser {
 		p.User = c.text()
 	}
-	if p.HasPassword = flags&flagPassword != 0; p.HasPassword {
+	if p.HasPassword = flags&flagPassword != 0 && !c.leftOut(); p.HasPassword {
 		p.Password = c.data()
 	}
 	return p
 }
+
+// leftOut says whether a field that the flags announce is missing, as 3.1
+// allows.
+func (c *cursor) leftOut() bool { return c.v == V31 && c.err == nil && len(c.b) == 0 }
 
 // protocol reads the protocol's name and level.
 func (c *cursor) protocol(p *Connect) {
@@ -81,13 +85,15 @@ func (c *cursor) protocol(p *Connect) {
 func (c *cursor) checkFlags(flags byte) {
 	qos := flags >> 3 & 3
 	switch {
-	case flags&1 != 0:
+	case flags&1 != 0 && c.v > V31:
 		c.fail(malformed("the reserved flag is set"))
+	case c.v == V31 && flags&flagWill == 0: // nothing is said about a will
 	case qos == 3:
 		c.fail(malformed("will QoS 3"))
 	case flags&flagWill == 0 && (qos != 0 || flags&flagWillRetain != 0):
 		c.fail(malformed("will flags without a will"))
-	case c.v < V5 && flags&flagPassword != 0 && flags&flagUser == 0:
+	}
+	if c.v < V5 && flags&flagPassword != 0 && flags&flagUser == 0 {
 		c.fail(malformed("a password without a user name"))
 	}
 }
@@ -159,17 +165,20 @@ func (p *Connack) Type() Type { return CONNACK }
 
 func (c *cursor) connack() *Connack {
 	flags := c.u8()
+	if c.v == V31 {
+		flags = 0 // it is reserved
+	}
 	if flags > 1 {
 		c.fail(malformed("flags %08b", flags))
 	}
-	return &Connack{SessionPresent: flags == 1, Reason: Reason(c.u8()), Props: c.props(1 << CONNACK)}
+	return &Connack{SessionPresent: flags == 1, Reason: c.reason(CONNACK), Props: c.props(1 << CONNACK)}
 }
 
 func (p *Connack) Append(dst []byte, v Version) ([]byte, error) {
 	e := encoder{b: dst, v: v}
 	mark := e.open(byte(CONNACK) << 4)
 	var flags byte
-	if p.SessionPresent {
+	if p.SessionPresent && v > V31 {
 		flags = 1
 	}
 	e.u8(flags)
@@ -212,6 +221,9 @@ func (c *cursor) auth() *Auth {
 	}
 	p := &Auth{}
 	p.Reason, p.Props = c.reasonAndProps(AUTH)
+	if (p.Reason != Success || len(p.Props) > 0) && !p.Props.Has(AuthMethod) {
+		c.fail(protocolError("no authentication method"))
+	}
 	return p
 }
 
@@ -234,7 +246,7 @@ func (c *cursor) reasonAndProps(t Type) (Reason, Properties) {
 	if c.v < V5 || len(c.b) == 0 {
 		return Success, nil
 	}
-	reason := Reason(c.u8())
+	reason := c.reason(t)
 	if len(c.b) == 0 {
 		return reason, nil
 	}

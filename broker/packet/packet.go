@@ -12,7 +12,17 @@
 // table: their order survives, and a packet without any costs nothing.
 //
 // Parsed strings are copies; payloads, passwords and nothing else share the
-// body they were parsed from.
+// body they were parsed from. What a packet makes its reader allocate is a
+// small multiple of its size.
+//
+// Both peers of a connection use this package, so it refuses what neither may
+// send. What only a server may not get, such as a subscription identifier in
+// a PUBLISH, is for the broker to refuse.
+//
+// Version 3.1 is read as its text allows, which is looser than 3.1.1: it sets
+// DUP on what is sent again, disregards will flags without a will, and may
+// leave out a user name that its flags announce. Client identifiers longer
+// than its 23 characters are taken, as everybody does.
 //
 // References are to OASIS MQTT 5.0 unless they say 3.1.1.
 package packet
@@ -96,11 +106,15 @@ type Packet interface {
 // Parse decodes the packet with the given first byte and body. A Connect
 // brings its own version; all others are read as v says.
 func Parse(v Version, first byte, body []byte) (Packet, error) {
+	return parse(v, first, body, nil)
+}
+
+func parse(v Version, first byte, body []byte, s *scratch) (Packet, error) {
 	t, flags := Type(first>>4), first&15
-	if t != PUBLISH && flags != fixedFlags(t) {
+	if t != PUBLISH && flags != fixedFlags(t) && (v != V31 || flags != fixedFlags(t)|flagDup || flags == flagDup) {
 		return nil, malformed("%v with flags %04b", t, flags)
 	}
-	c := &cursor{b: body, v: v}
+	c := &cursor{b: body, v: v, s: s}
 	p := c.packet(t, flags)
 	if c.err == nil && len(c.b) > 0 {
 		c.err = malformed("%d bytes after the end", len(c.b))
@@ -135,8 +149,10 @@ func (c *cursor) packet(t Type, flags byte) Packet {
 		return c.subAck(t)
 	case UNSUBSCRIBE:
 		return c.unsubscribe()
-	case PINGREQ, PINGRESP:
-		return Ping{t}
+	case PINGREQ:
+		return pingreq
+	case PINGRESP:
+		return pingresp
 	case DISCONNECT:
 		return c.disconnect()
 	case AUTH:
@@ -148,6 +164,9 @@ func (c *cursor) packet(t Type, flags byte) Packet {
 
 // A Ping is a PINGREQ or a PINGRESP.
 type Ping struct{ Kind Type }
+
+// As a Packet, which costs memory each time it is made.
+var pingreq, pingresp Packet = Ping{PINGREQ}, Ping{PINGRESP}
 
 func (p Ping) Type() Type { return p.Kind }
 

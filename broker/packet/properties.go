@@ -78,7 +78,7 @@ var properties = [0x2B]struct {
 	ReasonString:      {"reason string", text, anyAck | 1<<CONNACK | 1<<DISCONNECT | 1<<AUTH, false},
 	ReceiveMaximum:    {"receive maximum", short, 1<<CONNECT | 1<<CONNACK, true},
 	TopicAliasMaximum: {"topic alias maximum", short, 1<<CONNECT | 1<<CONNACK, false},
-	TopicAlias:        {"topic alias", short, 1 << PUBLISH, false}, // 0 is answered 0x94, by the broker
+	TopicAlias:        {"topic alias", short, 1 << PUBLISH, true},
 	MaximumQoS:        {"maximum QoS", flag, 1 << CONNACK, false},
 	RetainAvailable:   {"retain available", flag, 1 << CONNACK, false},
 	UserProperty:      {"user property", pair, 0xFFFF, false},
@@ -115,7 +115,7 @@ type Property struct {
 // Properties are a packet's, in the order they have on the wire; nil is none.
 type Properties []Property
 
-// maxProperties bounds what one packet can make its reader allocate.
+// maxProperties bounds what one packet can make its reader allocate, too.
 const maxProperties = 1024
 
 // Num returns the number or flag id, or def if it is absent.
@@ -170,18 +170,32 @@ func (c *cursor) props(where uint16) Properties {
 	if c.v < V5 {
 		return nil
 	}
-	list := &cursor{b: c.take(int(c.varint()))}
+	list := &cursor{b: c.take(int(c.varint())), s: c.s}
+	if len(list.b) == 0 {
+		return nil
+	}
 	var props Properties
+	if c.s != nil {
+		props = c.s.props[:0]
+	}
 	var seen uint64
 	for len(list.b) > 0 {
-		p := list.property(where)
-		again := seen&(1<<p.ID) != 0 && p.ID != UserProperty && (p.ID != SubscriptionID || where != 1<<PUBLISH)
-		if again || len(props) == maxProperties {
-			list.fail(protocolError("%v again, or more than %d properties", p.ID, maxProperties))
+		if len(props) == maxProperties {
+			list.fail(&Error{QuotaExceeded, fmt.Sprintf("more than %d properties", maxProperties)})
 			break
+		}
+		p := list.property(where)
+		if seen&(1<<p.ID) != 0 && p.ID != UserProperty && (p.ID != SubscriptionID || where != 1<<PUBLISH) {
+			list.fail(protocolError("%v again", p.ID))
 		}
 		seen |= 1 << p.ID
 		props = append(props, p)
+	}
+	if c.s != nil {
+		c.s.props = props
+	}
+	if seen&(1<<AuthData) != 0 && seen&(1<<AuthMethod) == 0 {
+		list.fail(protocolError("authentication data without a method"))
 	}
 	if list.err != nil {
 		c.fail(list.err)
@@ -206,16 +220,25 @@ func (c *cursor) property(where uint16) Property {
 	case multi:
 		p.Num = c.varint()
 	case text:
-		p.Text = c.text()
+		p.Text = c.name()
 	case data:
 		p.Text = string(c.data())
 	case pair:
-		p.Text, p.Value = c.text(), c.text()
+		p.Text, p.Value = c.name(), c.text()
 	}
-	if p.ID.kind() == flag && p.Num > 1 || properties[p.ID].nonzero && p.Num == 0 {
-		c.fail(protocolError("%v is %d", p.ID, p.Num))
-	}
+	c.checkProperty(&p)
 	return p
+}
+
+func (c *cursor) checkProperty(p *Property) {
+	switch {
+	case p.ID == TopicAlias && p.Num == 0:
+		c.fail(&Error{TopicAliasInvalid, "topic alias is 0"})
+	case p.ID.kind() == flag && p.Num > 1 || properties[p.ID].nonzero && p.Num == 0:
+		c.fail(protocolError("%v is %d", p.ID, p.Num))
+	case p.ID == ResponseTopic && (p.Text == "" || wildcards(p.Text)):
+		c.fail(protocolError("response topic %.40q is no topic", p.Text))
+	}
 }
 
 // props appends properties with their length; before MQTT 5, nothing.

@@ -1,6 +1,9 @@
 package packet
 
-import "strings"
+import (
+	"strings"
+	"unicode/utf8"
+)
 
 // A Publish carries a message (section 3.3).
 type Publish struct {
@@ -15,14 +18,19 @@ type Publish struct {
 
 func (p *Publish) Type() Type { return PUBLISH }
 
+// flagDup is the flag of PUBLISH that says that it is sent again; 3.1 sets it
+// in PUBREL, SUBSCRIBE and UNSUBSCRIBE too.
+const flagDup = 8
+
 func (c *cursor) publish(flags byte) *Publish {
-	p := &Publish{Dup: flags&8 != 0, QoS: flags >> 1 & 3, Retain: flags&1 != 0}
-	if p.QoS == 3 || p.Dup && p.QoS == 0 {
+	p := c.newPublish()
+	p.Dup, p.QoS, p.Retain = flags&flagDup != 0, flags>>1&3, flags&1 != 0
+	if p.QoS == 3 || p.Dup && p.QoS == 0 && c.v > V31 {
 		c.fail(malformed("flags %04b", flags))
 		return p
 	}
-	p.Topic = c.text()
-	if strings.ContainsAny(p.Topic, "+#") {
+	p.Topic = c.name()
+	if wildcards(p.Topic) {
 		c.fail(&Error{TopicInvalid, "wildcard in topic"})
 	}
 	if p.QoS > 0 {
@@ -36,7 +44,34 @@ func (c *cursor) publish(flags byte) *Publish {
 	return p
 }
 
+func (c *cursor) newPublish() *Publish {
+	if c.s != nil {
+		return &c.s.pub
+	}
+	return new(Publish)
+}
+
+func wildcards(s string) bool {
+	return strings.IndexByte(s, '+') >= 0 || strings.IndexByte(s, '#') >= 0
+}
+
+// ValidFormat says whether a payload is what its payload format indicator
+// says: with 1 it has to be UTF-8 (section 3.3.2.3.2).
+func ValidFormat(props Properties, payload []byte) bool {
+	return props.Num(PayloadFormat, 0) == 0 || utf8.Valid(payload)
+}
+
 func (p *Publish) Append(dst []byte, v Version) ([]byte, error) {
+	b, err := p.AppendHead(dst, v)
+	if err != nil {
+		return dst, err
+	}
+	return append(b, p.Payload...), nil
+}
+
+// AppendHead appends all of the packet but its payload, which has to follow:
+// so a large one can be sent from where it is.
+func (p *Publish) AppendHead(dst []byte, v Version) ([]byte, error) {
 	e := encoder{b: dst, v: v}
 	mark := e.open(p.first())
 	e.text(p.Topic)
@@ -45,14 +80,13 @@ func (p *Publish) Append(dst []byte, v Version) ([]byte, error) {
 	}
 	e.props(p.Props)
 	e.close(mark, len(p.Payload))
-	e.b = append(e.b, p.Payload...)
 	return e.finish(dst)
 }
 
 func (p *Publish) first() byte {
 	b := byte(PUBLISH)<<4 | p.QoS<<1
 	if p.Dup {
-		b |= 8
+		b |= flagDup
 	}
 	if p.Retain {
 		b |= 1
@@ -71,7 +105,13 @@ type Ack struct {
 func (p *Ack) Type() Type { return p.Kind }
 
 func (c *cursor) ack(t Type) *Ack {
-	p := &Ack{Kind: t, ID: c.id()}
+	var p *Ack
+	if c.s != nil {
+		p = &c.s.ack
+	} else {
+		p = new(Ack)
+	}
+	p.Kind, p.ID = t, c.id()
 	p.Reason, p.Props = c.reasonAndProps(t)
 	return p
 }

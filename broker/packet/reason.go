@@ -13,6 +13,8 @@ const (
 	DisconnectWithWill     Reason = 0x04
 	NoMatchingSubscribers  Reason = 0x10
 	NoSubscriptionExisted  Reason = 0x11
+	ContinueAuth           Reason = 0x18
+	Reauthenticate         Reason = 0x19
 	Unspecified            Reason = 0x80
 	MalformedPacket        Reason = 0x81
 	ProtocolError          Reason = 0x82
@@ -23,6 +25,7 @@ const (
 	NotAuthorized          Reason = 0x87
 	ServerUnavailable      Reason = 0x88
 	ServerBusy             Reason = 0x89
+	Banned                 Reason = 0x8A
 	ServerShuttingDown     Reason = 0x8B
 	BadAuthMethod          Reason = 0x8C
 	KeepAliveTimeout       Reason = 0x8D
@@ -40,7 +43,11 @@ const (
 	PayloadFormatInvalid   Reason = 0x99
 	RetainNotSupported     Reason = 0x9A
 	QoSNotSupported        Reason = 0x9B
+	UseAnotherServer       Reason = 0x9C
+	ServerMoved            Reason = 0x9D
 	SharedNotSupported     Reason = 0x9E
+	ConnectionRateExceeded Reason = 0x9F
+	MaximumConnectTime     Reason = 0xA0
 	SubIDsNotSupported     Reason = 0xA1
 	WildcardsNotSupported  Reason = 0xA2
 )
@@ -68,33 +75,87 @@ func (r Reason) Old() Reason {
 		return RefusedClientID
 	case BadUserOrPassword:
 		return RefusedCredentials
-	case NotAuthorized:
+	case NotAuthorized, Banned:
 		return RefusedAccess
 	}
 	return RefusedUnavailable
 }
 
-var reasonNames = map[Reason]string{
-	Success: "success", DisconnectWithWill: "disconnect with will",
-	NoMatchingSubscribers: "no matching subscribers", NoSubscriptionExisted: "no subscription existed",
-	Unspecified: "unspecified error", MalformedPacket: "malformed packet", ProtocolError: "protocol error",
-	ImplementationSpecific: "implementation specific error", UnsupportedVersion: "unsupported protocol version",
-	ClientIDNotValid: "client identifier not valid", BadUserOrPassword: "bad user name or password",
-	NotAuthorized: "not authorized", ServerUnavailable: "server unavailable", ServerBusy: "server busy",
-	ServerShuttingDown: "server shutting down", BadAuthMethod: "bad authentication method",
-	KeepAliveTimeout: "keep alive timeout", SessionTakenOver: "session taken over",
-	FilterInvalid: "topic filter invalid", TopicInvalid: "topic name invalid", IDInUse: "packet identifier in use",
-	IDNotFound: "packet identifier not found", ReceiveMaximumExceeded: "receive maximum exceeded",
-	TopicAliasInvalid: "topic alias invalid", PacketTooLarge: "packet too large",
-	MessageRateTooHigh: "message rate too high", QuotaExceeded: "quota exceeded",
-	AdministrativeAction: "administrative action", PayloadFormatInvalid: "payload format invalid",
-	RetainNotSupported: "retain not supported", QoSNotSupported: "QoS not supported",
-	SharedNotSupported: "shared subscriptions not supported", SubIDsNotSupported: "subscription identifiers not supported",
-	WildcardsNotSupported: "wildcard subscriptions not supported",
+const (
+	inPublish = 1<<PUBACK | 1<<PUBREC
+	inRelease = 1<<PUBREL | 1<<PUBCOMP
+	inFilter  = 1<<SUBACK | 1<<UNSUBACK
+	inEnd     = 1 << DISCONNECT
+	inStart   = 1 << CONNACK
+)
+
+// reasons says for each reason what it is called and where it may stand (table
+// 2-6). Success is where most are; in SUBACK it grants QoS 0.
+var reasons = [256]struct {
+	name  string
+	where uint16
+}{
+	Success:                {"success", 0xFFFF},
+	GrantedQoS1:            {"granted QoS 1", 1 << SUBACK},
+	GrantedQoS2:            {"granted QoS 2", 1 << SUBACK},
+	DisconnectWithWill:     {"disconnect with will", inEnd},
+	NoMatchingSubscribers:  {"no matching subscribers", inPublish},
+	NoSubscriptionExisted:  {"no subscription existed", 1 << UNSUBACK},
+	ContinueAuth:           {"continue authentication", 1 << AUTH},
+	Reauthenticate:         {"re-authenticate", 1 << AUTH},
+	Unspecified:            {"unspecified error", inStart | inPublish | inFilter | inEnd},
+	MalformedPacket:        {"malformed packet", inStart | inEnd},
+	ProtocolError:          {"protocol error", inStart | inEnd},
+	ImplementationSpecific: {"implementation specific error", inStart | inPublish | inFilter | inEnd},
+	UnsupportedVersion:     {"unsupported protocol version", inStart},
+	ClientIDNotValid:       {"client identifier not valid", inStart},
+	BadUserOrPassword:      {"bad user name or password", inStart},
+	NotAuthorized:          {"not authorized", inStart | inPublish | inFilter | inEnd},
+	ServerUnavailable:      {"server unavailable", inStart},
+	ServerBusy:             {"server busy", inStart | inEnd},
+	Banned:                 {"banned", inStart},
+	ServerShuttingDown:     {"server shutting down", inEnd},
+	BadAuthMethod:          {"bad authentication method", inStart | inEnd},
+	KeepAliveTimeout:       {"keep alive timeout", inEnd},
+	SessionTakenOver:       {"session taken over", inEnd},
+	FilterInvalid:          {"topic filter invalid", inFilter | inEnd},
+	TopicInvalid:           {"topic name invalid", inStart | inPublish | inEnd},
+	IDInUse:                {"packet identifier in use", inPublish | inFilter},
+	IDNotFound:             {"packet identifier not found", inRelease},
+	ReceiveMaximumExceeded: {"receive maximum exceeded", inEnd},
+	TopicAliasInvalid:      {"topic alias invalid", inEnd},
+	PacketTooLarge:         {"packet too large", inStart | inEnd},
+	MessageRateTooHigh:     {"message rate too high", inEnd},
+	QuotaExceeded:          {"quota exceeded", inStart | inPublish | 1<<SUBACK | inEnd},
+	AdministrativeAction:   {"administrative action", inEnd},
+	PayloadFormatInvalid:   {"payload format invalid", inStart | inPublish | inEnd},
+	RetainNotSupported:     {"retain not supported", inStart | inEnd},
+	QoSNotSupported:        {"QoS not supported", inStart | inEnd},
+	UseAnotherServer:       {"use another server", inStart | inEnd},
+	ServerMoved:            {"server moved", inStart | inEnd},
+	SharedNotSupported:     {"shared subscriptions not supported", 1<<SUBACK | inEnd},
+	ConnectionRateExceeded: {"connection rate exceeded", inStart | inEnd},
+	MaximumConnectTime:     {"maximum connect time", inEnd},
+	SubIDsNotSupported:     {"subscription identifiers not supported", 1<<SUBACK | inEnd},
+	WildcardsNotSupported:  {"wildcard subscriptions not supported", 1<<SUBACK | inEnd},
+}
+
+// In says whether r may stand in a packet of type t, on MQTT 5.
+func (r Reason) In(t Type) bool { return reasons[r].where&(1<<t) != 0 }
+
+// reason reads the reason of a packet of type t. Return codes of a CONNACK
+// before MQTT 5 are anything; those of a SUBACK are a part of the reasons.
+func (c *cursor) reason(t Type) Reason {
+	r := Reason(c.u8())
+	switch {
+	case c.v >= V5 && !r.In(t), c.v < V5 && t == SUBACK && r > GrantedQoS2 && r != Unspecified:
+		c.fail(protocolError("reason 0x%02X does not belong here", byte(r)))
+	}
+	return r
 }
 
 func (r Reason) String() string {
-	if s, ok := reasonNames[r]; ok {
+	if s := reasons[r].name; s != "" {
 		return s
 	}
 	return fmt.Sprintf("reason 0x%02X", byte(r))

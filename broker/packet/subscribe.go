@@ -1,5 +1,11 @@
 package packet
 
+import (
+	"encoding/binary"
+	"fmt"
+	"strings"
+)
+
 // A Subscribe asks for messages (section 3.8).
 type Subscribe struct {
 	ID      uint16
@@ -21,6 +27,7 @@ func (p *Subscribe) Type() Type { return SUBSCRIBE }
 
 func (c *cursor) subscribe() *Subscribe {
 	p := &Subscribe{ID: c.id(), Props: c.props(1 << SUBSCRIBE)}
+	p.Filters = make([]Filter, 0, c.count(1))
 	for c.err == nil && len(c.b) > 0 {
 		p.Filters = append(p.Filters, c.filter())
 	}
@@ -30,6 +37,24 @@ func (c *cursor) subscribe() *Subscribe {
 	return p
 }
 
+// count returns how many strings the body still has, each with extra bytes
+// behind it.
+func (c *cursor) count(extra int) int {
+	n, b := 0, c.b
+	for len(b) >= 2 {
+		n++
+		b = b[min(len(b), 2+int(binary.BigEndian.Uint16(b))+extra):]
+	}
+	if n > maxFilters {
+		c.fail(&Error{QuotaExceeded, fmt.Sprintf("%d filters are more than %d", n, maxFilters)})
+		return 0
+	}
+	return n
+}
+
+// maxFilters bounds what one packet can make its reader allocate.
+const maxFilters = 1 << 16
+
 func (c *cursor) filter() Filter {
 	name, o := c.text(), c.u8()
 	f := Filter{name, o & 3, o&4 != 0, o&8 != 0, o >> 4 & 3}
@@ -37,8 +62,13 @@ func (c *cursor) filter() Filter {
 	if c.v < V5 {
 		reserved = 0xFC
 	}
-	if f.QoS == 3 || f.RetainHandling == 3 || o&reserved != 0 {
+	switch {
+	case o&reserved != 0 || f.QoS == 3 && c.v < V5:
+		c.fail(malformed("subscription options %08b", o))
+	case f.QoS == 3 || f.RetainHandling == 3:
 		c.fail(protocolError("subscription options %08b", o))
+	case f.NoLocal && strings.HasPrefix(name, "$share/"):
+		c.fail(protocolError("no local with a shared subscription"))
 	}
 	return f
 }
@@ -86,8 +116,9 @@ func (c *cursor) subAck(t Type) *SubAck {
 	if t == UNSUBACK && c.v < V5 {
 		return p
 	}
-	for _, r := range c.take(len(c.b)) {
-		p.Reasons = append(p.Reasons, Reason(r))
+	p.Reasons = make([]Reason, 0, len(c.b))
+	for c.err == nil && len(c.b) > 0 {
+		p.Reasons = append(p.Reasons, c.reason(t))
 	}
 	if len(p.Reasons) == 0 {
 		c.fail(protocolError("no reason code"))
@@ -120,6 +151,7 @@ func (p *Unsubscribe) Type() Type { return UNSUBSCRIBE }
 
 func (c *cursor) unsubscribe() *Unsubscribe {
 	p := &Unsubscribe{ID: c.id(), Props: c.props(1 << UNSUBSCRIBE)}
+	p.Filters = make([]string, 0, c.count(0))
 	for c.err == nil && len(c.b) > 0 {
 		p.Filters = append(p.Filters, c.text())
 	}

@@ -1,8 +1,8 @@
 package packet
 
 import (
+	"bytes"
 	"encoding/binary"
-	"strings"
 	"unicode/utf8"
 )
 
@@ -15,6 +15,7 @@ type cursor struct {
 	b   []byte
 	v   Version
 	err error
+	s   *scratch // nil: what is read gets memory of its own
 }
 
 func (c *cursor) fail(err error) {
@@ -91,11 +92,25 @@ func (c *cursor) data() []byte { return c.take(int(c.u16())) }
 
 // text reads a UTF-8 string (section 1.5.4): well-formed, without NUL.
 func (c *cursor) text() string {
-	s := string(c.data())
-	if !utf8.ValidString(s) || strings.IndexByte(s, 0) >= 0 {
-		c.fail(malformed("string %.40q is not UTF-8 without NUL", s))
+	b := c.data()
+	if !utf8.Valid(b) || bytes.IndexByte(b, 0) >= 0 {
+		c.fail(malformed("string %.40q is not UTF-8 without NUL", b))
 		return ""
 	}
+	return string(b)
+}
+
+// name is text that is likely to come again.
+func (c *cursor) name() string {
+	if c.s == nil {
+		return c.text()
+	}
+	if s, ok := c.s.known(c.b); ok {
+		c.b = c.b[2+len(s):]
+		return s
+	}
+	s := c.text()
+	c.s.learn(s)
 	return s
 }
 
@@ -156,19 +171,32 @@ func (e *encoder) fail(what string, n, limit int) {
 	}
 }
 
-func (e *encoder) u8(n byte)     { e.b = append(e.b, n) }
-func (e *encoder) u16(n uint16)  { e.b = binary.BigEndian.AppendUint16(e.b, n) }
-func (e *encoder) u32(n uint32)  { e.b = binary.BigEndian.AppendUint32(e.b, n) }
-func (e *encoder) data(s []byte) { e.text(string(s)) }
+func (e *encoder) u8(n byte)    { e.b = append(e.b, n) }
+func (e *encoder) u16(n uint16) { e.b = binary.BigEndian.AppendUint16(e.b, n) }
+func (e *encoder) u32(n uint32) { e.b = binary.BigEndian.AppendUint32(e.b, n) }
 
-// text appends a string or binary data with its length.
+// text appends a string with its length.
 func (e *encoder) text(s string) {
-	if len(s) > 65535 {
-		e.fail("string", len(s), 65535)
-		return
+	if e.short(len(s)) {
+		e.b = append(e.b, s...)
 	}
-	e.u16(uint16(len(s)))
-	e.b = append(e.b, s...)
+}
+
+// data appends binary data with its length.
+func (e *encoder) data(s []byte) {
+	if e.short(len(s)) {
+		e.b = append(e.b, s...)
+	}
+}
+
+// short appends a length, unless it is more than two bytes can say.
+func (e *encoder) short(n int) bool {
+	if n > 65535 {
+		e.fail("string", n, 65535)
+		return false
+	}
+	e.u16(uint16(n))
+	return true
 }
 
 // finish returns what was encoded after dst, or dst if that failed.
