@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -43,6 +42,7 @@ type client struct {
 	b          *Broker
 	conn       net.Conn
 	in         packet.Reader
+	buf        *packet.Buffer // of in
 	version    packet.Version
 	bridge     bool // of a program that says so: no-local, retain-as-published
 	id, user   string
@@ -110,7 +110,7 @@ func (c *client) readLoop() (err error) {
 		if err := c.pause(); err != nil {
 			return err
 		}
-		if c.keepAlive > 0 {
+		if c.keepAlive > 0 && c.buf.Buffered() == 0 {
 			c.conn.SetReadDeadline(time.Now().Add(c.keepAlive))
 		}
 		if c.ctx.Err() != nil { // after the deadline was set: end sets one too
@@ -209,7 +209,8 @@ func (c *client) ack(p *packet.Ack) error {
 		}
 		c.out.answer(rel)
 	case p.Kind == packet.PUBREC && !p.Reason.Failed():
-		c.note(p.ID, sentRelease, r.done.seq, func(error) { c.out.answer(&packet.Ack{Kind: packet.PUBREL, ID: p.ID}) })
+		id := p.ID // p is used again for the next packet
+		c.note(id, sentRelease, r.done.seq, func(error) { c.out.answer(&packet.Ack{Kind: packet.PUBREL, ID: id}) })
 	case r.known && r.done.qos == 2:
 		c.note(p.ID, stateGone, r.done.seq, nil)
 	}
@@ -330,7 +331,7 @@ func (c *client) stats() ClientStats {
 }
 
 // newClient returns a client for an accepted CONNECT.
-func newClient(b *Broker, conn net.Conn, buf *bufio.Reader, p *packet.Connect) *client {
+func newClient(b *Broker, conn net.Conn, buf *packet.Buffer, p *packet.Connect) *client {
 	c := &client{
 		b: b, conn: conn, version: p.Version, bridge: p.Bridge, id: p.ClientID, since: time.Now(),
 		keepAlive:  time.Duration(p.KeepAlive) * 1500 * time.Millisecond,
@@ -338,7 +339,7 @@ func newClient(b *Broker, conn net.Conn, buf *bufio.Reader, p *packet.Connect) *
 		maxAliases: min(int(p.Props.Num(packet.TopicAliasMaximum, 0)), maxAliases),
 		written:    make(chan struct{}), done: make(chan struct{}),
 	}
-	c.in = packet.Reader{Src: buf, Version: p.Version, Max: b.limits.Packet}
+	c.in, c.buf = packet.Reader{Src: buf, Version: p.Version, Max: b.limits.Packet, Reuse: true}, buf
 	c.held.changed = make(chan struct{}, 1)
 	c.expiry = b.sessionExpiry(p)
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())

@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"bufio"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -16,12 +15,11 @@ import (
 const (
 	connectWait = 10 * time.Second // from accept to the end of CONNECT
 	connectMax  = 16 << 10         // bytes of a CONNECT
-	readBuffer  = 512              // bytes: each connection has one, and larger bodies pass it by
 )
 
 // handshake reads the CONNECT, answers it, and starts the client's writer.
 func (b *Broker) handshake(ctx context.Context, conn net.Conn) (*client, error) {
-	buf := bufio.NewReaderSize(conn, readBuffer)
+	buf := packet.NewBuffer(conn)
 	conn.SetDeadline(time.Now().Add(connectWait))
 	p, err := b.readConnect(buf)
 	if err != nil {
@@ -68,7 +66,7 @@ func (c *client) welcome(answer *packet.Connack) {
 
 // readConnect returns the CONNECT. With one that is answered with a refusal
 // it returns both it and the error.
-func (b *Broker) readConnect(buf *bufio.Reader) (*packet.Connect, error) {
+func (b *Broker) readConnect(buf *packet.Buffer) (*packet.Connect, error) {
 	in := packet.Reader{Src: buf, Max: min(connectMax, b.limits.Packet)}
 	first, _, err := in.Read()
 	if err != nil {

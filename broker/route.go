@@ -493,7 +493,6 @@ func (b *Broker) stored(err error) {
 // clone returns a copy that shares nothing that can change.
 func (m *Message) clone() *Message {
 	c := *m
-	c.Topic, c.From = strings.Clone(m.Topic), strings.Clone(m.From)
 	c.Payload, c.Slots = slices.Clone(m.Payload), slices.Clone(m.Slots)
 	if m.Props != nil {
 		props := *m.Props
