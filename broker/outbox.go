@@ -257,7 +257,9 @@ func (o *outbox) settle(a *pendingAck, reason packet.Reason, why string) {
 			answer.Props = answer.Props.AddText(packet.ReasonString, a.why)
 		}
 		o.answerLocked(&answer)
-		o.signalMoved()
+		if o.acks.len() == maxPending-1 {
+			o.signalMoved()
+		}
 	}
 }
 
@@ -365,6 +367,7 @@ func (o *outbox) unreleased() (ids []uint16) {
 func (o *outbox) take(buf []byte, batch []sent) (_ []byte, _ []sent, open bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	crowded := len(o.control) >= maxControl
 	buf = append(buf, o.control...)
 	o.control = o.control[:0]
 	if o.state < outboxClosing && !o.corked {
@@ -374,7 +377,9 @@ func (o *outbox) take(buf []byte, batch []sent) (_ []byte, _ []sent, open bool) 
 		buf = append(buf, o.final...)
 		o.state = outboxClosed
 	}
-	if len(buf) > 0 || len(batch) > 0 {
+	// Those who wait for room are called when there is room for many: else all
+	// of them come for each place.
+	if crowded || o.state != outboxOpen || o.queue.len() <= o.limit/2 && o.bytes <= o.maxBytes/2 {
 		o.signalMoved()
 	}
 	return buf, batch, o.state != outboxClosed
