@@ -86,8 +86,8 @@ type Limits struct {
 	SessionExpiry time.Duration // that a session lasts without a connection, at most: 30 days
 	KeepAlive     time.Duration // that a client may ask for at most, MQTT 5 only; 0: any
 	Packet        int           // bytes of a packet, once CONNECT is accepted: 256 KiB; the spool takes no more than 1 MiB
-	Queue         int           // messages waiting for one subscriber: 1000
-	QueueBytes    int           // bytes of them: 1 MiB
+	Queue         int           // messages waiting for one subscriber: 10000
+	QueueBytes    int           // bytes of them: 4 MiB
 	Window        int           // messages sent to one subscriber and not acknowledged: 20 before MQTT 5, 100 since
 	Subscriptions int           // of one client: 1000
 	Levels        int           // of a topic or filter: 128
@@ -149,6 +149,7 @@ type Broker struct {
 
 	sessionLog *sessionStore // nil: no session lasts; its next field is guarded by mu
 
+	hanging  sync.WaitGroup  // connections that have ended but for their last bytes
 	stopping context.Context // done when a stopping broker waits no longer
 	stopNow  context.CancelFunc
 	conns    sync.Mutex        // guards the next four
@@ -243,8 +244,8 @@ func (l Limits) withDefaults() Limits {
 	def(&l.SessionQueue, 10_000)
 	def(&l.SessionBytes, 16<<20)
 	def(&l.Packet, 256<<10)
-	def(&l.Queue, 1000)
-	def(&l.QueueBytes, 1<<20)
+	def(&l.Queue, 10_000)
+	def(&l.QueueBytes, 4<<20)
 	def(&l.Subscriptions, 1000)
 	def(&l.Levels, 128)
 	def(&l.Retained, 100_000)
@@ -297,6 +298,8 @@ func (b *Broker) Run(ctx context.Context) error {
 	timer := time.AfterFunc(grace, b.stopNow)
 	defer timer.Stop()
 	b.run.Wait()
+	b.stopNow()
+	b.hanging.Wait()
 	return nil
 }
 

@@ -57,6 +57,7 @@ type client struct {
 	stored     chan error // its session is stored; nil: it is already, or need not be
 
 	aliases map[uint16]string // topic aliases that it defined
+	told    map[string]uint16 // topic aliases that it was told; the writer's
 	warned  bool              // a refusal was logged
 	reviews uint64            // Broker.reviews before it logged in
 
@@ -82,27 +83,31 @@ type held struct {
 	idle    chan struct{} // closed when the goroutine ended; nil: there was none
 }
 
-// serve runs one connection from its first byte to its last.
-func (b *Broker) serve(ctx context.Context, conn net.Conn) {
-	defer conn.Close()
+// enter lets a connection in, and returns nil if it is not.
+func (b *Broker) enter(ctx context.Context, conn net.Conn) (c *client) {
 	defer func() {
 		if r := recover(); r != nil { // a second net, as in client.recovered
 			b.log.Error("connection closed for an internal error", "addr", conn.RemoteAddr(), "err", r, "stack", string(debug.Stack()))
+			conn.Close()
 		}
 	}()
 	c, err := b.handshake(ctx, conn)
 	if err != nil {
 		b.log.Info("connection refused", "addr", conn.RemoteAddr(), "err", err)
-		return
+		conn.Close()
+		return nil
 	}
-	err = c.readLoop()
-	c.finish(err)
+	return c
 }
+
+// serve runs a connection that was let in to its end.
+func (c *client) serve() { c.finish(c.readLoop()) }
 
 // readLoop handles packets until the connection ends.
 func (c *client) readLoop() (err error) {
 	defer func() {
-		if c.recovered() {
+		if r := recover(); r != nil {
+			c.crashed(r)
 			err = errCrash
 		}
 	}()
@@ -311,16 +316,18 @@ func (c *client) logEnd(err error) {
 	}
 }
 
-// recovered ends the connection if its goroutine panicked: a second net, in
-// case a packet finds a mistake of ours.
-func (c *client) recovered() bool {
-	r := recover()
-	if r == nil {
-		return false
+// recovered ends the connection if its goroutine panicked. It is to be deferred.
+func (c *client) recovered() {
+	if r := recover(); r != nil {
+		c.crashed(r)
 	}
+}
+
+// crashed ends the connection for a panic: a second net, in case a packet
+// finds a mistake of ours.
+func (c *client) crashed(r any) {
 	c.b.log.Error("client disconnected for an internal error", "client", c.id, "err", r, "stack", string(debug.Stack()))
 	c.end(errCrash)
-	return true
 }
 
 func (c *client) stats() ClientStats {

@@ -44,12 +44,11 @@ func (b *Broker) handshake(ctx context.Context, conn net.Conn) (*client, error) 
 		return nil, err
 	}
 	b.accepted(conn)
-	c.welcome(b.connack(c, p, present, assigned))
 	conn.SetDeadline(time.Time{})
+	c.welcome(b.connack(c, p, present, assigned))
 	if c.ctx.Err() != nil {
 		conn.SetReadDeadline(time.Now())
 	}
-	go c.writeLoop()
 	b.log.Info("client connected", "client", c.id, "user", c.user, "addr", conn.RemoteAddr(), "version", c.version.String())
 	return c, nil
 }
@@ -97,6 +96,9 @@ func refuse(conn net.Conn, p *packet.Connect, err error) {
 		reason = e.Reason
 	} else if errors.As(err, &d) {
 		reason = d.reason
+	}
+	if !reason.In(packet.CONNACK) {
+		reason = packet.ServerUnavailable // for the time being, as when it stops
 	}
 	version := packet.V311
 	if p != nil {

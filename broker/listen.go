@@ -147,12 +147,20 @@ func (b *Broker) admit(ctx context.Context, conn net.Conn) {
 	wait := b.sources.enter(conn, from, time.Now())
 	b.open[conn] = false
 	b.run.Go(func() {
-		defer b.forget(conn)
 		if wait > 0 && !b.holdBack(ctx, wait) {
 			conn.Close()
+			b.forget(conn)
 			return
 		}
-		b.serve(ctx, conn)
+		c := b.enter(ctx, conn)
+		if c == nil {
+			b.forget(conn)
+			return
+		}
+		b.run.Go(func() { // on a stack that the handshake has not made large
+			defer b.forget(conn)
+			c.serve()
+		})
 	})
 }
 

@@ -76,7 +76,9 @@ type outbox struct {
 	acks     fifo[*pendingAck] // in the order the publishes came
 	last     time.Time         // when the queue last moved, or began to fill
 	moved    chan struct{}     // closed when anything leaves; nil: nobody waits
-	wake     chan struct{}     // one token: there is something to take
+	writing  bool              // there is a writer
+	again    bool              // it has to look again
+	ended    bool              // there will be none
 	corked   bool              // nothing leaves
 	unread   bool              // nothing is read of the client, so that it cannot acknowledge
 	state    outboxState
@@ -105,6 +107,7 @@ func (o *outbox) open(c *client, p *packet.Connect, max int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.client, o.version, o.max, o.state, o.corked = c, c.version, max, outboxOpen, true
+	o.writing, o.again, o.ended = false, false, false
 	o.problems = p.Props.Num(packet.RequestProblem, 1) == 1
 	o.last = time.Now()
 	if o.backlog != nil {
@@ -155,7 +158,7 @@ func (o *outbox) crampedLocked() bool {
 	return o.queue.len() >= limit || o.bytes >= maxBytes
 }
 
-const unreadFactor = 8
+const unreadFactor = 2
 
 // setUnread notes that the client's publishes are not read for a while.
 func (o *outbox) setUnread(unread bool) {
@@ -225,11 +228,31 @@ func (o *outbox) answerLocked(p packet.Packet) {
 	o.poke()
 }
 
+// poke has a writer look, and starts one if there is none.
 func (o *outbox) poke() {
-	select {
-	case o.wake <- struct{}{}:
-	default: // the writer will look anyway
+	switch {
+	case o.client == nil || o.ended:
+	case o.writing:
+		o.again = true
+	default:
+		o.writing = true
+		go o.client.writeLoop()
 	}
+}
+
+// rest says whether the writer may end, for there is nothing more to look at.
+func (o *outbox) rest() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.writing, o.again = o.again, false
+	return !o.writing
+}
+
+// writerEnds notes that the last writer of the connection ends.
+func (o *outbox) writerEnds() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.ended = true
 }
 
 // expect queues a place for the answer to a publish, to be filled by settle.

@@ -108,7 +108,7 @@ func (c *client) answerTo(p *packet.Publish) func(error) {
 			c.answered(id, reason)
 		}
 		why := ""
-		if reason.Failed() {
+		if reason.Failed() && reason != packet.NotAuthorized { // which says all there is
 			why = err.Error()
 		}
 		if kind == packet.PUBREC && !reason.Failed() && c.session.lasts() {

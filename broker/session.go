@@ -44,7 +44,7 @@ func (s *session) lasts() bool { return s.no != 0 }
 func (b *Broker) newSession(id string) *session {
 	s := &session{id: id, subs: make(map[string]options)}
 	s.sub = &subscriber{session: s}
-	s.out = &outbox{limit: b.limits.Queue, maxBytes: b.limits.QueueBytes, wake: make(chan struct{}, 1)}
+	s.out = &outbox{limit: b.limits.Queue, maxBytes: b.limits.QueueBytes}
 	return s
 }
 

@@ -73,7 +73,7 @@ func (b *Broker) addSubscription(c *client, f *packet.Filter, subID uint32, stor
 	s := c.session
 	if b.clients[c.id] != c {
 		b.mu.Unlock()
-		return packet.SessionTakenOver
+		return packet.Unspecified // it is being taken over
 	}
 	_, again := s.subs[f.Filter]
 	if !again && len(s.subs) >= b.limits.Subscriptions || c.out.len() > b.limits.Queue+2*b.retained.len() {

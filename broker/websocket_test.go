@@ -361,7 +361,9 @@ func TestLongFrameIsRefusedBeforeItCosts(t *testing.T) {
 			}
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
-			b.serve(t.Context(), &patient{(&webListener{}).wrap(s)})
+			if c := b.enter(t.Context(), &patient{(&webListener{}).wrap(s)}); c != nil {
+				c.serve()
+			}
 			runtime.ReadMemStats(&after)
 			if s.read > len(request)+16<<10 {
 				t.Errorf("connected %v: %d bytes were read", connect, s.read)

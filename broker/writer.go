@@ -1,6 +1,8 @@
 package broker
 
 import (
+	"context"
+	"sync"
 	"time"
 
 	"edgegateway/broker/packet"
@@ -13,32 +15,82 @@ const (
 	lastWait  = 2 * time.Second
 )
 
-// writeLoop writes what the outbox has until it is closed or the connection
-// fails, and closes the connection.
+// writeLoop writes what the outbox has until there is nothing more: what comes
+// next starts another one, so that an idle client has no writer. When the
+// outbox is closed or the connection fails it ends the connection.
 func (c *client) writeLoop() {
-	defer close(c.written)
-	defer c.conn.Close()
-	defer c.out.close(outboxClosed, nil)
-	defer c.recovered()
-	w := messageWriter{client: c}
-	var batch []sent
+	w := writers.Get().(*messageWriter)
+	w.client = c
+	defer func() {
+		if r := recover(); r != nil {
+			c.crashed(r)
+			c.hangUp(false)
+		}
+	}()
 	for {
-		buf, taken, open := c.out.take(w.buf[:0], batch[:0])
-		w.buf, batch = buf, taken
-		if !c.noteSent(batch) {
+		wrote, open := w.writeSome()
+		if !open {
+			c.hangUp(wrote)
+			break
+		}
+		if !wrote && c.out.rest() {
+			break
+		}
+	}
+	w.shrink()
+	w.client = nil
+	writers.Put(w)
+}
+
+// writers lends the writers of clients their buffers.
+var writers = sync.Pool{New: func() any { return new(messageWriter) }}
+
+// writeSome writes what may leave now. It says whether there was anything and
+// whether the connection is still open: not, when all has left that was to, or
+// when the connection failed.
+func (w *messageWriter) writeSome() (wrote, open bool) {
+	w.buf, w.batch, open = w.out.take(w.buf[:0], w.batch[:0])
+	defer clear(w.batch)
+	if !w.noteSent(w.batch) {
+		return false, false
+	}
+	for i := range w.batch {
+		w.add(&w.batch[i])
+	}
+	if len(w.buf) == 0 {
+		return false, open
+	}
+	if !w.write(w.buf) {
+		return false, false
+	}
+	return true, open
+}
+
+// linger is how long a connection that the broker ends stays open for what the
+// client still sends: to close it at once would take from the client what was
+// sent last, the reason.
+const linger = time.Second
+
+// hangUp ends the connection for good; told says that the client was told why.
+func (c *client) hangUp(told bool) {
+	c.out.close(outboxClosed, nil)
+	c.out.writerEnds()
+	c.b.hanging.Add(1) // before finish goes on, and with it a broker that stops
+	defer c.b.hanging.Done()
+	close(c.written)
+	defer c.conn.Close()
+	half, ok := c.conn.(interface{ CloseWrite() error })
+	if !told || !ok || half.CloseWrite() != nil {
+		return
+	}
+	c.conn.SetReadDeadline(time.Now().Add(linger))
+	stop := context.AfterFunc(c.b.stopping, func() { c.conn.Close() })
+	defer stop()
+	var sink [512]byte
+	for range 1 << 20 / len(sink) {
+		if _, err := c.conn.Read(sink[:]); err != nil {
 			return
 		}
-		for i := range batch {
-			w.add(&batch[i])
-		}
-		if len(w.buf) > 0 && !c.write(w.buf) || !open {
-			return
-		}
-		if len(w.buf) == 0 {
-			<-c.out.wake // close sends a token too
-		}
-		clear(batch)
-		w.shrink()
 	}
 }
 
@@ -84,13 +136,14 @@ func (c *client) write(buf []byte) bool {
 	return err == nil
 }
 
-// A messageWriter encodes messages for one client; it belongs to its writer.
+// A messageWriter encodes messages for one client at a time; it belongs to its
+// writer.
 type messageWriter struct {
 	*client
-	buf     []byte
-	props   packet.Properties
-	pub     packet.Publish
-	aliases map[string]uint16 // topic aliases that the client was told
+	buf   []byte
+	batch []sent
+	props packet.Properties
+	pub   packet.Publish
 }
 
 // add appends s, unless it has expired or is too large for the client: then it
@@ -115,7 +168,7 @@ func (w *messageWriter) add(s *sent) {
 		return
 	}
 	if alias != 0 {
-		w.aliases[s.msg.Topic] = alias
+		w.told[s.msg.Topic] = alias
 	}
 	w.buf = buf
 	w.traffic.out.Add(1)
@@ -126,18 +179,18 @@ func (w *messageWriter) add(s *sent) {
 // alias puts an alias in the place of the topic, or returns a new one that the
 // packet defines, to be remembered if it is sent. The first topics get one.
 func (w *messageWriter) alias() uint16 {
-	if a, ok := w.aliases[w.pub.Topic]; ok {
+	if a, ok := w.told[w.pub.Topic]; ok {
 		w.pub.Topic = ""
 		w.props = w.props.AddNum(packet.TopicAlias, uint32(a))
 		return 0
 	}
-	if len(w.aliases) >= w.maxAliases {
+	if len(w.told) >= w.maxAliases {
 		return 0
 	}
-	if w.aliases == nil {
-		w.aliases = make(map[string]uint16)
+	if w.told == nil {
+		w.told = make(map[string]uint16)
 	}
-	a := uint16(len(w.aliases) + 1)
+	a := uint16(len(w.told) + 1)
 	w.props = w.props.AddNum(packet.TopicAlias, uint32(a))
 	return a
 }
