@@ -341,6 +341,7 @@ func (c *actor) resend(present bool) {
 		fmt.Sscan(string(p.Payload), &n)
 		c.m.sayAgain(n)
 		c.peer.trySend(p)
+		c.awaitRouting()
 	}
 }
 
@@ -435,11 +436,35 @@ func (c *actor) publish() {
 		c.pending[p.ID] = p
 	}
 	c.peer.trySend(p)
-	switch {
-	case p.Retain:
-		c.m.retained[topic] = n
-	case c.m.rng.IntN(30) == 0:
+	if !p.Retain && c.m.rng.IntN(30) == 0 {
 		c.die() // at once: it may have got through
+		return
+	}
+	c.awaitRouting()
+	if p.Retain {
+		c.m.retained[topic] = n
+	}
+}
+
+// awaitRouting returns when what c published was routed: a subscriber that takes
+// nothing may hold it up for a while.
+func (c *actor) awaitRouting() {
+	for {
+		synctest.Wait()
+		b := c.m.s.Broker
+		b.mu.Lock()
+		client := b.clients[c.id]
+		b.mu.Unlock()
+		if client == nil {
+			return
+		}
+		client.held.mu.Lock()
+		active := client.held.active
+		client.held.mu.Unlock()
+		if !active {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
 	}
 }
 
