@@ -17,8 +17,8 @@ esac
 step() { printf '\n== %s\n' "$*"; }
 
 # --- what the tests need ------------------------------------------------------
-need_commands=(gcc qemu-storage-daemon mkfs.ext4 losetup mosquitto mosquitto_pub mosquitto_sub mbpoll openssl)
-need_packages=(gcc qemu-system-common fuse3 e2fsprogs mount libc6-dev libmodbus-dev mosquitto mosquitto-clients mbpoll openssl python3 python3-pymodbus python3-serial-asyncio python3-six python3-jsonschema python3-jinja2)
+need_commands=(gcc strace qemu-storage-daemon mkfs.ext4 losetup mosquitto mosquitto_pub mosquitto_sub mbpoll openssl)
+need_packages=(gcc strace qemu-system-common fuse3 e2fsprogs mount libc6-dev libmodbus-dev mosquitto mosquitto-clients mbpoll openssl python3 python3-pymodbus python3-serial-asyncio python3-six python3-jsonschema python3-jinja2)
 python='import pymodbus, serial_asyncio, six, jsonschema, jinja2'
 
 export PATH="$PATH:/usr/sbin:/sbin" # where Debian puts mosquitto

@@ -20,6 +20,9 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv("SPOOL_KILL_DIR"); dir != "" {
 		victim(dir)
 	}
+	if dir := os.Getenv("SPOOL_FAULT_DIR"); dir != "" {
+		faultVictim(dir)
+	}
 	os.Exit(m.Run())
 }
 
