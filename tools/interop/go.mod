@@ -1,4 +1,4 @@
-// Tests of what the gateway writes with parsers that were not written here,
+// Tests of the gateway with parsers and clients that were not written here,
 // apart so that the product's go.mod stays short. ./test.sh runs them.
 module edgegateway/tools/interop
 

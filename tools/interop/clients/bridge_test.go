@@ -78,6 +78,7 @@ func (m *mosquitto) settle() {
 // directions, as its configuration does by default: with the private bit of
 // the protocol's version and its state below $SYS.
 func TestMosquittoBridge(t *testing.T) {
+	t.Parallel()
 	// With a limit to what is in flight, 2.0.11 sometimes sends a session that it
 	// restored no more. Without one, 0, it claims a Receive Maximum of 0 in MQTT 5,
 	// which the standard forbids: nobody lets it in with that.

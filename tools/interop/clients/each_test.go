@@ -9,6 +9,7 @@ import (
 // TestEachToEach has every library publish to all of them at once, each in its
 // version of the protocol.
 func TestEachToEach(t *testing.T) {
+	t.Parallel()
 	g := newGateway(t, "")
 	var inboxes []*inbox
 	var publishers []client

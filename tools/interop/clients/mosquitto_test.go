@@ -138,6 +138,7 @@ func lines(topic string, qos byte, n int) (stdin string, printed []string) {
 
 // TestMosquittoPrograms is what mosquitto_pub and mosquitto_sub show.
 func TestMosquittoPrograms(t *testing.T) {
+	t.Parallel()
 	g := newGateway(t, "")
 	for _, p := range programs(g) {
 		t.Run(p.name, func(t *testing.T) {
@@ -267,6 +268,7 @@ func (p program) shared(t *testing.T) {
 // TestMosquittoUsers shows mosquitto's programs passwords, client certificates
 // and rights.
 func TestMosquittoUsers(t *testing.T) {
+	t.Parallel()
 	passwords := filepath.Join(t.TempDir(), "passwd")
 	for _, user := range []string{"panel", "forgetful"} {
 		passwd(t, passwords, user, "secret of "+user)

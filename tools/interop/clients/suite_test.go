@@ -11,6 +11,7 @@ const many = 300
 
 // TestClients is what every library shows over each of its transports.
 func TestClients(t *testing.T) {
+	t.Parallel()
 	g := newGateway(t, "")
 	for _, k := range kinds {
 		for _, transport := range k.transports {
@@ -210,7 +211,7 @@ func (s *suite) shared(t *testing.T) {
 		subscribe(t, c, subscription{Filter: "$share/group/" + topic, QoS: 1})
 	}
 	publish(t, from, numbered(topic, 1, many)...)
-	eventually(t, "all work is given out", func() bool { return len(workers[0].messages())+len(workers[1].messages()) >= many })
+	eventually(t, "all work is given out", func() bool { return workers[0].len()+workers[1].len() >= many })
 	seen := make(map[string]bool)
 	for i, in := range workers {
 		last := 0
@@ -226,7 +227,7 @@ func (s *suite) shared(t *testing.T) {
 			t.Errorf("worker %d got nothing", i)
 		}
 	}
-	if n := len(workers[0].messages()) + len(workers[1].messages()); n != many || len(seen) != many {
+	if n := workers[0].len() + workers[1].len(); n != many || len(seen) != many {
 		t.Errorf("%d messages, %d different ones", n, len(seen))
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 // TestUsers shows passwords, client certificates and rights to every library.
 func TestUsers(t *testing.T) {
+	t.Parallel()
 	passwords := filepath.Join(t.TempDir(), "passwd")
 	for _, user := range []string{"panel", "watcher", "forgetful"} {
 		passwd(t, passwords, user, "secret of "+user)
