@@ -122,7 +122,7 @@ type kind struct {
 // What a library lacks is its own fault and says why.
 var kinds = []kind{
 	// It writes of a will's properties only those that a CONNECT may have too:
-	// packets/connect.go packs them as CONNECT's. It knows no aliases of a broker.
+	// packets/connect.go packs them as CONNECT's own. It knows no aliases of a broker.
 	{name: "paho.golang-5", v5: true, transports: transports[:4], new: newPahoV5, saysPresent: true, oncePerID: true, inOrder: true},
 	// It hands over each PUBLISH of QoS 2 that comes, be it a repetition. It is
 	// connected before it resumes (client.go, startCommsWorkers): what it is given

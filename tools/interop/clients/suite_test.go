@@ -80,9 +80,9 @@ func (s *suite) retained(t *testing.T) {
 // comes back.
 func (s *suite) session(t *testing.T) {
 	from, _ := s.open(t, s.options("from"))
-	o := s.options("away")
-	o.Session = true
 	for qos := byte(1); qos <= 2; qos++ {
+		o := s.options(fmt.Sprint("away ", qos)) // two, for some libraries disconnect without the last acknowledgements
+		o.Session = true
 		topic := s.topic(fmt.Sprint("missed ", qos))
 		c := s.new(t, new(inbox))
 		if _, err := c.connect(o); err != nil {
