@@ -112,27 +112,27 @@ type kind struct {
 	transports []string
 	new        func(t *testing.T, in *inbox) client
 
-	saysPresent bool // CONNACK tells whether there is a session, which 3.1 does not know
-	wholeWill   bool // a will may have all properties
-	readsAlias  bool // it takes aliases of the broker, at QoS 0 and 1
-	oncePerID   bool // it knows a message of QoS 2 that comes again
-	inOrder     bool // what it is given while it resumes stays behind what it resumes
+	v31        bool // where CONNACK tells of no session, and SUBACK cannot refuse
+	wholeWill  bool // a will may have all properties
+	readsAlias bool // it takes aliases of the broker, at QoS 0 and 1
+	oncePerID  bool // it knows a message of QoS 2 that comes again
+	inOrder    bool // what it is given while it resumes stays behind what it resumes
 }
 
 // What a library lacks is its own fault and says why.
 var kinds = []kind{
 	// It writes of a will's properties only those that a CONNECT may have too:
 	// packets/connect.go packs them as CONNECT's own. It knows no aliases of a broker.
-	{name: "paho.golang-5", v5: true, transports: transports[:4], new: newPahoV5, saysPresent: true, oncePerID: true, inOrder: true},
+	{name: "paho.golang-5", v5: true, transports: transports[:4], new: newPahoV5, oncePerID: true, inOrder: true},
 	// It hands over each PUBLISH of QoS 2 that comes, be it a repetition. It is
 	// connected before it resumes (client.go, startCommsWorkers): what it is given
 	// then overtakes what it sends again.
-	{name: "paho.mqtt.golang-3.1.1", transports: transports, new: newPahoV3(4), saysPresent: true},
-	{name: "paho.mqtt.golang-3.1", transports: transports[:1], new: newPahoV3(3)},
-	{name: "mqtt.js-3.1.1", transports: transports, new: newMQTTJS(4), saysPresent: true, oncePerID: true, inOrder: true},
+	{name: "paho.mqtt.golang-3.1.1", transports: transports, new: newPahoV3(4)},
+	{name: "paho.mqtt.golang-3.1", v31: true, transports: transports[:1], new: newPahoV3(3)},
+	{name: "mqtt.js-3.1.1", transports: transports, new: newMQTTJS(4), oncePerID: true, inOrder: true},
 	// It stores a PUBLISH of QoS 2 as it came, and hands it over without its
 	// topic if that was an alias (lib/handlers/publish.js).
-	{name: "mqtt.js-5", v5: true, transports: transports, new: newMQTTJS(5), saysPresent: true, wholeWill: true, readsAlias: true, oncePerID: true, inOrder: true},
+	{name: "mqtt.js-5", v5: true, transports: transports, new: newMQTTJS(5), wholeWill: true, readsAlias: true, oncePerID: true, inOrder: true},
 }
 
 // open connects a client and disconnects it when the test ends.

@@ -80,18 +80,22 @@ func rights(t *testing.T, k kind, o options) {
 	watcher, seen := k.open(t, o)
 	subscribe(t, watcher, subscription{Filter: "+/" + o.ID, QoS: 2})
 	subscribe(t, c, subscription{Filter: "+/" + o.ID, QoS: 2}) // broader than its right
-	if reason, err := c.subscribe(subscription{Filter: "closed/#", QoS: 1}); err != nil || reason != k.is(0x87, 0x80) {
+	want := k.is(0x87, 0x80)
+	if k.v31 {
+		want = 0
+	}
+	if reason, err := c.subscribe(subscription{Filter: "closed/#", QoS: 1}); err != nil || reason != want {
 		t.Errorf("subscribed to what is closed: reason %#x, %v", reason, err)
 	}
-	var want []message
+	var allowed []message
 	for qos := byte(1); qos <= 2; qos++ {
 		no, yes := message{Topic: "closed/" + o.ID, Payload: []byte("no"), QoS: qos}, message{Topic: "open/" + o.ID, Payload: []byte("yes"), QoS: qos}
 		reasons, err := c.publish(no, yes)
 		if err != nil || len(reasons) != 2 || reasons[0] != k.is(0x87, 0) || reasons[1] != 0 {
 			t.Errorf("QoS %d: reasons %#x, %v", qos, reasons, err)
 		}
-		want = append(want, yes)
+		allowed = append(allowed, yes)
 	}
-	same(t, seen.take(t, 2), want)
-	same(t, in.take(t, 2), want)
+	same(t, seen.take(t, 2), allowed)
+	same(t, in.take(t, 2), allowed)
 }
