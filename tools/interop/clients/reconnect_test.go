@@ -73,7 +73,9 @@ func reconnect(t *testing.T, k kind, qos byte) {
 			t.Fatalf("number %d is %s", i+1, n)
 		}
 	}
-	if again := len(numbers) - len(first); qos == 2 && k.oncePerID && again > 0 {
+	// Killed between making a message safe and noting its identifier, the broker
+	// takes it twice (docs/broker.md): that can be what was under way.
+	if again := len(numbers) - len(first); qos == 2 && k.oncePerID && again > 2*batch {
 		t.Errorf("%d messages of QoS 2 came again", again)
 	}
 }
