@@ -2,8 +2,8 @@
 # ./test.sh          everything a change must pass, in under ten minutes on two cores
 # ./test.sh --long   the long forms too: more seeds, more kills, more crash states
 #
-# Programs that the tests talk to come from Debian; they are installed where
-# this may be done and named where it may not.
+# Programs that the tests talk to come from Debian, mqtt.js from npm; they are
+# installed where this may be done and named where it may not.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -17,8 +17,10 @@ esac
 step() { printf '\n== %s\n' "$*"; }
 
 # --- what the tests need ------------------------------------------------------
-need_commands=(gcc strace qemu-storage-daemon mkfs.ext4 losetup mosquitto mosquitto_pub mosquitto_sub mbpoll openssl)
+need_commands=(gcc strace qemu-storage-daemon mkfs.ext4 losetup mosquitto mosquitto_pub mosquitto_sub mbpoll openssl node npm)
 need_packages=(gcc strace qemu-system-common fuse3 e2fsprogs mount libc6-dev libmodbus-dev mosquitto mosquitto-clients mbpoll openssl python3 python3-pymodbus python3-serial-asyncio python3-six python3-jsonschema python3-jinja2)
+# A Node.js from elsewhere has its npm with it and does not go with Debian's.
+command -v npm >/dev/null || need_packages+=(nodejs npm)
 python='import pymodbus, serial_asyncio, six, jsonschema, jinja2'
 
 export PATH="$PATH:/usr/sbin:/sbin" # where Debian puts mosquitto
@@ -81,5 +83,10 @@ if [ -n "$long" ]; then
 else
 	go test -race -count=1 -timeout 9m ./...
 fi
-step "tests with parsers of others"
-(cd tools/interop && go vet ./... && go test -count=1 ./...)
+step "tests with parsers and clients of others"
+(
+	cd tools/interop/clients/testdata/mqttjs
+	[ node_modules/.package-lock.json -nt package-lock.json ] || npm ci --ignore-scripts --no-audit --no-fund
+)
+# They mostly wait for programs: more at once than there are cores.
+(cd tools/interop && go vet ./... && go test -count=1 -parallel 8 ./...)

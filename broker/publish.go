@@ -73,12 +73,16 @@ func (c *client) resolveAlias(p *packet.Publish) error {
 	return nil
 }
 
+// Mosquitto's bridges publish below bridgeState whether they are connected, each
+// time they connect. It is not taken, and nothing that anybody has to look into.
+const bridgeState = sysPrefix + "connection/"
+
 func (c *client) mayPublish(topic string) bool {
 	if topic[0] != '$' && !c.b.limits.tooDeep(topic) && c.b.allowed(c.user, c.id, topic, Write) {
 		return true
 	}
 	c.b.drop(dropRefused, 1)
-	if !c.warned {
+	if !c.warned && !strings.HasPrefix(topic, bridgeState) {
 		c.warned = true
 		c.b.log.Warn("client may not publish there, message dropped; further ones are only counted", "levels", strings.Count(topic, "/")+1, "client", c.id, "user", c.user, "topic", topic)
 	}

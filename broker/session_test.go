@@ -1,10 +1,12 @@
 package broker
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -154,6 +156,23 @@ func TestPublishToSystemTopicIsAnsweredAndDropped(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Mosquitto's bridges say below $SYS whether they are connected. That is not
+// taken and not worth a warning each time; the first of anything else is.
+func TestBridgeStateIsNoWarning(t *testing.T) {
+	var log bytes.Buffer
+	inBubble(t, Config{Log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))}, func(t *testing.T, b *Broker) {
+		p := join(t, b, packet.V5, "site")
+		if reason := p.publish(1, "$SYS/broker/connection/site/state", "1"); reason != packet.NotAuthorized || log.Len() > 0 {
+			t.Errorf("reason %v, logged: %s", reason, &log)
+		}
+		p.publish(2, "$SYS/broker/uptime", "1")
+		p.publish(3, "$SYS/broker/uptime", "2")
+		if n := strings.Count(log.String(), "may not publish there"); n != 1 {
+			t.Errorf("logged %d times: %s", n, &log)
+		}
+	})
 }
 
 // P13
