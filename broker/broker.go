@@ -3,17 +3,18 @@
 //
 // # Decisions
 //
-// A PUBACK means that the message is safe. A message that someone durable is
-// owed (a bridge) is appended to the spool log of its class, a retained one of
-// an external client to the log of retained messages, and its publisher is
-// acknowledged when both are done. Several publishes of a client may be under
+// A PUBACK means that the message is safe. A message that a bridge is owed is
+// appended to the spool log of its class, one that a lasting session is owed to
+// the log of sessions, a retained one of an external client to the log of
+// retained messages, and its publisher is acknowledged when all are done. Several publishes of a client may be under
 // way; their acknowledgements leave in the order in which the publishes came.
 //
 // Routing happens once, when a message arrives, in one step under one mutex:
 // match, append, retain, enqueue. That makes one order for all subscribers,
 // for what is retained and for what is stored. Nobody does I/O holding that
-// mutex: sockets belong to a writer goroutine for each client, files to the
-// goroutines of their logs. The order of locks is Broker.mu, outbox.mu.
+// mutex: a socket belongs to its client's writer, a goroutine that is there as
+// long as there is something to write, files to the goroutines of their logs.
+// The order of locks is Broker.mu, outbox.mu.
 //
 // Nobody waits for a slow subscriber but network publishers. Each subscriber
 // has a queue bounded by count and bytes. While it is full and moves, network
@@ -22,8 +23,9 @@
 // QoS 1 messages for Limits.Stuck it is disconnected. Publish, the gateway's
 // own, never waits: what does not fit is dropped for that subscriber, and
 // counted. While a client's publish waits, its next ones are held, within
-// bounds, so that its acknowledgements are still read: two clients that flood
-// each other do not stop each other.
+// bounds, so that its acknowledgements are still read; when even that is too
+// much, its own queue may be longer while nothing is read of it. So two clients
+// that flood each other, or one that floods itself, do not wait in a circle.
 //
 // A session that outlives its connection is a consumer of a log of its own kind,
 // Config.Sessions, whose records name the sessions that are owed them. What
