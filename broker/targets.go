@@ -2,9 +2,10 @@ package broker
 
 import (
 	"cmp"
-	"edgegateway/broker/spool"
 	"encoding/binary"
 	"slices"
+
+	"edgegateway/broker/spool"
 )
 
 // A sessionTarget is one session that a record is owed to.
