@@ -23,23 +23,23 @@ type mosquitto struct {
 // of the bridge, too.
 func newMosquitto(t *testing.T, more string) *mosquitto {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ln, err := net.Listen("tcp", newHost()+":0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer ln.Close()
 	dir := t.TempDir()
 	m := &mosquitto{t: t, conf: filepath.Join(dir, "mosquitto.conf"), url: "tcp://" + ln.Addr().String()}
-	_, port, _ := net.SplitHostPort(ln.Addr().String())
+	host, port, _ := net.SplitHostPort(ln.Addr().String())
 	writeFile(t, m.conf, fmt.Sprintf(`
 user root
-listener %s 127.0.0.1
+listener %s %s
 allow_anonymous true
 set_tcp_nodelay true
 persistence true
 persistence_location %s/
 max_queued_messages 0
-%s`, port, dir, more))
+%s`, port, host, dir, more))
 	return m
 }
 

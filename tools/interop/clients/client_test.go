@@ -125,8 +125,9 @@ var kinds = []kind{
 	// packets/connect.go packs them as CONNECT's own. It knows no aliases of a broker.
 	{name: "paho.golang-5", v5: true, transports: transports[:4], new: newPahoV5, oncePerID: true, inOrder: true},
 	// It hands over each PUBLISH of QoS 2 that comes, be it a repetition. It is
-	// connected before it resumes (client.go, startCommsWorkers): what it is given
-	// then overtakes what it sends again.
+	// connected before it resumes (client.go, startCommsWorkers), and its tokens are
+	// complete when it does (messageids.go, claimID): what it is given then overtakes
+	// what it sends again.
 	{name: "paho.mqtt.golang-3.1.1", transports: transports, new: newPahoV3(4)},
 	{name: "paho.mqtt.golang-3.1", v31: true, transports: transports[:1], new: newPahoV3(3)},
 	{name: "mqtt.js-3.1.1", transports: transports, new: newMQTTJS(4), oncePerID: true, inOrder: true},

@@ -26,6 +26,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -144,6 +145,17 @@ func (p *process) stop() {
 	}
 }
 
+var hosts atomic.Int32
+
+// newHost returns an address of this machine at which no connection begins:
+// those to it begin at 127.0.0.1. So nothing takes a port of it while the
+// program that listens there is away.
+func newHost() string { return host(int(hosts.Add(1)) % maxHosts) }
+
+const maxHosts = 250
+
+func host(n int) string { return fmt.Sprintf("127.0.%d.%d", 1+os.Getpid()%250, 1+n) }
+
 // transports are the schemes of the addresses at which each gateway listens.
 var transports = []string{"tcp", "tls", "ws", "wss", "unix"}
 
@@ -166,8 +178,9 @@ func newGateway(t *testing.T, broker string) *gateway {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	g := &gateway{t: t, dir: dir, broker: broker, urls: make(map[string]string)}
+	host := newHost()
 	for _, transport := range transports {
-		g.urls[transport] = transport + "://127.0.0.1:0"
+		g.urls[transport] = transport + "://" + host + ":0"
 	}
 	g.urls["unix"] = "unix://" + filepath.Join(dir, "mqtt.sock")
 	g.run()
@@ -229,6 +242,9 @@ func newPKI(dir string) pki {
 	authority.IsCA, authority.KeyUsage = true, x509.KeyUsageCertSign
 	broker := template("broker")
 	broker.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)}
+	for n := range maxHosts {
+		broker.IPAddresses = append(broker.IPAddresses, net.ParseIP(host(n)))
+	}
 	_, authorityKey := p.issue("ca", authority, authority, nil)
 	p.issue("broker", broker, authority, authorityKey)
 	p.issue("panel", template("panel"), authority, authorityKey)
