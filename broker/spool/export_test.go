@@ -21,6 +21,6 @@ func NewerMeta(p []byte) []byte {
 	if err != nil {
 		panic(err)
 	}
-	m.Format++
+	m.Format = formatVersion + 1
 	return m.marshal()
 }

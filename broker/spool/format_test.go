@@ -186,7 +186,7 @@ func TestMetaComesBack(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(got, m) {
 		t.Errorf("%+v, %v", got, err)
 	}
-	m.Format++
+	m.Format = formatVersion + 1
 	if _, err := parseMeta(m.marshal()); !errors.Is(err, ErrNewer) {
 		t.Error(err)
 	}
@@ -278,6 +278,12 @@ func FuzzBlock(f *testing.F) {
 	b, p := goldenBatch()
 	buf, _ := appendBlocks(nil, b, p)
 	f.Add(buf[:300])
+	b.entries[0].body = bytes.Repeat(b.entries[0].body, 500)
+	p.enc = newEncoder()
+	buf, _ = appendBlocks(nil, b, p)
+	f.Add(buf[:500])
+	f.Add(partBlock([]byte("hello"), 5, 3))
+	dec := newDecoder()
 	f.Fuzz(func(t *testing.T, data []byte) {
 		// The checksum would keep the fuzzer out: give it one that fits.
 		if n, err := blockLength(data, int64(len(data))); err == nil {
@@ -290,10 +296,89 @@ func FuzzBlock(f *testing.F) {
 		for i := range b.cursors {
 			appendCursor(nil, &b.cursors[i])
 		}
+		if b.zipped > 0 {
+			if _, err := b.unpack(dec, nil); err != nil {
+				return
+			}
+			if len(b.body) != b.zipped {
+				t.Errorf("%d bytes unpacked, %d promised", len(b.body), b.zipped)
+			}
+		}
+		if p, ok := b.piece(); ok {
+			again := appendPart(nil, &p, b.first, b.time.at)
+			if p.off+len(p.body) > p.total || len(again) > len(b.body) {
+				t.Errorf("part %+v", p)
+			}
+		}
+		b.unfinished()
 		for rec, ok := b.next(); ok; rec, ok = b.next() {
 			owedMask(rec.body)
 		}
 	})
+}
+
+// partBlock is a block of the last bytes of a body.
+func partBlock(body []byte, total, off int) []byte {
+	w := blockWriter{p: place{gen: 1, logID: 1}}
+	w.begin(7, timeRef{})
+	w.body = appendPart(nil, &part{stored{8, 3, body[off:]}, total, off}, 8, 0)
+	w.blk.part, w.blk.ends, w.blk.records, w.blk.mask = true, true, 1, 2
+	w.end(8)
+	return w.dst
+}
+
+func TestPartComesBack(t *testing.T) {
+	var b block
+	if err := b.parse(partBlock([]byte("hello"), 5, 3), 1, 1); err != nil {
+		t.Fatal(err)
+	}
+	p, ok := b.piece()
+	if want := (part{stored{8, 3, []byte("lo")}, 5, 3}); !ok || !reflect.DeepEqual(p, want) || b.names() != 2 || b.unfinished() != 0 {
+		t.Errorf("%+v, want %+v", p, want)
+	}
+	for name, total := range map[string]int{"not the last": 6, "too long": 4, "absurd": maxLarge + 1} {
+		if err := b.parse(partBlock([]byte("hello"), total, 3), 1, 1); err != nil {
+			t.Fatal(err)
+		}
+		if p, ok := b.piece(); ok {
+			t.Errorf("%s: %+v", name, p)
+		}
+	}
+}
+
+// A block of format 2, byte by byte.
+func TestPackedBlockLayout(t *testing.T) {
+	b, p := goldenBatch()
+	b.entries[0].body = appendBody(nil, []Target{{Consumer: 1}, {Consumer: 3}}, bytes.Repeat([]byte("hello"), 2000))
+	p.enc = newEncoder()
+	buf, _ := appendBlocks(nil, b, p)
+	length := binary.LittleEndian.Uint32(buf[4:])
+	if string(buf[:4]) != "GWB2" || len(buf) != pageSize || int(length) > 400 {
+		t.Fatalf("%q, %d bytes in %d", buf[:4], length, len(buf))
+	}
+	raw := binary.LittleEndian.Uint32(buf[80:])
+	if text := hex.EncodeToString(buf[84:96]); text != "00000000"+"0a00000000000000" {
+		t.Errorf("rest of the header: %s", text)
+	}
+	cursorLength := len(appendCursor(nil, &b.cursors[0]))
+	body, err := newDecoder().DecodeAll(buf[blockHeader2+cursorLength:length], make([]byte, 0, raw))
+	if err != nil || len(body) != int(raw) || !bytes.HasSuffix(body, b.entries[0].body) {
+		t.Errorf("%d bytes unpacked of %d: %v", len(body), raw, err)
+	}
+	var got block
+	if err := got.parse(buf, p.logID, p.gen); err != nil || got.names() != 10 || !reflect.DeepEqual(got.cursors, b.cursors) {
+		t.Fatalf("%+v %v", got, err)
+	}
+	if _, err := got.unpack(newDecoder(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if rec, ok := got.next(); !ok || !reflect.DeepEqual(rec, b.entries[0].stored) {
+		t.Errorf("record %d", rec.seq)
+	}
+	got.zipped = maxUnpacked + 1
+	if _, err := got.unpack(newDecoder(), nil); !errors.Is(err, errBlock) {
+		t.Error(err)
+	}
 }
 
 // endChecked puts generation and checksum into a block.
