@@ -35,6 +35,17 @@ func largestBody(cfg *Config) int {
 	return int(min(files*int64(partRoom(cfg.Segment))-cursorRoom, maxLarge))
 }
 
+// SizeFor returns the least Config.Size of a log that takes records of n bytes
+// and what belongs to them, with segments of the usual size.
+func SizeFor(n int64) int64 {
+	if n <= maxRecord/2 {
+		return 2 * defaultSegment
+	}
+	room := int64(partRoom(defaultSegment))
+	files := (n + maxRecord/2 + cursorRoom + room - 1) / room
+	return 2 * files * defaultSegment
+}
+
 // A largeWrite is a record on its way to the medium.
 type largeWrite struct {
 	l      *Log
