@@ -17,8 +17,8 @@ esac
 step() { printf '\n== %s\n' "$*"; }
 
 # --- what the tests need ------------------------------------------------------
-need_commands=(gcc mosquitto mosquitto_pub mosquitto_sub mbpoll openssl)
-need_packages=(gcc libc6-dev libmodbus-dev mosquitto mosquitto-clients mbpoll openssl python3 python3-pymodbus python3-serial-asyncio python3-six python3-jsonschema python3-jinja2)
+need_commands=(gcc mosquitto mosquitto_pub mosquitto_sub mbpoll openssl mkfs.ext4)
+need_packages=(gcc libc6-dev libmodbus-dev mosquitto mosquitto-clients mbpoll openssl e2fsprogs python3 python3-pymodbus python3-serial-asyncio python3-six python3-jsonschema python3-jinja2)
 python='import pymodbus, serial_asyncio, six, jsonschema, jinja2'
 
 export PATH="$PATH:/usr/sbin:/sbin" # where Debian puts mosquitto

@@ -5,7 +5,9 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"reflect"
+	"runtime"
 	"strings"
 	"testing"
 )
@@ -420,4 +422,77 @@ func FuzzMeta(f *testing.F) {
 			}
 		}
 	})
+}
+
+// BenchmarkPack packs and unpacks blocks of readings as a commit brings them.
+func BenchmarkPack(b *testing.B) {
+	for _, size := range []int{4 << 10, 16 << 10, 64 << 10} {
+		raw := readings(size)
+		enc, dec := newEncoder(), newDecoder()
+		packed := enc.EncodeAll(raw, nil)
+		b.Run(fmt.Sprintf("pack/%dKiB", size>>10), func(b *testing.B) {
+			b.SetBytes(int64(len(raw)))
+			b.ReportAllocs()
+			var dst []byte
+			for b.Loop() {
+				dst = enc.EncodeAll(raw, dst[:0])
+			}
+			b.ReportMetric(float64(len(raw))/float64(len(packed)), "ratio")
+			b.ReportMetric(float64(padded(len(raw)))/float64(padded(len(packed)+blockHeader2)), "pages/page")
+		})
+		b.Run(fmt.Sprintf("unpack/%dKiB", size>>10), func(b *testing.B) {
+			b.SetBytes(int64(len(raw)))
+			b.ReportAllocs()
+			blk := block{zipped: len(raw)}
+			buf := make([]byte, 0, len(raw))
+			for b.Loop() {
+				blk.body = packed
+				if _, err := blk.unpack(dec, buf); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// TestPackingTakesLittleMemory: what a log takes that packs, once.
+func TestPackingTakesLittleMemory(t *testing.T) {
+	raw := readings(blockTarget)
+	heap := func(fn func()) int64 {
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		fn()
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		return int64(after.HeapAlloc) - int64(before.HeapAlloc)
+	}
+	enc, dec := newEncoder(), newDecoder()
+	var packed []byte
+	packing := heap(func() {
+		enc = newEncoder()
+		packed = enc.EncodeAll(raw, nil)
+	})
+	unpacking := heap(func() {
+		dec = newDecoder()
+		if _, err := dec.DecodeAll(packed, make([]byte, 0, len(raw))); err != nil {
+			t.Fatal(err)
+		}
+	})
+	t.Logf("%d KiB to pack, %d KiB to unpack; %d bytes become %d", packing>>10, unpacking>>10, len(raw), len(packed))
+	if packing > 2<<20 || unpacking > 1<<20 {
+		t.Errorf("%d bytes to pack, %d to unpack", packing, unpacking)
+	}
+	runtime.KeepAlive(enc)
+	runtime.KeepAlive(dec)
+}
+
+// readings are records as a block holds them, of about size bytes.
+func readings(size int) (raw []byte) {
+	p := NewReadings()
+	for n := Seq(0); len(raw) < size-200; n++ {
+		s := stored{n, int64(n) * 5e6, appendBody(nil, []Target{{Consumer: 1, QoS: 1}}, p(nil))}
+		raw = appendStored(raw, &s, 0, 0)
+	}
+	return raw
 }

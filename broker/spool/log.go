@@ -61,7 +61,7 @@ type Log struct {
 	tail      []*entry // what is neither on the medium nor acknowledged by all, in order
 	tailBytes int      // of all the tail
 	large     int      // of these, the bytes of the one large record that there may be
-	unacked   int      // of the tail's records that someone is still owed
+	unacked   int      // weight of the tail's records that someone is still owed
 	untold    int      // records up to fronted whose done waits for the committer
 	consumers [maxConsumers]*Consumer
 	orphans   *Gap       // what consumers lost that nobody knows the names of any more
@@ -98,6 +98,9 @@ type entry struct {
 }
 
 func (e *entry) size() int { return len(e.body) + entryOverhead }
+
+// weight is about what it adds to a commit and to the ring.
+func (e *entry) weight() int { return len(e.body) + ringEntry }
 
 type syncWaiter struct {
 	upto Seq
@@ -194,7 +197,7 @@ func (l *Log) pushLocked(e *entry) {
 		l.large = e.size()
 	}
 	if e.owed != 0 {
-		l.unacked += e.size()
+		l.unacked += e.weight()
 	}
 	for m := e.owed; m != 0; m &= m - 1 {
 		l.consumers[bits.TrailingZeros64(m)].oweLocked(e.seq, len(e.body))
@@ -348,7 +351,7 @@ func (l *Log) popLocked(n int) {
 			l.large = 0
 		}
 		if e.owed != 0 {
-			l.unacked -= e.size()
+			l.unacked -= e.weight()
 		}
 		l.tail[i] = nil
 	}
@@ -370,7 +373,7 @@ func (l *Log) clearLocked(e *entry, bit uint64) {
 		return
 	}
 	if e.owed &^= bit; e.owed == 0 {
-		l.unacked -= e.size()
+		l.unacked -= e.weight()
 		l.stats.Elided++
 	}
 }

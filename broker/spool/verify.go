@@ -13,6 +13,7 @@ type Report struct {
 	Blocks   int    `json:"blocks"`
 	Records  uint64 `json:"records"` // acknowledged ones too
 	Bytes    int64  `json:"bytes"`   // read
+	Tail     int    `json:"tail"`    // records that are in memory or the tail ring only
 	// Damage is what does not hold what was written, in order. The first
 	// thousand are kept.
 	Damage []Damage `json:"damage"`
@@ -44,6 +45,7 @@ func (l *Log) Verify(ctx context.Context) (*Report, error) {
 	v.meta()
 	l.mu.Lock()
 	segs := append([]*segment(nil), l.segs...)
+	v.Tail = len(l.tail)
 	l.mu.Unlock()
 	for _, s := range segs {
 		if err := v.segment(ctx, s); err != nil {

@@ -316,7 +316,11 @@ func printReports(out io.Writer, reports map[string]*spool.Report) {
 		if n := len(r.Damage) + r.More; n > 0 {
 			verdict = fmt.Sprintf("%d places are damaged", n)
 		}
-		fmt.Fprintf(out, "%s: %d segments, %d blocks, %d records, %s read: %s\n", name, r.Segments, r.Blocks, r.Records, bytesText(r.Bytes), verdict)
+		fmt.Fprintf(out, "%s: %d segments, %d blocks, %d records, %s read: %s", name, r.Segments, r.Blocks, r.Records, bytesText(r.Bytes), verdict)
+		if r.Tail > 0 {
+			fmt.Fprintf(out, "; %d newer ones are not on the medium yet", r.Tail)
+		}
+		fmt.Fprintln(out)
 		for _, d := range r.Damage {
 			where := d.File
 			if d.Bytes > 0 {
