@@ -358,7 +358,7 @@ type assembly struct {
 // add returns the whole body with the last part, nil else.
 func (a *assembly) add(p *part) []byte {
 	if p.off == 0 {
-		a.seq, a.body = p.seq, make([]byte, 0, min(p.total, largestAhead))
+		a.seq, a.body = p.seq, make([]byte, 0, p.total) // at most maxLarge, and what is not used costs nothing
 	}
 	if a.seq != p.seq || len(a.body) != p.off {
 		*a = assembly{}
@@ -372,6 +372,3 @@ func (a *assembly) add(p *part) []byte {
 	*a = assembly{}
 	return body
 }
-
-// largestAhead bounds what is taken at once on the word of a first part.
-const largestAhead = 16 << 20
