@@ -126,6 +126,20 @@ func DecodeRecord(r *spool.Record, m *Message) error {
 	return nil
 }
 
+// DecodeOwed is DecodeRecord for the log of sessions, whose records begin with
+// the sessions that are owed them.
+func DecodeOwed(r *spool.Record, m *Message) error {
+	list, ok := parseTargets(r.Data)
+	if !ok || len(list.fixed) == 0 {
+		return fmt.Errorf("decode record %d: %w", r.Seq, errRecord)
+	}
+	_, data, ok := list.subIDs(0)
+	if !ok {
+		return fmt.Errorf("decode record %d: %w", r.Seq, errRecord)
+	}
+	return DecodeRecord(&spool.Record{Seq: r.Seq, Stamp: r.Stamp, Data: data}, m)
+}
+
 func decodeMessage(data []byte, m *Message) error {
 	*m = Message{}
 	if len(data) < 3 {

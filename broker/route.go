@@ -463,6 +463,10 @@ func (b *Broker) storeFor(s *session, d delivery) {
 	s.out.push(d)
 }
 
+// recordKept bounds the buffer that messages are encoded into: a large one is
+// not kept for the small ones that follow.
+const recordKept = 1 << 20
+
 // storeLocked appends b.record to a log and returns its number, 0 if the log
 // did not take it.
 func (b *Broker) storeLocked(p *publication, log journal, rec spool.Record) spool.Seq {
@@ -473,6 +477,9 @@ func (b *Broker) storeLocked(p *publication, log journal, rec spool.Record) spoo
 		done = b.stored
 	}
 	seq, err := log.Append(rec, done)
+	if cap(b.record) > recordKept {
+		b.record = nil
+	}
 	if err == nil {
 		return seq
 	}

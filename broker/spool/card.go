@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io/fs"
 	"syscall"
+
+	"github.com/klauspost/compress/zstd"
 )
 
 // A card is the committer's own part of the log: the segment being written
@@ -22,7 +24,9 @@ type card struct {
 	nextGen uint32
 	noGrow  int64 // when to try again to make a file, by Log.now
 	failed  bool  // the last write failed for another reason than space
+	held    int   // files set aside for a large record
 	buf     []byte
+	enc     *zstd.Encoder // nil: not needed yet
 
 	growing  File // spare being written with zeros; nil: none
 	growName string
@@ -53,6 +57,9 @@ func (l *Log) write(b *batch) (err error) {
 			l.card.failed = false
 			return nil
 		}
+		if errors.Is(err, errNoRoom) { // for this record; others may fit
+			return err
+		}
 		l.card.failed = l.card.failed || !errors.Is(err, syscall.ENOSPC)
 		l.count(func(s *Stats) { s.IOErrors++ })
 		l.card.close()
@@ -69,10 +76,16 @@ func (l *Log) count(fn func(*Stats)) {
 
 func (l *Log) writeOnce(b *batch) error {
 	k := &l.card
+	if l.cfg.Compress || b.large {
+		l.raiseFormat()
+	}
 	if err := l.freshenMeta(); err != nil {
 		return err
 	}
-	p := place{logID: l.id, time: l.timeRef(), targets: blockTarget}
+	if b.large {
+		return l.writeLarge(b)
+	}
+	p := place{logID: l.id, time: l.timeRef(), targets: blockTarget, enc: l.encoder()}
 	if s := k.active; s != nil {
 		p.gen, p.no = s.gen, k.no
 		buf, no := appendBlocks(k.buf[:0], b, p)
@@ -82,6 +95,20 @@ func (l *Log) writeOnce(b *batch) error {
 		}
 	}
 	return l.begin(b, p)
+}
+
+// raiseFormat makes the log one that older programs refuse, before it gets
+// what they cannot read: META says so first, and a new segment.
+func (l *Log) raiseFormat() {
+	if l.format == formatVersion {
+		return
+	}
+	l.mu.Lock()
+	l.format = formatVersion
+	l.mu.Unlock()
+	l.metaStale.Store(true)
+	l.card.close()
+	l.card.active = nil
 }
 
 // append writes blocks at the end of the active segment.
@@ -136,7 +163,7 @@ func (l *Log) begin(b *batch, p place) error {
 	if err := l.dir.Rename(spare, s.name); err != nil {
 		return fmt.Errorf("rename spare segment: %w", err)
 	}
-	h := header{version: formatVersion, logID: l.id, gen: gen, after: b.after}
+	h := header{version: uint16(l.format), logID: l.id, gen: gen, after: b.after}
 	if k.prev != nil {
 		l.mu.Lock()
 		h.prevGen, h.prevEnd, h.prevMask = k.prev.gen, k.prev.end, k.prev.mask
@@ -228,7 +255,7 @@ func (l *Log) takeSpare() (name string) {
 // reserve free.
 func (l *Log) mayGrow() bool {
 	l.mu.Lock()
-	files := int64(len(l.segs) + len(l.spares))
+	files := int64(len(l.segs) + len(l.spares) + l.card.held)
 	l.mu.Unlock()
 	if l.now() < l.card.noGrow {
 		return false
@@ -246,14 +273,15 @@ func (l *Log) mayGrow() bool {
 // cannot tell is taken at its word when writing.
 func (l *Log) spacious() bool {
 	free, total, err := l.dir.Free()
-	if err != nil || l.cfg.Reserve < 0 {
-		return true
+	return err != nil || l.cfg.Reserve < 0 || free-l.cfg.Segment >= l.reserve(total)
+}
+
+// reserve returns how much of a medium of total bytes is to stay free.
+func (l *Log) reserve(total int64) int64 {
+	if l.cfg.Reserve == 0 {
+		return max(64<<20, total/20)
 	}
-	reserve := l.cfg.Reserve
-	if reserve == 0 {
-		reserve = max(64<<20, total/20)
-	}
-	return free-l.cfg.Segment >= reserve
+	return max(l.cfg.Reserve, 0)
 }
 
 // wantSpareLocked tells whether to make the next segment ready: when the
@@ -340,7 +368,7 @@ func (l *Log) dropOldest() error {
 	l.mu.Lock()
 	for c, loss := range losses {
 		if !c.removed {
-			c.dropLocked(s.last, loss)
+			c.dropLocked(s.reach(), loss)
 		}
 	}
 	b := batch{after: l.covered, last: l.covered}
@@ -396,31 +424,34 @@ func (l *Log) losses(s *segment) map[*Consumer]*Gap {
 		return losses
 	}
 	defer f.Close()
-	sc := s.scanner(f, s.end)
+	sc := l.scanner(s, f, s.end)
 	for sc.next() {
 		if sc.block.last > s.last {
 			continue
 		}
+		if p, ok := sc.block.piece(); ok && (sc.block.ends || p.seq == s.parts) { // else it was never completed
+			l.lose(losses, p.seq, sc.block.mask)
+		}
 		for rec, ok := sc.block.next(); ok; rec, ok = sc.block.next() {
-			l.lose(losses, rec)
+			l.lose(losses, rec.seq, owedMask(rec.body))
 		}
 	}
 	return losses
 }
 
-func (l *Log) lose(losses map[*Consumer]*Gap, rec stored) {
+func (l *Log) lose(losses map[*Consumer]*Gap, n Seq, mask uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.eachLocked(owedMask(rec.body), func(c *Consumer) {
-		if c.acked.contains(rec.seq) {
+	l.eachLocked(mask, func(c *Consumer) {
+		g := losses[c]
+		if c.acked.contains(n) || g != nil && g.Last == n {
 			return
 		}
-		g := losses[c]
 		if g == nil {
-			g = &Gap{First: rec.seq, Reason: ReasonQuota}
+			g = &Gap{First: n, Reason: ReasonQuota}
 			losses[c] = g
 		}
-		g.Last = rec.seq
+		g.Last = n
 		g.Count++
 	})
 }
@@ -443,7 +474,7 @@ func (c *Consumer) dropLocked(last Seq, loss *Gap) {
 // configuration any more it removes.
 func (l *Log) recycle(s *segment) error {
 	l.mu.Lock()
-	keep := s.size == l.cfg.Segment && int64(len(l.segs)+len(l.spares)+1)*l.cfg.Segment <= l.cfg.Size
+	keep := s.size == l.cfg.Segment && int64(len(l.segs)+len(l.spares)+l.card.held+1)*l.cfg.Segment <= l.cfg.Size
 	l.mu.Unlock()
 	if !keep {
 		l.discard(s.name)
@@ -473,7 +504,7 @@ func (l *Log) freeLocked() (freed []*segment) {
 
 func (l *Log) freeableLocked(s *segment) bool {
 	free := true
-	l.eachLocked(s.mask, func(c *Consumer) { free = free && c.savedTo >= s.last })
+	l.eachLocked(s.mask, func(c *Consumer) { free = free && c.savedTo >= s.reach() })
 	return free
 }
 

@@ -1,9 +1,12 @@
 package spool
 
 import (
+	"errors"
 	"math/bits"
 	"slices"
 	"time"
+
+	"github.com/klauspost/compress/zstd"
 )
 
 // The committer is the one goroutine that writes segments. It decides under
@@ -129,6 +132,7 @@ func (l *Log) cursorsLocked() bool {
 // tail.
 type batch struct {
 	entries []*entry          // that someone is owed
+	large   bool              // there is one, which no block can hold
 	after   Seq               // the blocks cover what is beyond
 	last    Seq               // up to here
 	mask    uint64            // consumers that entries are owed to
@@ -145,6 +149,7 @@ func (l *Log) takeLocked() batch {
 			break
 		}
 		if e.owed != 0 {
+			b.large = l.isLarge(len(e.body)) && size == 0
 			if size > 0 && size+len(e.body)+recordOverhead > l.groupMax {
 				break
 			}
@@ -153,6 +158,9 @@ func (l *Log) takeLocked() batch {
 		}
 		b.last = e.seq
 		n++
+		if b.large {
+			break
+		}
 	}
 	if n == len(l.tail) { // so that numbers which no record has are covered, too
 		b.last = l.last
@@ -190,7 +198,12 @@ func (l *Log) commit() {
 	write := len(b.entries) > 0 || l.cursorsLocked() || l.degraded
 	l.mu.Unlock()
 	if write {
-		if err := l.write(&b); err != nil {
+		err := l.write(&b)
+		if errors.Is(err, errNoRoom) {
+			l.giveUp(&b, err)
+			return
+		}
+		if err != nil {
 			l.degrade(err)
 			return
 		}
@@ -312,7 +325,8 @@ type place struct {
 	logID   uint64
 	table   bool // a new segment: begin with the cursors of all
 	time    timeRef
-	targets int // bytes of records in a block
+	targets int           // bytes of records in a block
+	enc     *zstd.Encoder // packs the records; nil: they stay as they are
 }
 
 // appendBlocks appends the blocks of b. The cursors are in the last block, so
@@ -339,6 +353,9 @@ func appendBlocks(dst []byte, b *batch, p place) ([]byte, uint32) {
 		w.blk.time = at
 		w.body = appendStored(w.body, &e.stored, w.blk.first, at.at)
 		w.blk.records++
+		if p.enc != nil {
+			w.blk.mask |= owedMask(e.body)
+		}
 	}
 	if !p.table {
 		w.cursors(b, b.changed)
@@ -355,6 +372,7 @@ type blockWriter struct {
 	after Seq
 	blk   block
 	body  []byte // records of the block
+	zip   []byte // these, compressed
 }
 
 func (w *blockWriter) begin(after Seq, at timeRef) {
@@ -372,12 +390,30 @@ func (w *blockWriter) cursors(b *batch, mask uint64) {
 
 func (w *blockWriter) end(last Seq) {
 	w.blk.last = last
+	body := w.body
+	if w.p.enc != nil {
+		body = w.packed()
+	}
 	start := len(w.dst)
-	w.dst = beginBlock(w.dst)
+	w.dst = beginBlock(w.dst, &w.blk)
 	for i := range w.blk.cursors {
 		w.dst = appendCursor(w.dst, &w.blk.cursors[i])
 	}
-	w.dst = append(w.dst, w.body...)
+	w.dst = append(w.dst, body...)
 	w.dst = endBlock(w.dst, start, &w.blk, w.p.logID)
 	w.p.no++
+}
+
+// packed returns the records compressed if that saves a page, else as they
+// are.
+func (w *blockWriter) packed() []byte {
+	if len(w.body) < pageSize/2 {
+		return w.body
+	}
+	w.zip = w.p.enc.EncodeAll(w.body, w.zip[:0])
+	if padded(len(w.zip)+blockHeader2) >= padded(len(w.body)+blockHeader) {
+		return w.body
+	}
+	w.blk.zipped = len(w.body)
+	return w.zip
 }

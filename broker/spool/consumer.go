@@ -68,7 +68,10 @@ func (l *Log) addConsumer(name string) (c *Consumer, isNew bool, err error) {
 			return c, false, nil
 		}
 	}
-	if l.closing {
+	switch {
+	case l.looking:
+		return nil, false, ErrLookOnly
+	case l.closing:
 		return nil, false, ErrClosed
 	}
 	if free < 0 {
@@ -87,6 +90,9 @@ func (l *Log) addConsumer(name string) (c *Consumer, isNew bool, err error) {
 // Remove forgets a consumer and what it is owed. Its readers return
 // ErrRemoved. A name that does not exist is no error.
 func (l *Log) Remove(name string) error {
+	if l.looking {
+		return ErrLookOnly
+	}
 	l.meta.Lock()
 	defer l.meta.Unlock()
 	if l.removeConsumer(name) {

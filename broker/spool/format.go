@@ -13,7 +13,7 @@ import (
 //	 0  8  magic "GWSPOOL\n"
 //	 8  4  CRC32C of bytes 12 to 4096
 //	12  2  format version
-//	14  2  0
+//	14  2  flags: 1 it begins with the rest of a record that the preceding one holds parts of
 //	16  8  log id
 //	24  4  generation: unique per use of a file, rising
 //	28  4  generation of the preceding segment
@@ -24,7 +24,7 @@ import (
 //
 // A block is one commit, or a part of one:
 //
-//	 0  4  magic "GWB1"
+//	 0  4  magic "GWB1", or "GWB2" with a longer header
 //	 4  4  length of header, cursors and records, bytes, without padding
 //	 8  4  CRC32C of bytes 12 to length, seeded with log id and generation
 //	12  4  generation of the segment
@@ -35,11 +35,23 @@ import (
 //	40 16  boot id
 //	56  8  boot time at commit, ns
 //	64  8  wall time - boot time at commit, ns
-//	72  1  flags: 1 wall time synchronised, 2 the cursors are those of all consumers
+//	72  1  flags: 1 wall time synchronised, 2 the cursors are those of all
+//	       consumers, 4 a part of a record, 8 the last one
 //	73  1  0
 //	74  2  number of cursors
 //	76  4  number of records
 //	80  ..  cursors, records
+//
+// A block whose records are compressed, or that holds a part of one, is of
+// format 2, and a program that knows only format 1 takes it for damage:
+//
+//	 0  4  magic "GWB2"
+//	80  4  length of the records before they became one zstd frame; 0: they did not
+//	84  4  0
+//	88  8  bit set of the consumers that the records name
+//	96  ..  cursors, records
+//
+// Cursors are never compressed, so that they are found without unpacking.
 //
 // The seed makes a block of an earlier use of the file, or of another log,
 // never match. Blocks cover all numbers without a hole, also those of records
@@ -67,14 +79,27 @@ import (
 //	uvarint  length of the body
 //	body: uvarint number of targets; each: uvarint consumer id, QoS (1 byte),
 //	      uvarint number of subscription ids, uvarint each; then the data
+//
+// A part of a record is alone in its block, and the parts of one follow each
+// other, also across segments. Only the block of the last part covers the
+// number, so that what was not written to its end never was:
+//
+//	uvarint  number - first number of the block
+//	varint   stamp - boot time of the block, ns
+//	uvarint  length of the whole body
+//	uvarint  where in it the part belongs
+//	..       the part
 const (
-	formatVersion = 1
+	firstFormat   = 1
+	formatVersion = 2 // the newest; a log that needs none of it stays at the first
 
 	pageSize       = 4096
 	segmentMagic   = "GWSPOOL\n"
 	segmentHeader  = 56
 	blockMagic     = "GWB1"
+	blockMagic2    = "GWB2"
 	blockHeader    = 80
+	blockHeader2   = 96
 	blockTarget    = 64 << 10 // a commit is cut into blocks of about this size
 	cursorHeader   = 44
 	rangeSize      = 16
@@ -85,12 +110,17 @@ const (
 	maxCursor      = cursorHeader + maxRanges*rangeSize + maxGaps*gapSize
 	cursorRoom     = (blockHeader + maxConsumers*maxCursor + pageSize - 1) / pageSize * pageSize
 	recordOverhead = 32 // bound of the bytes before a record's body
+	partOverhead   = blockHeader2 + 40
 )
 
 const (
 	flagSynced = 1 << iota
 	flagTable
+	flagPart
+	flagEnds
 )
+
+const flagInside = 1 // of a segment
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
@@ -121,6 +151,7 @@ type header struct {
 	after    Seq
 	prevEnd  int64
 	prevMask uint64
+	inside   bool // begins inside a record
 }
 
 func appendHeader(dst []byte, h header) []byte {
@@ -129,7 +160,11 @@ func appendHeader(dst []byte, h header) []byte {
 	dst = append(dst, segmentMagic...)
 	dst = le.AppendUint32(dst, 0)
 	dst = le.AppendUint16(dst, h.version)
-	dst = le.AppendUint16(dst, 0)
+	flags := uint16(0)
+	if h.inside {
+		flags = flagInside
+	}
+	dst = le.AppendUint16(dst, flags)
 	dst = le.AppendUint64(dst, h.logID)
 	dst = le.AppendUint32(dst, h.gen)
 	dst = le.AppendUint32(dst, h.prevGen)
@@ -156,6 +191,7 @@ func parseHeader(page []byte) (header, error) {
 		after:    Seq(le.Uint64(page[32:])),
 		prevEnd:  int64(le.Uint64(page[40:])),
 		prevMask: le.Uint64(page[48:]),
+		inside:   le.Uint16(page[14:])&flagInside != 0,
 	}, nil
 }
 
@@ -168,13 +204,29 @@ type block struct {
 	first, last Seq
 	time        timeRef
 	table       bool
+	part, ends  bool // a part of a record, the last one
 	cursors     []cursor
 	records     int
+	zipped      int    // length of the records unpacked; 0: they are not packed
+	mask        uint64 // of the consumers they name, in blocks of format 2
 	body        []byte // the records
 }
 
-// beginBlock appends the room of a block header; endBlock fills it in.
-func beginBlock(dst []byte) []byte { return append(dst, make([]byte, blockHeader)...) }
+// format returns the version that b needs.
+func (b *block) format() int {
+	if b.part || b.zipped > 0 {
+		return 2
+	}
+	return 1
+}
+
+// beginBlock appends the room of b's header; endBlock fills it in.
+func beginBlock(dst []byte, b *block) []byte {
+	if b.format() == 2 {
+		return append(dst, make([]byte, blockHeader2)...)
+	}
+	return append(dst, make([]byte, blockHeader)...)
+}
 
 // endBlock completes the block that begins at start and pads it.
 func endBlock(dst []byte, start int, b *block, logID uint64) []byte {
@@ -190,34 +242,59 @@ func endBlock(dst []byte, start int, b *block, logID uint64) []byte {
 	copy(p[40:56], b.time.boot.ID[:])
 	le.PutUint64(p[56:], uint64(b.time.at))
 	le.PutUint64(p[64:], uint64(b.time.boot.Offset))
-	p[72], p[73] = 0, 0
-	if b.time.boot.Synced {
-		p[72] |= flagSynced
-	}
-	if b.table {
-		p[72] |= flagTable
-	}
+	p[72], p[73] = b.flags(), 0
 	le.PutUint16(p[74:], uint16(len(b.cursors)))
 	le.PutUint32(p[76:], uint32(b.records))
+	if b.format() == 2 {
+		copy(p, blockMagic2)
+		le.PutUint32(p[80:], uint32(b.zipped))
+		le.PutUint32(p[84:], 0)
+		le.PutUint64(p[88:], b.mask)
+	}
 	le.PutUint32(p[8:], crc32.Update(seed(logID, b.gen), castagnoli, p[12:]))
 	return append(dst, make([]byte, padded(len(p))-len(p))...)
+}
+
+func (b *block) flags() (f byte) {
+	if b.time.boot.Synced {
+		f |= flagSynced
+	}
+	if b.table {
+		f |= flagTable
+	}
+	if b.part {
+		f |= flagPart
+	}
+	if b.ends {
+		f |= flagEnds
+	}
+	return f
 }
 
 // blockLength returns the length that the block at the start of p claims, for
 // reading the rest of it; max bounds it.
 func blockLength(p []byte, max int64) (int, error) {
-	if len(p) < blockHeader || string(p[:4]) != blockMagic {
+	if len(p) < blockHeader {
+		return 0, errBlock
+	}
+	least := uint32(blockHeader)
+	switch string(p[:4]) {
+	case blockMagic:
+	case blockMagic2:
+		least = blockHeader2
+	default:
 		return 0, errBlock
 	}
 	n := binary.LittleEndian.Uint32(p[4:])
-	if n < blockHeader || int64(n) > max {
+	if n < least || int64(n) > max {
 		return 0, errBlock
 	}
 	return int(n), nil
 }
 
 // parse decodes the block at the start of p, which must hold all of it. A
-// block whose checksum does not match is errBlock. It reuses b.cursors.
+// block whose checksum does not match is errBlock. It reuses b.cursors. What
+// is packed stays so: see unpack.
 func (b *block) parse(p []byte, logID uint64, gen uint32) error {
 	n, err := blockLength(p, int64(len(p)))
 	if err != nil {
@@ -237,8 +314,15 @@ func (b *block) parse(p []byte, logID uint64, gen uint32) error {
 	b.time.boot.Synced = p[72]&flagSynced != 0
 	b.table = p[72]&flagTable != 0
 	b.records = int(le.Uint32(p[76:]))
-	b.cursors = b.cursors[:0]
+	b.part, b.ends, b.zipped, b.mask = false, false, 0, 0
 	rest := p[blockHeader:]
+	if string(p[:4]) == blockMagic2 {
+		b.part = p[72]&flagPart != 0
+		b.ends = b.part && p[72]&flagEnds != 0
+		b.zipped, b.mask = int(le.Uint32(p[80:])), le.Uint64(p[88:])
+		rest = p[blockHeader2:]
+	}
+	b.cursors = b.cursors[:0]
 	for range le.Uint16(p[74:]) {
 		var c cursor
 		if c, rest, err = parseCursor(rest); err != nil {
@@ -248,6 +332,18 @@ func (b *block) parse(p []byte, logID uint64, gen uint32) error {
 	}
 	b.body = rest
 	return nil
+}
+
+// names returns the bit set of the consumers that the records name. It uses
+// up the records of a block of format 1.
+func (b *block) names() (mask uint64) {
+	if b.format() == 2 {
+		return b.mask
+	}
+	for rec, ok := b.next(); ok; rec, ok = b.next() {
+		mask |= owedMask(rec.body)
+	}
+	return mask
 }
 
 // A stored is a record as a block holds it.
@@ -265,9 +361,9 @@ func appendStored(dst []byte, s *stored, first Seq, at int64) []byte {
 }
 
 // next takes the next record off the block. ok is false at its end; bytes
-// that are no record end it, too.
+// that are no record end it, too. A part is no record.
 func (b *block) next() (s stored, ok bool) {
-	if b.records == 0 {
+	if b.records == 0 || b.part {
 		return s, false
 	}
 	b.records--
@@ -282,6 +378,48 @@ func (b *block) next() (s stored, ok bool) {
 	}
 	b.body = p[size:]
 	return stored{b.first + Seq(delta), b.time.at + stamp, p[:size]}, true
+}
+
+// unfinished returns the number of the record that b holds a part of, unless
+// it is the last one; 0: of none. It needs no unpacking.
+func (b *block) unfinished() Seq {
+	if b.part && !b.ends {
+		return b.last + 1
+	}
+	return 0
+}
+
+// A part is a piece of the body of a record that no block can hold.
+type part struct {
+	stored     // body is the piece
+	total, off int
+}
+
+func appendPart(dst []byte, p *part, first Seq, at int64) []byte {
+	dst = binary.AppendUvarint(dst, uint64(p.seq-first))
+	dst = binary.AppendVarint(dst, p.stamp-at)
+	dst = binary.AppendUvarint(dst, uint64(p.total))
+	dst = binary.AppendUvarint(dst, uint64(p.off))
+	return append(dst, p.body...)
+}
+
+// piece returns the part that b holds, false when it holds none.
+func (b *block) piece() (p part, ok bool) {
+	if !b.part {
+		return p, false
+	}
+	delta, rest, ok1 := uvarint(b.body)
+	stamp, n := binary.Varint(rest)
+	if !ok1 || n <= 0 {
+		return p, false
+	}
+	total, rest, ok2 := uvarint(rest[n:])
+	off, rest, ok3 := uvarint(rest)
+	if !ok2 || !ok3 || total > maxLarge || off > total || uint64(len(rest)) > total-off ||
+		len(rest) == 0 || b.ends != (uint64(len(rest)) == total-off) {
+		return p, false
+	}
+	return part{stored{b.first + Seq(delta), b.time.at + stamp, rest}, int(total), int(off)}, true
 }
 
 func uvarint(p []byte) (uint64, []byte, bool) {
@@ -361,7 +499,7 @@ type gap struct {
 	by *Reader // that has reported it, waiting for its acknowledgement
 }
 
-var reasons = [...]string{1: ReasonQuota, 2: ReasonDamage, 3: ReasonQueueFull}
+var reasons = [...]string{1: ReasonQuota, 2: ReasonDamage, 3: ReasonQueueFull, 4: ReasonPurged}
 
 func reasonCode(s string) byte {
 	for i, r := range reasons {

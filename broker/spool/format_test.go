@@ -5,7 +5,9 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"reflect"
+	"runtime"
 	"strings"
 	"testing"
 )
@@ -186,7 +188,7 @@ func TestMetaComesBack(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(got, m) {
 		t.Errorf("%+v, %v", got, err)
 	}
-	m.Format++
+	m.Format = formatVersion + 1
 	if _, err := parseMeta(m.marshal()); !errors.Is(err, ErrNewer) {
 		t.Error(err)
 	}
@@ -278,6 +280,12 @@ func FuzzBlock(f *testing.F) {
 	b, p := goldenBatch()
 	buf, _ := appendBlocks(nil, b, p)
 	f.Add(buf[:300])
+	b.entries[0].body = bytes.Repeat(b.entries[0].body, 500)
+	p.enc = newEncoder()
+	buf, _ = appendBlocks(nil, b, p)
+	f.Add(buf[:500])
+	f.Add(partBlock([]byte("hello"), 5, 3))
+	dec := newDecoder()
 	f.Fuzz(func(t *testing.T, data []byte) {
 		// The checksum would keep the fuzzer out: give it one that fits.
 		if n, err := blockLength(data, int64(len(data))); err == nil {
@@ -290,10 +298,89 @@ func FuzzBlock(f *testing.F) {
 		for i := range b.cursors {
 			appendCursor(nil, &b.cursors[i])
 		}
+		if b.zipped > 0 {
+			if _, err := b.unpack(dec, nil); err != nil {
+				return
+			}
+			if len(b.body) != b.zipped {
+				t.Errorf("%d bytes unpacked, %d promised", len(b.body), b.zipped)
+			}
+		}
+		if p, ok := b.piece(); ok {
+			again := appendPart(nil, &p, b.first, b.time.at)
+			if p.off+len(p.body) > p.total || len(again) > len(b.body) {
+				t.Errorf("part %+v", p)
+			}
+		}
+		b.unfinished()
 		for rec, ok := b.next(); ok; rec, ok = b.next() {
 			owedMask(rec.body)
 		}
 	})
+}
+
+// partBlock is a block of the last bytes of a body.
+func partBlock(body []byte, total, off int) []byte {
+	w := blockWriter{p: place{gen: 1, logID: 1}}
+	w.begin(7, timeRef{})
+	w.body = appendPart(nil, &part{stored{8, 3, body[off:]}, total, off}, 8, 0)
+	w.blk.part, w.blk.ends, w.blk.records, w.blk.mask = true, true, 1, 2
+	w.end(8)
+	return w.dst
+}
+
+func TestPartComesBack(t *testing.T) {
+	var b block
+	if err := b.parse(partBlock([]byte("hello"), 5, 3), 1, 1); err != nil {
+		t.Fatal(err)
+	}
+	p, ok := b.piece()
+	if want := (part{stored{8, 3, []byte("lo")}, 5, 3}); !ok || !reflect.DeepEqual(p, want) || b.names() != 2 || b.unfinished() != 0 {
+		t.Errorf("%+v, want %+v", p, want)
+	}
+	for name, total := range map[string]int{"not the last": 6, "too long": 4, "absurd": maxLarge + 1} {
+		if err := b.parse(partBlock([]byte("hello"), total, 3), 1, 1); err != nil {
+			t.Fatal(err)
+		}
+		if p, ok := b.piece(); ok {
+			t.Errorf("%s: %+v", name, p)
+		}
+	}
+}
+
+// A block of format 2, byte by byte.
+func TestPackedBlockLayout(t *testing.T) {
+	b, p := goldenBatch()
+	b.entries[0].body = appendBody(nil, []Target{{Consumer: 1}, {Consumer: 3}}, bytes.Repeat([]byte("hello"), 2000))
+	p.enc = newEncoder()
+	buf, _ := appendBlocks(nil, b, p)
+	length := binary.LittleEndian.Uint32(buf[4:])
+	if string(buf[:4]) != "GWB2" || len(buf) != pageSize || int(length) > 400 {
+		t.Fatalf("%q, %d bytes in %d", buf[:4], length, len(buf))
+	}
+	raw := binary.LittleEndian.Uint32(buf[80:])
+	if text := hex.EncodeToString(buf[84:96]); text != "00000000"+"0a00000000000000" {
+		t.Errorf("rest of the header: %s", text)
+	}
+	cursorLength := len(appendCursor(nil, &b.cursors[0]))
+	body, err := newDecoder().DecodeAll(buf[blockHeader2+cursorLength:length], make([]byte, 0, raw))
+	if err != nil || len(body) != int(raw) || !bytes.HasSuffix(body, b.entries[0].body) {
+		t.Errorf("%d bytes unpacked of %d: %v", len(body), raw, err)
+	}
+	var got block
+	if err := got.parse(buf, p.logID, p.gen); err != nil || got.names() != 10 || !reflect.DeepEqual(got.cursors, b.cursors) {
+		t.Fatalf("%+v %v", got, err)
+	}
+	if _, err := got.unpack(newDecoder(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if rec, ok := got.next(); !ok || !reflect.DeepEqual(rec, b.entries[0].stored) {
+		t.Errorf("record %d", rec.seq)
+	}
+	got.zipped = maxUnpacked + 1
+	if _, err := got.unpack(newDecoder(), nil); !errors.Is(err, errBlock) {
+		t.Error(err)
+	}
 }
 
 // endChecked puts generation and checksum into a block.
@@ -335,4 +422,77 @@ func FuzzMeta(f *testing.F) {
 			}
 		}
 	})
+}
+
+// BenchmarkPack packs and unpacks blocks of readings as a commit brings them.
+func BenchmarkPack(b *testing.B) {
+	for _, size := range []int{4 << 10, 16 << 10, 64 << 10} {
+		raw := readings(size)
+		enc, dec := newEncoder(), newDecoder()
+		packed := enc.EncodeAll(raw, nil)
+		b.Run(fmt.Sprintf("pack/%dKiB", size>>10), func(b *testing.B) {
+			b.SetBytes(int64(len(raw)))
+			b.ReportAllocs()
+			var dst []byte
+			for b.Loop() {
+				dst = enc.EncodeAll(raw, dst[:0])
+			}
+			b.ReportMetric(float64(len(raw))/float64(len(packed)), "ratio")
+			b.ReportMetric(float64(padded(len(raw)))/float64(padded(len(packed)+blockHeader2)), "pages/page")
+		})
+		b.Run(fmt.Sprintf("unpack/%dKiB", size>>10), func(b *testing.B) {
+			b.SetBytes(int64(len(raw)))
+			b.ReportAllocs()
+			blk := block{zipped: len(raw)}
+			buf := make([]byte, 0, len(raw))
+			for b.Loop() {
+				blk.body = packed
+				if _, err := blk.unpack(dec, buf); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// TestPackingTakesLittleMemory: what a log takes that packs, once.
+func TestPackingTakesLittleMemory(t *testing.T) {
+	raw := readings(blockTarget)
+	heap := func(fn func()) int64 {
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		fn()
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		return int64(after.HeapAlloc) - int64(before.HeapAlloc)
+	}
+	enc, dec := newEncoder(), newDecoder()
+	var packed []byte
+	packing := heap(func() {
+		enc = newEncoder()
+		packed = enc.EncodeAll(raw, nil)
+	})
+	unpacking := heap(func() {
+		dec = newDecoder()
+		if _, err := dec.DecodeAll(packed, make([]byte, 0, len(raw))); err != nil {
+			t.Fatal(err)
+		}
+	})
+	t.Logf("%d KiB to pack, %d KiB to unpack; %d bytes become %d", packing>>10, unpacking>>10, len(raw), len(packed))
+	if packing > 2<<20 || unpacking > 1<<20 {
+		t.Errorf("%d bytes to pack, %d to unpack", packing, unpacking)
+	}
+	runtime.KeepAlive(enc)
+	runtime.KeepAlive(dec)
+}
+
+// readings are records as a block holds them, of about size bytes.
+func readings(size int) (raw []byte) {
+	p := NewReadings()
+	for n := Seq(0); len(raw) < size-200; n++ {
+		s := stored{n, int64(n) * 5e6, appendBody(nil, []Target{{Consumer: 1, QoS: 1}}, p(nil))}
+		raw = appendStored(raw, &s, 0, 0)
+	}
+	return raw
 }

@@ -131,7 +131,7 @@ func (l *Log) changeArea() error {
 	l.mu.Lock()
 	var live []*entry
 	for _, e := range l.tail {
-		if e.seq <= l.fronted && e.owed != 0 {
+		if e.seq <= l.fronted && e.owed != 0 && !l.isLarge(len(e.body)) {
 			live = append(live, e)
 		}
 	}

@@ -58,10 +58,15 @@ func TestHistories(t *testing.T) {
 }
 
 // A tally shows that histories met what they are for.
-type tally struct{ Appended, Refused, Delivered, Again, Gaps, Lost, Kills, Cuts, Closes int }
+type tally struct {
+	Appended, Refused, Delivered, Again, Gaps, Lost, Kills, Cuts, Closes int
+	Large, LargeDelivered                                                int // those in parts
+}
 
 func (s *tally) add(o tally) {
 	s.Appended += o.Appended
+	s.Large += o.Large
+	s.LargeDelivered += o.LargeDelivered
 	s.Refused += o.Refused
 	s.Delivered += o.Delivered
 	s.Again += o.Again
@@ -148,6 +153,7 @@ func newHistory(t *testing.T, seed uint64, mode SyncMode, faults bool) *history 
 	h.cfg.Log = slog.New(slog.DiscardHandler)
 	h.cfg = WithRingArea(h.cfg, 16<<10)
 	h.cfg.Size = int64(2+h.rng.IntN(8)) * h.cfg.Segment
+	h.cfg.Compress = h.rng.IntN(2) == 0
 	if faults && h.rng.IntN(2) == 0 {
 		h.disk.Limit(100<<10 + h.rng.Int64N(400<<10))
 		h.hurt, h.full = true, true
@@ -256,11 +262,14 @@ func (h *history) append(n int) {
 	for range n {
 		h.n++
 		size := h.rng.IntN(300)
-		if h.rng.IntN(20) == 0 {
+		switch h.rng.IntN(40) {
+		case 0, 1:
 			size = h.rng.IntN(11000)
+		case 2: // more than a block holds, in half of the histories more than a segment
+			size = 11000 + h.rng.IntN(50000)
 		}
 		m := &modelRecord{
-			data: fmt.Sprintf("%d:%s", h.n, strings.Repeat("x", size)), at: time.Now(), volatil: h.rng.IntN(2) == 0,
+			data: fmt.Sprintf("%d:%s", h.n, h.filler(size)), at: time.Now(), volatil: h.rng.IntN(2) == 0,
 			owed: make(map[string]bool), acked: make(map[string]int), got: make(map[string]bool),
 		}
 		rec := Record{Stamp: int64(h.n), Data: []byte(m.data), Volatile: m.volatil}
@@ -274,8 +283,9 @@ func (h *history) append(n int) {
 		h.mu.Lock()
 		h.records[m.data] = m
 		h.mu.Unlock()
+		large := len(m.data) > 11000
 		if _, err := h.log.Append(rec, h.done(m)); err != nil {
-			if !errors.Is(err, ErrDegraded) {
+			if !errors.Is(err, ErrDegraded) && !(large && (errors.Is(err, ErrFull) || errors.Is(err, ErrTooLarge))) {
 				h.fatalf("append: %v", err)
 			}
 			h.Refused++
@@ -283,9 +293,24 @@ func (h *history) append(n int) {
 			continue
 		}
 		h.Appended++
+		if large {
+			h.Large++
+		}
 		m.hi = h.log.Last()
 		h.trace("append %x to %v", m.hi, slices.Sorted(maps.Keys(m.owed)))
 	}
+}
+
+// filler returns what a record is filled with: some of it compresses well.
+func (h *history) filler(size int) string {
+	if h.rng.IntN(2) == 0 {
+		return strings.Repeat("x", size)
+	}
+	p := make([]byte, size)
+	for i := range p {
+		p[i] = byte(h.rng.Uint32())
+	}
+	return string(p)
 }
 
 func (h *history) done(m *modelRecord) func(error) {
@@ -393,6 +418,9 @@ func (h *history) delivered(c *modelConsumer, r *modelReader, rec Record) {
 	r.last = rec.Seq
 	m.got[c.name] = true
 	h.Delivered++
+	if len(rec.Data) > 11000 {
+		h.LargeDelivered++
+	}
 }
 
 // crash ends the process, by a kill or by a power cut, and begins another.
@@ -439,6 +467,9 @@ func (h *history) crashed(m *modelRecord, power, killed bool) {
 }
 
 func (h *history) reopen() {
+	if h.rng.IntN(8) == 0 {
+		h.cfg.Compress = !h.cfg.Compress
+	}
 	h.hurt = h.disk.Failing() || h.full
 	h.disk.Fail(nil)
 	h.disk.Start()

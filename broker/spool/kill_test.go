@@ -31,12 +31,19 @@ func fileConfig(dir string, mode SyncMode) Config {
 		Size: 16 << 20, Segment: 1 << 20, Reserve: -1, Sync: Policy{Mode: mode}}
 }
 
+// killConfig packs in every other mode.
+func killConfig(dir string, mode SyncMode) Config {
+	cfg := fileConfig(dir, mode)
+	cfg.Size, cfg.Compress = 64<<20, mode == Interval
+	return cfg
+}
+
 // victim appends numbers from where it is told to on, and prints each when it
 // is safe, until it is killed. It acknowledges every third.
 func victim(dir string) {
 	mode, _ := strconv.Atoi(os.Getenv("SPOOL_KILL_MODE"))
 	n, _ := strconv.ParseUint(os.Getenv("SPOOL_KILL_FROM"), 10, 64)
-	l, err := Open(fileConfig(dir, SyncMode(mode)))
+	l, err := Open(killConfig(dir, SyncMode(mode)))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -44,7 +51,11 @@ func victim(dir string) {
 	c, _ := l.Consumer("aws")
 	for ; ; n++ {
 		i := n
-		rec := Record{Targets: []Target{{Consumer: c.ID()}}, Data: binary.BigEndian.AppendUint64(make([]byte, 0, 208), i)[:208]}
+		size := 208
+		if i%400 == 99 {
+			size = 1200 << 10 // more than a segment
+		}
+		rec := Record{Targets: []Target{{Consumer: c.ID()}}, Data: binary.BigEndian.AppendUint64(make([]byte, 0, size), i)[:size]}
 		for {
 			_, err := l.Append(rec, func(err error) {
 				if err == nil {
@@ -67,7 +78,7 @@ func TestKillNine(t *testing.T) {
 		var safe, read uint64
 		for round := range 4 {
 			last := killed(t, dir, mode, read, 50+300*round)
-			l := mustOpen(t, fileConfig(dir, mode))
+			l := mustOpen(t, killConfig(dir, mode))
 			c := mustConsumer(t, l, "aws")
 			r := c.Reader(c.Acked(), l.Last())
 			for {

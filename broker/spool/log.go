@@ -12,6 +12,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/klauspost/compress/zstd"
 )
 
 const (
@@ -33,16 +35,24 @@ type Log struct {
 	lock  io.Closer // nil when the medium does not even take a lock file
 	start time.Time
 	id    uint64
-	epoch Seq // highest bits of the numbers given since Open
+	// ringID is what the ring is written under: that of the log, or the one
+	// it had before.
+	ringID uint64
+	epoch  Seq // highest bits of the numbers given since Open
+	// format is the version that the log needs; only the committer raises it,
+	// under mu.
+	format int
 
 	// Bounds that follow from Config.Segment, bytes.
 	groupMax  int // of the bodies in one commit
-	recordMax int // of one body
+	recordMax int // of one body in a block
+	largest   int // of one body
 
 	meta      sync.Mutex  // held while META is written; taken before mu
 	metaStale atomic.Bool // META on the medium is not as it should be
-	card      card        // what only the committer uses
-	ring      ring        // what only the front uses
+	decoder   func() *zstd.Decoder
+	card      card // what only the committer uses
+	ring      ring // what only the front uses
 
 	mu        sync.Mutex
 	last      Seq      // last number given
@@ -50,7 +60,8 @@ type Log struct {
 	covered   Seq      // up to here blocks on the medium cover all
 	tail      []*entry // what is neither on the medium nor acknowledged by all, in order
 	tailBytes int      // of all the tail
-	unacked   int      // of the tail's records that someone is still owed
+	large     int      // of these, the bytes of the one large record that there may be
+	unacked   int      // weight of the tail's records that someone is still owed
 	untold    int      // records up to fronted whose done waits for the committer
 	consumers [maxConsumers]*Consumer
 	orphans   *Gap       // what consumers lost that nobody knows the names of any more
@@ -60,6 +71,7 @@ type Log struct {
 	syncs     []syncWaiter
 	news      chan struct{} // closed when readers should look again; nil: none waits
 	room      chan struct{} // closed when the queue has room; nil: nobody asked
+	looking   bool          // opened by Look
 	closing   bool
 	frontDone bool
 	degraded  bool
@@ -86,6 +98,9 @@ type entry struct {
 }
 
 func (e *entry) size() int { return len(e.body) + entryOverhead }
+
+// weight is about what it adds to a commit and to the ring.
+func (e *entry) weight() int { return len(e.body) + ringEntry }
 
 type syncWaiter struct {
 	upto Seq
@@ -119,14 +134,19 @@ func (l *Log) now() int64 { return int64(time.Since(l.start)) }
 // medium fails; it may still be delivered then. When Append returns an error
 // done is not called and nothing was kept; else it returns the record's number.
 func (l *Log) Append(rec Record, done func(error)) (Seq, error) {
-	body := appendBody(make([]byte, 0, len(rec.Data)+16*len(rec.Targets)+8), rec.Targets, rec.Data)
-	if len(body) > l.recordMax {
+	if len(rec.Data) > l.largest {
 		return 0, ErrTooLarge
 	}
-	e := &entry{stored: stored{stamp: rec.Stamp, body: body}, done: done, urgent: rec.Urgent}
+	body := appendBody(make([]byte, 0, len(rec.Data)+16*len(rec.Targets)+8), rec.Targets, rec.Data)
+	if len(body) > l.largest {
+		return 0, ErrTooLarge
+	}
+	e := &entry{stored: stored{stamp: rec.Stamp, body: body}, done: done, urgent: rec.Urgent || l.isLarge(len(body))}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
+	case l.looking:
+		return 0, ErrLookOnly
 	case l.closing:
 		return 0, ErrClosed
 	case l.degraded && !rec.Volatile:
@@ -156,8 +176,13 @@ func (l *Log) Full(size int) bool {
 	return l.fullLocked(size + entryOverhead)
 }
 
+// fullLocked tells whether a record that costs so much has to wait. One large
+// record may be there beside the others, whatever its size.
 func (l *Log) fullLocked(cost int) bool {
-	return len(l.tail) >= queueRecords || l.tailBytes+cost > queueBytes
+	if l.isLarge(cost - entryOverhead) {
+		return len(l.tail) >= queueRecords || l.large > 0
+	}
+	return len(l.tail) >= queueRecords || l.tailBytes-l.large+cost > queueBytes
 }
 
 // Policy is the one that the log was opened with.
@@ -168,8 +193,11 @@ func (l *Log) Policy() Policy { return l.cfg.Sync }
 func (l *Log) pushLocked(e *entry) {
 	l.tail = append(l.tail, e)
 	l.tailBytes += e.size()
+	if l.isLarge(len(e.body)) {
+		l.large = e.size()
+	}
 	if e.owed != 0 {
-		l.unacked += e.size()
+		l.unacked += e.weight()
 	}
 	for m := e.owed; m != 0; m &= m - 1 {
 		l.consumers[bits.TrailingZeros64(m)].oweLocked(e.seq, len(e.body))
@@ -210,13 +238,13 @@ func (l *Log) Room() <-chan struct{} {
 // roomyLocked leaves an eighth of the queue free, so that those who wait are
 // not woken for each record.
 func (l *Log) roomyLocked() bool {
-	return len(l.tail) < queueRecords/8*7 && l.tailBytes < queueBytes/8*7
+	return len(l.tail) < queueRecords/8*7 && l.tailBytes < queueBytes/8*7 && l.large == 0
 }
 
 // Sync returns when all that was appended is on the medium or acknowledged.
 func (l *Log) Sync(ctx context.Context) error {
 	l.mu.Lock()
-	if l.settledLocked() >= l.last {
+	if l.settledLocked() >= l.last || l.looking {
 		l.mu.Unlock()
 		return nil
 	}
@@ -319,8 +347,11 @@ func (l *Log) afterLocked(n Seq) []*entry {
 func (l *Log) popLocked(n int) {
 	for i, e := range l.tail[:n] {
 		l.tailBytes -= e.size()
+		if l.isLarge(len(e.body)) {
+			l.large = 0
+		}
 		if e.owed != 0 {
-			l.unacked -= e.size()
+			l.unacked -= e.weight()
 		}
 		l.tail[i] = nil
 	}
@@ -342,7 +373,7 @@ func (l *Log) clearLocked(e *entry, bit uint64) {
 		return
 	}
 	if e.owed &^= bit; e.owed == 0 {
-		l.unacked -= e.size()
+		l.unacked -= e.weight()
 		l.stats.Elided++
 	}
 }
@@ -383,6 +414,9 @@ type Stats struct {
 	IOErrors     uint64            `json:"io_errors"`
 	Dropped      map[string]uint64 `json:"dropped"` // records lost by reason, once per consumer
 	Segments     int               `json:"segments"`
+	Bytes        int64             `json:"bytes"`   // of all files of the log
+	Size         int64             `json:"size"`    // their bound
+	LargestBytes int               `json:"largest"` // of one record
 	Spares       int               `json:"spares"`
 	RingFailed   bool              `json:"ring_failed"` // the ring cannot be written: each record is committed at once
 	Consumers    []ConsumerStats   `json:"consumers"`
@@ -410,6 +444,10 @@ func (l *Log) Stats() Stats {
 		s.Unsynced = time.Duration(l.now() - l.tail[0].at)
 	}
 	s.Segments, s.Spares = len(l.segs), len(l.spares)
+	s.Bytes, s.Size, s.LargestBytes = int64(len(l.spares))*l.cfg.Segment, l.cfg.Size, l.largest
+	for _, seg := range l.segs {
+		s.Bytes += seg.size
+	}
 	s.Dropped = make(map[string]uint64, len(l.stats.Dropped))
 	for reason, n := range l.stats.Dropped {
 		s.Dropped[reason] = n

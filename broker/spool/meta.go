@@ -29,7 +29,8 @@ const (
 type meta struct {
 	Format    int            `json:"format"`
 	Log       uint64         `json:"log,string"`
-	Epoch     uint64         `json:"epoch"` // highest epoch in which numbers may have been given
+	Ring      uint64         `json:"ring,string,omitempty"` // id that the ring is written under; 0: that of the log
+	Epoch     uint64         `json:"epoch"`                 // highest epoch in which numbers may have been given
 	Machine   string         `json:"machine"`
 	Consumers []metaConsumer `json:"consumers"`
 }
@@ -138,7 +139,10 @@ func exists(d Dir, name string) bool {
 // degraded: the committer writes it before the next block.
 func (l *Log) saveMeta() error {
 	l.mu.Lock()
-	m := meta{Format: formatVersion, Log: l.id, Epoch: uint64(l.epoch), Machine: l.cfg.Machine}
+	m := meta{Format: l.format, Log: l.id, Epoch: uint64(l.epoch), Machine: l.cfg.Machine}
+	if l.ringID != l.id {
+		m.Ring = l.ringID
+	}
 	for _, c := range l.consumers {
 		if c != nil {
 			m.Consumers = append(m.Consumers, metaConsumer{c.id, c.born, c.name})

@@ -1,12 +1,14 @@
 package spool
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"sync"
 	"time"
 )
 
@@ -65,14 +67,7 @@ func Open(cfg Config) (*Log, error) {
 	if err := cfg.setDefaults(); err != nil {
 		return nil, err
 	}
-	l := &Log{
-		cfg: cfg, start: time.Now(),
-		log:  cfg.Log.With("spool", cfg.Name),
-		kick: make(chan struct{}, 1), frontKick: make(chan struct{}, 1),
-	}
-	room := int(cfg.Segment) - pageSize - 2*cursorRoom
-	l.recordMax = min(maxRecord, room-2*pageSize)
-	l.groupMax = min(maxRecord/2, room/2)
+	l := newLog(cfg)
 	var err error
 	if l.dir, err = cfg.FS.Dir(cfg.Dir); err != nil {
 		return nil, fmt.Errorf("open spool %s: %w", cfg.Name, err)
@@ -84,6 +79,21 @@ func Open(cfg Config) (*Log, error) {
 	l.loops.Go(l.commitLoop)
 	l.loops.Go(l.frontLoop)
 	return l, nil
+}
+
+// newLog returns a log that knows its bounds only.
+func newLog(cfg Config) *Log {
+	l := &Log{
+		cfg: cfg, start: time.Now(),
+		log:     cfg.Log.With("spool", cfg.Name),
+		decoder: sync.OnceValue(newDecoder),
+		kick:    make(chan struct{}, 1), frontKick: make(chan struct{}, 1),
+	}
+	room := int(cfg.Segment) - pageSize - 2*cursorRoom
+	l.recordMax = min(maxRecord, room-2*pageSize)
+	l.groupMax = min(maxRecord/2, room/2)
+	l.largest = max(l.recordMax, largestBody(&cfg))
+	return l
 }
 
 func (l *Log) open() (err error) {
@@ -105,6 +115,10 @@ func (l *Log) open() (err error) {
 // recover rebuilds the state of the log from META, segments and ring.
 func (l *Log) recover(m *meta) error {
 	fresh := l.identify(m)
+	l.ringID = l.id
+	if !fresh {
+		l.ringID = cmp.Or(m.Ring, m.Log)
+	}
 	rec := recovery{l: l, cursors: make(map[uint16]*found), born: make(map[uint16]Seq)}
 	if m != nil {
 		for _, c := range m.Consumers {
@@ -131,11 +145,17 @@ func (l *Log) recover(m *meta) error {
 	if m == nil && len(l.segs) > 0 {
 		l.orphans = &Gap{First: l.segs[0].after + 1, Last: l.covered, Reason: ReasonDamage}
 	}
+	if l.looking {
+		l.replay(&rec, &ring)
+		return nil
+	}
 	l.meta.Lock()
 	err := l.saveMeta()
 	l.meta.Unlock()
 	if err != nil && !fresh { // numbers of this epoch may have been given already
-		l.id = newID()
+		l.id = newID() // the ring stays under the old one, which is what META says until it can be written
+		l.card.close()
+		l.card.active = nil // its blocks are under the old one, too
 	}
 	l.makeCursorFile()
 	l.replay(&rec, &ring)
@@ -147,6 +167,10 @@ func (l *Log) recover(m *meta) error {
 // belongs to another machine is on a cloned card: both would give the same
 // ids to different messages.
 func (l *Log) identify(m *meta) (fresh bool) {
+	l.format = firstFormat
+	if m != nil {
+		l.format = max(l.format, m.Format)
+	}
 	switch {
 	case m == nil:
 		l.id = newID()
@@ -175,7 +199,7 @@ func newID() uint64 {
 
 // ring0 opens the ring file; a ring that cannot be opened has no file.
 func ring0(l *Log) ring {
-	r := ring{logID: l.id, area: l.cfg.area}
+	r := ring{logID: l.ringID, area: l.cfg.area}
 	d, err := l.cfg.FS.Dir(l.cfg.RingDir)
 	if err == nil {
 		r.f, err = openRing(d, l.cfg.Name+".ring")
@@ -253,7 +277,7 @@ func (l *Log) replay(rec *recovery, ring *ringState) {
 		c.records, c.bytes = n.records, n.bytes
 	}
 	l.mu.Unlock()
-	for len(l.tail) > 0 && !l.degraded {
+	for len(l.tail) > 0 && !l.degraded && !l.looking {
 		l.commit()
 	}
 }

@@ -24,7 +24,9 @@ type Reader struct {
 	file   File
 	scan   scanner
 	in     bool // scan.block holds records to look at
-	fails  int  // reads in a row
+	large  assembly
+	read   uint32 // generation of the last segment read to its end that goes on in the next
+	fails  int    // reads in a row
 	sub    []uint32
 	target [1]Target
 }
@@ -48,8 +50,8 @@ func (c *Consumer) Scan(after, until Seq) *Reader {
 // buffers lends readers what they read blocks into.
 var buffers = sync.Pool{New: func() any { b := make([]byte, blockTarget+2*pageSize); return &b }}
 
-// Next returns the next record, its data appended to dst[:0], and waits for
-// new ones at the end of the log. It returns io.EOF past the reader's last
+// Next returns the next record, its data appended to dst[:0] unless it is a
+// large one, which has its own, and waits for new ones at the end of the log. It returns io.EOF past the reader's last
 // number, ErrClosed when the log is closed, and ErrRemoved.
 func (r *Reader) Next(ctx context.Context, dst []byte) (Record, error) {
 	for {
@@ -172,14 +174,8 @@ func (r *Reader) record(e *entry, dst []byte) Record {
 
 // fill decodes a body; false when it is none or names others only.
 func (r *Reader) fill(rec *Record, body, dst []byte) bool {
-	mine := false
-	data, err := parseBody(body, r.sub, func(t Target) {
-		if t.Consumer == r.c.id {
-			r.target[0], mine = t, true
-			r.target[0].SubIDs = append([]uint32(nil), t.SubIDs...)
-		}
-	})
-	if err != nil || !mine {
+	data, ok := r.mine(body)
+	if !ok {
 		return false
 	}
 	rec.Targets = r.target[:]
@@ -187,20 +183,32 @@ func (r *Reader) fill(rec *Record, body, dst []byte) bool {
 	return true
 }
 
+// mine returns the data of a body, and makes r.target the one of its targets
+// that is meant.
+func (r *Reader) mine(body []byte) (data []byte, mine bool) {
+	data, err := parseBody(body, r.sub, func(t Target) {
+		if t.Consumer == r.c.id {
+			r.target[0], mine = t, true
+			r.target[0].SubIDs = append([]uint32(nil), t.SubIDs...)
+		}
+	})
+	return data, err == nil && mine
+}
+
 // enterLocked makes r.seg the segment that holds what comes after r.pos.
 // false: the segments have nothing more.
 func (r *Reader) enterLocked() bool {
-	if r.seg != nil && !r.seg.gone && r.pos < r.seg.last {
+	if r.seg != nil && !r.seg.gone && r.awaitsLocked(r.seg) {
 		r.scan.end = r.seg.end
 		return true
 	}
 	r.leave()
 	for _, s := range r.l.segs {
-		if s.last <= r.pos {
+		if !r.awaitsLocked(s) {
 			continue
 		}
 		if s.mask&r.c.bit() == 0 {
-			r.pos = s.last
+			r.pos = max(r.pos, s.last)
 			continue
 		}
 		if s.after > r.pos {
@@ -210,10 +218,25 @@ func (r *Reader) enterLocked() bool {
 			r.pos = s.after
 		}
 		r.seg = s
-		r.scan = scanner{gen: s.gen, logID: s.logID, off: s.startLocked(r.pos), end: s.end, buf: r.scan.buf}
+		r.scan = scanner{gen: s.gen, logID: s.logID, off: s.startLocked(r.pos), end: s.end, buf: r.scan.buf, dec: r.l.decoder}
 		return true
 	}
 	return false
+}
+
+// awaitsLocked tells whether a segment has something beyond what was read: at
+// its end that may be parts of the next record.
+func (r *Reader) awaitsLocked(s *segment) bool {
+	return r.pos < s.last || r.pos < s.parts && s.gen > r.read
+}
+
+// endSegmentLocked moves on from the end of r.seg. What it should have held
+// and did not is damage.
+func (r *Reader) endSegmentLocked() {
+	r.lostLocked(r.seg.last)
+	if r.seg.parts != 0 {
+		r.read = r.seg.gen
+	}
 }
 
 const (
@@ -244,7 +267,7 @@ func (r *Reader) nextBlock() <-chan struct{} {
 	switch {
 	case !found:
 		if r.scan.end == r.seg.end { // else there is more by now
-			r.lostLocked(r.seg.last)
+			r.endSegmentLocked()
 		}
 	case b.last > r.seg.last: // of a commit that failed and was written again elsewhere
 	default:
@@ -262,7 +285,7 @@ func (r *Reader) failLocked(err error) <-chan struct{} {
 	r.fails++
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		r.lostLocked(r.seg.last)
+		r.endSegmentLocked()
 		return nil
 	case r.file != nil && r.fails >= readTries:
 		r.fails = 0
@@ -321,6 +344,10 @@ func (r *Reader) damagedLocked(lo, hi Seq) {
 // fromBlock returns the next record of the block at hand that is owed.
 func (r *Reader) fromBlock(dst []byte) (Record, bool) {
 	b := &r.scan.block
+	if b.part {
+		r.in = false
+		return r.fromPart()
+	}
 	for {
 		s, ok := b.next()
 		if !ok || r.until != 0 && s.seq > r.until {
@@ -337,6 +364,43 @@ func (r *Reader) fromBlock(dst []byte) (Record, bool) {
 			return rec, true
 		}
 	}
+}
+
+// fromPart takes the part in the block at hand, and returns the record with the
+// last one.
+func (r *Reader) fromPart() (Record, bool) {
+	b := &r.scan.block
+	p, ok := b.piece()
+	var body []byte
+	switch {
+	case !ok || b.mask&r.c.bit() == 0 || p.seq <= r.pos || r.until != 0 && p.seq > r.until || p.off == 0 && r.done(p.seq):
+		r.large = assembly{}
+	default:
+		body = r.large.add(&p)
+	}
+	if b.ends && body == nil && b.mask&r.c.bit() != 0 {
+		r.lost(b.last)
+	}
+	r.pos = max(r.pos, min(b.last, r.untilOr(b.last)))
+	if body == nil {
+		return Record{}, false
+	}
+	rec := Record{Seq: p.seq, Stamp: p.stamp, Boot: b.time.boot}
+	data, ok := r.mine(body)
+	rec.Targets, rec.Data = r.target[:], data
+	return rec, ok && r.owed(p.seq)
+}
+
+func (r *Reader) done(n Seq) bool {
+	r.l.mu.Lock()
+	defer r.l.mu.Unlock()
+	return r.c.acked.contains(n)
+}
+
+func (r *Reader) lost(n Seq) {
+	r.l.mu.Lock()
+	defer r.l.mu.Unlock()
+	r.lostLocked(min(n, r.untilOr(n)))
 }
 
 // owed tells whether the consumer still waits for n, and if so counts it as
@@ -357,8 +421,10 @@ func (r *Reader) leave() {
 		r.file.Close()
 	}
 	r.file, r.seg, r.in = nil, nil, false
-	if b := r.scan.buf; len(b) == blockTarget+2*pageSize {
-		buffers.Put(&b)
+	for _, b := range [][]byte{r.scan.buf, r.scan.raw} {
+		if b = b[:cap(b)]; len(b) == blockTarget+2*pageSize {
+			buffers.Put(&b)
+		}
 	}
 	r.scan = scanner{}
 }
@@ -367,6 +433,7 @@ func (r *Reader) leave() {
 // acknowledged are handed out again by others.
 func (r *Reader) Close() {
 	r.leave()
+	r.large = assembly{}
 	r.l.mu.Lock()
 	defer r.l.mu.Unlock()
 	for i := range r.c.gaps {

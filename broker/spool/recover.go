@@ -71,6 +71,9 @@ func (r *recovery) candidate(name string, m *meta) (*candidate, error) {
 	if err == nil && h.version > formatVersion {
 		return nil, ErrNewer
 	}
+	if err == nil {
+		r.l.format = max(r.l.format, int(h.version))
+	}
 	if spare {
 		r.spare(name, size)
 		return nil, nil
@@ -114,9 +117,12 @@ func (r *recovery) chain(found []*candidate) []*candidate {
 		case found[i+1].valid && found[i+1].h.prevGen == c.gen:
 			n := found[i+1].h
 			c.last, c.mask = n.after, n.prevMask
+			if n.inside {
+				c.parts = n.after + 1
+			}
 			c.end = min(max(n.prevEnd, pageSize), c.size)
 		default:
-			if !r.scan(c, found[i+1].after, func(*block) {}) && !c.valid {
+			if !r.scan(c, found[i+1].after, func(b *block) { c.parts = b.unfinished() }) && !c.valid {
 				r.spare(c.name, c.size)
 				continue
 			}
@@ -139,7 +145,9 @@ func (r *recovery) scan(c *candidate, limit Seq, each func(*block)) (any bool) {
 		return false
 	}
 	defer f.Close()
-	for sc := c.scanner(f, c.end); sc.next(); {
+	sc := r.l.scanner(&c.segment, f, c.end)
+	sc.heads = true
+	for sc.next() {
 		if sc.block.last <= limit {
 			any = true
 			c.last = max(c.last, sc.block.last)
@@ -164,7 +172,9 @@ func (r *recovery) tail(c *candidate) bool {
 	if err != nil {
 		return false
 	}
-	blocks := tailBlocks(c.scanner(f, c.size))
+	sc := r.l.scanner(&c.segment, f, c.size)
+	sc.heads = true
+	blocks := tailBlocks(sc)
 	n, damaged := durable(blocks)
 	c.end, c.mask = pageSize, 0
 	for _, b := range blocks[:n] {
@@ -173,8 +183,9 @@ func (r *recovery) tail(c *candidate) bool {
 	}
 	r.l.stats.DamagedBytes += uint64(damaged)
 	// A process that was killed between write and sync leaves blocks that are
-	// there to read and gone after a power cut.
-	if err := f.Sync(); err != nil {
+	// there to read and gone after a power cut. If a sync of them failed before,
+	// another one says nothing: they are written again, as they are.
+	if err := r.rewrite(f, blocks[:n]); err != nil {
 		r.l.log.Error("newest spool segment cannot be synced", "file", c.name, "err", err)
 		n = 0
 	}
@@ -188,13 +199,31 @@ func (r *recovery) tail(c *candidate) bool {
 	return true
 }
 
+// rewrite makes the last commit durable. Those before it were when it began.
+func (r *recovery) rewrite(f File, blocks []tailBlock) error {
+	n := len(blocks)
+	if n == 0 || r.l.looking {
+		return nil
+	}
+	i := n - 1
+	for i > 0 && blocks[i-1].group == blocks[n-1].group {
+		i--
+	}
+	p := make([]byte, blocks[n-1].end-blocks[i].off)
+	if _, err := f.ReadAt(p, blocks[i].off); err != nil {
+		return err
+	}
+	if _, err := f.WriteAt(p, blocks[i].off); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
 func tailBlocks(sc *scanner) (blocks []tailBlock) {
 	for sc.next() {
 		b := tailBlock{block: sc.block, end: sc.off, off: sc.off - int64(padded(sc.block.length)), skipped: sc.skipped}
 		b.cursors = slices.Clone(b.cursors)
-		for rec, ok := sc.block.next(); ok; rec, ok = sc.block.next() {
-			b.mask |= owedMask(rec.body)
-		}
+		b.mask = sc.block.names()
 		b.body = nil
 		blocks = append(blocks, b)
 	}

@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"io"
 	"slices"
+
+	"github.com/klauspost/compress/zstd"
 )
 
-// A segment is one file of blocks. Its fields other than end, last, mask and
-// gone never change; those are guarded by Log.mu.
+// A segment is one file of blocks. Its fields from last on are guarded by
+// Log.mu; the others never change.
 type segment struct {
 	name  string
 	gen   uint32
@@ -18,11 +20,15 @@ type segment struct {
 	size  int64 // of the file, bytes
 
 	last  Seq    // last number covered
+	parts Seq    // of the record whose last part is in a later segment; 0: none. Then the segment is complete
 	end   int64  // bytes that readers may look at
 	mask  uint64 // consumers that it owes records
 	marks []mark // where some blocks begin, for those written since Open
 	gone  bool   // the file serves another purpose now
 }
+
+// reach returns the last number that something here is about.
+func (s *segment) reach() Seq { return max(s.last, s.parts) }
 
 // A mark says that the block at off begins no later than after+1.
 type mark struct {
@@ -72,7 +78,10 @@ type scanner struct {
 	off   int64 // where to look next
 	end   int64 // where to stop
 	buf   []byte
+	raw   []byte // what was unpacked
+	dec   func() *zstd.Decoder
 	block block
+	heads bool // records are of no interest: leave them packed
 
 	skipped int64 // bytes skipped since the last block
 	patient bool  // stop where reading fails, so that the caller can try again
@@ -118,7 +127,16 @@ func (s *scanner) read() bool {
 	if n > pageSize && !s.fill(pageSize, n) {
 		return false
 	}
-	return s.block.parse(s.buf[:n], s.logID, s.gen) == nil
+	if s.block.parse(s.buf[:n], s.logID, s.gen) != nil {
+		return false
+	}
+	if s.block.zipped > 0 && !s.heads {
+		if s.raw == nil {
+			s.raw = *buffers.Get().(*[]byte)
+		}
+		s.raw, err = s.block.unpack(s.dec(), s.raw)
+	}
+	return err == nil
 }
 
 // fill reads the bytes from to to of the block at s.off.
@@ -130,6 +148,6 @@ func (s *scanner) fill(from, to int) bool {
 	return err == nil
 }
 
-func (s *segment) scanner(f File, end int64) *scanner {
-	return &scanner{f: f, gen: s.gen, logID: s.logID, off: pageSize, end: end}
+func (l *Log) scanner(s *segment, f File, end int64) *scanner {
+	return &scanner{f: f, gen: s.gen, logID: s.logID, off: pageSize, end: end, dec: l.decoder}
 }

@@ -35,6 +35,15 @@
 // what failed is written again from memory to another file, and a process that
 // finds blocks at Open syncs them before it counts on them.
 //
+// A record that no block can hold, more than 1 MiB, is a commit of its own,
+// in parts, across segments if need be, and does not go through the ring; see
+// large.go. It is read as a whole or lost as a whole.
+//
+// Compression (pack.go) is by block, so that damage still costs one, and leaves
+// out headers and cursors, so that opening a log unpacks nothing. A log becomes
+// one of format 2 when it first needs to, and stays it; until then an older
+// program can take it over again.
+//
 // A Seq begins with an epoch that rises at each Open and is durable in META
 // before the first record can be read. When META cannot be written or was
 // lost, or says that another machine wrote it, the log gets a new id.
@@ -47,9 +56,10 @@
 //
 // # Limits
 //
-// A record has at most 1 MiB, the queue in memory 8 MiB or 20,000 records, a
-// log 64 consumers. With the medium failing only volatile records are taken,
-// into that queue.
+// A record has at most half the size of the log and 257 MiB. The queue in
+// memory has 8 MiB or 20,000 records, and one large record beside; a log has 64
+// consumers. With the medium failing only volatile records are taken, into that
+// queue.
 package spool
 
 import (
@@ -93,6 +103,7 @@ const (
 	ReasonQuota     = "quota"      // the oldest segment made room for new records
 	ReasonDamage    = "damage"     // the medium returned something else than was written
 	ReasonQueueFull = "queue full" // see Log.Drop
+	ReasonPurged    = "purged"     // see Consumer.Purge
 )
 
 // A Record is one message as the log keeps it.
@@ -143,9 +154,12 @@ type Config struct {
 	Segment int64  // bytes in one segment; 0 means 4 MiB
 	Reserve int64  // bytes to leave free on the medium; 0 means 5 % but at least 64 MiB, below 0 none
 	Sync    Policy
-	Machine string // identity of this machine, "" when unknown
-	FS      FS     // nil means the operating system's
-	Log     *slog.Logger
+	// Compress packs the records of a block with zstd where that saves a page.
+	// Programs that cannot read such blocks refuse the log from then on.
+	Compress bool
+	Machine  string // identity of this machine, "" when unknown
+	FS       FS     // nil means the operating system's
+	Log      *slog.Logger
 	// Time returns CLOCK_BOOTTIME and wall time in nanoseconds and whether
 	// wall time is synchronised; nil means time since Open, unsynchronised.
 	Time   func() (boot, wall int64, synced bool)
@@ -159,7 +173,8 @@ var (
 	ErrFull = errors.New("spool queue in memory is full")
 	// ErrDegraded: the medium fails and the record is not safe.
 	ErrDegraded = errors.New("spool storage fails, nothing can be kept safe")
-	// ErrTooLarge: the record does not fit into a block.
+	// ErrTooLarge: the record does not fit into half of the log, or there is not
+	// so much room left.
 	ErrTooLarge = errors.New("record is too large for the spool")
 	// ErrClosed: the log was closed.
 	ErrClosed = errors.New("spool is closed")

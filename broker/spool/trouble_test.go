@@ -281,7 +281,7 @@ func TestFullQueue(t *testing.T) {
 		if s := l.Stats(); s.Dropped[ReasonQueueFull] != 3 {
 			t.Errorf("%+v", s)
 		}
-		if _, err := l.Append(Record{Data: make([]byte, 1<<20)}, nil); !errors.Is(err, ErrTooLarge) {
+		if _, err := l.Append(Record{Data: make([]byte, 8<<20)}, nil); !errors.Is(err, ErrTooLarge) {
 			t.Error(err)
 		}
 		l.Close()

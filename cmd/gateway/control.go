@@ -34,8 +34,9 @@ type control struct {
 	command *commander
 	loan    time.Duration // how long a bus is lent at most
 	// status is called from any goroutine.
-	status func() *Status
-	log    *slog.Logger
+	status  func() *Status
+	buffers func() *buffers
+	log     *slog.Logger
 }
 
 // listen makes the socket; an abandoned one of a gateway that was killed is
@@ -74,6 +75,7 @@ func (c *control) serve(ctx context.Context, l net.Listener) error {
 	mux.HandleFunc("POST /hold", c.postHold)
 	mux.HandleFunc("POST /release", c.postRelease)
 	mux.HandleFunc("POST /lend", c.postLend)
+	c.serveBuffers(mux)
 	mux.HandleFunc("GET /audit", func(w http.ResponseWriter, _ *http.Request) { answer(w, c.command.writes.Last(0), nil) })
 	server := &http.Server{
 		Handler:           http.MaxBytesHandler(mux, maxRequest),

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -100,7 +99,7 @@ func newGateway(cfg *config.Config, at places, readOnly bool, log *slog.Logger) 
 	if err := g.newCommands(at); err != nil {
 		return g, err
 	}
-	g.control = &control{path: filepath.Join(at.runtime, "control.sock"), plant: g.plant, command: g.command, loan: loanTime, status: g.status, log: log}
+	g.control = &control{path: filepath.Join(at.runtime, "control.sock"), plant: g.plant, command: g.command, loan: loanTime, status: g.status, buffers: g.buffers, log: log}
 	return g, nil
 }
 
@@ -155,22 +154,12 @@ func (g *gateway) openLogs(at places) (err error) {
 			return err
 		}
 	}
-	g.owed, err = g.openLog(at, "sessions", &g.cfg.SessionSpool)
+	g.owed, err = g.openLog(at, sessionsLog, &g.cfg.SessionSpool)
 	return err
 }
 
 func (g *gateway) openLog(at places, name string, settings *config.Spool) (*spool.Log, error) {
-	l, err := spool.Open(spool.Config{
-		Dir:     filepath.Join(cmp.Or(settings.Dir, filepath.Join(at.state, "spool")), name),
-		RingDir: at.runtime,
-		Name:    name,
-		Size:    settings.Size,
-		Sync:    settings.Sync,
-		Machine: machine(),
-		Log:     g.log,
-		Time:    g.clock.Times,
-		BootID:  bootID(),
-	})
+	l, err := spool.Open(spoolConfig(at, name, settings, g.clock, g.log))
 	if err != nil {
 		return nil, fmt.Errorf("open the %s spool: %w", name, err)
 	}
@@ -183,7 +172,7 @@ func (g *gateway) allLogs() map[string]*spool.Log {
 	for class, l := range g.logs {
 		all[broker.Class(class).String()] = l
 	}
-	all["sessions"] = g.owed
+	all[sessionsLog] = g.owed
 	maps.DeleteFunc(all, func(_ string, l *spool.Log) bool { return l == nil })
 	return all
 }

@@ -27,10 +27,31 @@ func (l *loader) readSpool(raw *rawSpool) {
 	l.readClass(&raw.rawClass, &l.cfg.Spools[broker.Telemetry])
 	l.readClass(&raw.Critical.rawClass, &l.cfg.Spools[broker.Critical])
 	telemetry, critical := l.cfg.Spools[broker.Telemetry], &l.cfg.Spools[broker.Critical]
-	l.cfg.SessionSpool = Spool{Size: sessionSpool, Sync: telemetry.Sync}
+	l.cfg.SessionSpool = Spool{Size: sessionSpool, Sync: telemetry.Sync, Compress: telemetry.Compress}
 	l.readClass(&raw.Sessions.rawClass, &l.cfg.SessionSpool)
 	critical.Dir = cmp.Or(critical.Dir, telemetry.Dir)
 	l.cfg.SessionSpool.Dir = cmp.Or(l.cfg.SessionSpool.Dir, telemetry.Dir)
+}
+
+// checkLargest warns when clients may send what a spool cannot take: it would
+// be refused each time.
+func (l *loader) checkLargest(packet size) {
+	if !packet.set() {
+		return
+	}
+	least := spool.SizeFor(packet.V)
+	for _, s := range []struct {
+		name string
+		size int64
+	}{
+		{"[spool]", l.cfg.Spools[broker.Telemetry].Size},
+		{"[spool.critical]", l.cfg.Spools[broker.Critical].Size},
+		{"[spool.sessions]", l.cfg.SessionSpool.Size},
+	} {
+		if s.size < least {
+			l.warnAt(packet.at, "a message of %d bytes is refused where it has to be kept in %s: none may fill more than half of it; give it a size of %dMiB or more", packet.V, s.name, least>>20)
+		}
+	}
 }
 
 // readClass reads what is set of one class over its defaults.
@@ -47,6 +68,9 @@ func (l *loader) readClass(raw *rawClass, s *Spool) {
 			l.errorAt(raw.Sync.at, "%v", err)
 		}
 		s.Sync = p
+	}
+	if raw.Compress.set() {
+		s.Compress = l.choice(raw.Compress, "off", "off", "zstd") == "zstd"
 	}
 	if raw.Dir.set() {
 		s.Dir = raw.Dir.V

@@ -137,6 +137,8 @@ type Spool struct {
 	Dir  string // holds a folder for each class; "": spool, in the state folder
 	Size int64  // bytes
 	Sync spool.Policy
+	// Compress packs what is written.
+	Compress bool
 }
 
 // A Bridge is an uplink. Its Status is nil: who knows the version fills it in

@@ -322,6 +322,7 @@ func (l *loader) readGateway(root *node) {
 	l.readBroker(&raw.Broker)
 	l.readAccess(&raw.Broker)
 	l.readSpool(&raw.Spool)
+	l.checkLargest(raw.Broker.MaxPacket)
 	l.readCommands(&raw.Commands)
 	for _, e := range raw.Device.V {
 		l.addDevice(e.key, e.value.at)

@@ -92,9 +92,10 @@ type rawLimits struct {
 }
 
 type rawClass struct {
-	Size size `toml:"size"`
-	Sync text `toml:"sync"`
-	Dir  text `toml:"dir"`
+	Size     size `toml:"size"`
+	Sync     text `toml:"sync"`
+	Compress text `toml:"compress"`
+	Dir      text `toml:"dir"`
 }
 
 type rawSpoolClass struct {
