@@ -298,6 +298,7 @@ func (l *Log) beginRing(s *ringState) {
 type recovery struct {
 	l       *Log
 	top     Seq // highest number seen
+	epoch   Seq // of the life before this one
 	cursors map[uint16]*found
 	born    map[uint16]Seq // of the consumers
 }

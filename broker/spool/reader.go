@@ -266,7 +266,11 @@ func (r *Reader) nextBlock() <-chan struct{} {
 	b := &r.scan.block
 	switch {
 	case !found:
-		if r.scan.end == r.seg.end { // else there is more by now
+		switch {
+		case r.scan.end != r.seg.end: // there is more by now
+		case r.seg.blind:
+			r.pos = r.seg.last
+		default:
 			r.endSegmentLocked()
 		}
 	case b.last > r.seg.last: // of a commit that failed and was written again elsewhere

@@ -2,7 +2,10 @@ package spool
 
 import (
 	"cmp"
+	"errors"
+	"io"
 	"slices"
+	"time"
 )
 
 // A candidate is a segment file as found in the folder.
@@ -31,6 +34,9 @@ func (r *recovery) segments(m *meta) error {
 		}
 	}
 	slices.SortFunc(found, func(a, b *candidate) int { return cmp.Compare(a.gen, b.gen) })
+	if m != nil {
+		r.epoch = Seq(m.Epoch)
+	}
 	found = r.chain(found)
 	r.positions(found)
 	r.cursorFile(m)
@@ -58,15 +64,17 @@ func (r *recovery) candidate(name string, m *meta) (*candidate, error) {
 	}
 	k := &r.l.card
 	k.nextGen = max(k.nextGen, gen+1)
-	f, err := r.l.dir.Open(name)
-	if err != nil {
-		r.l.log.Error("spool segment cannot be opened", "file", name, "err", err)
-		return nil, nil
-	}
-	defer f.Close()
-	size, _ := f.Size()
 	page := make([]byte, pageSize)
-	_, _ = f.ReadAt(page, 0) // a page that cannot be read does not verify
+	size, err := r.firstPage(name, page)
+	if err != nil {
+		r.l.log.Error("spool segment cannot be read now, it is kept as it is", "file", name, "err", err)
+		if spare {
+			return nil, nil
+		}
+		c := &candidate{size: r.l.cfg.Segment}
+		c.segment = segment{name: name, gen: gen, after: after, logID: r.logID(m), size: c.size, blind: true}
+		return c, nil
+	}
 	h, err := parseHeader(page)
 	if err == nil && h.version > formatVersion {
 		return nil, ErrNewer
@@ -85,12 +93,51 @@ func (r *recovery) candidate(name string, m *meta) (*candidate, error) {
 	if c.valid {
 		c.after = h.after
 	} else {
-		c.logID = r.l.id
-		if m != nil {
-			c.logID = m.Log
-		}
+		c.logID = r.logID(m)
 	}
 	return c, nil
+}
+
+// logID is what blocks of the log are sealed with.
+func (r *recovery) logID(m *meta) uint64 {
+	if m != nil {
+		return m.Log
+	}
+	return r.l.id
+}
+
+// firstPage reads the first page of a file, zeros where there is none, and
+// returns the file's size. An error may be one of the moment: what cannot be
+// read is tried a few times, and is not to be taken for empty.
+func (r *recovery) firstPage(name string, page []byte) (size int64, err error) {
+	for try := range readTries {
+		if try > 0 {
+			time.Sleep(openPause)
+		}
+		if size, err = readFirst(r.l.dir, name, page); err == nil {
+			return size, nil
+		}
+	}
+	return 0, err
+}
+
+// openPause is between tries to read a segment when a log is opened.
+const openPause = 20 * time.Millisecond
+
+func readFirst(d Dir, name string, page []byte) (int64, error) {
+	f, err := d.Open(name)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	size, err := f.Size()
+	if err != nil {
+		return 0, err
+	}
+	if _, err := f.ReadAt(page, 0); err != nil && !errors.Is(err, io.EOF) {
+		return 0, err
+	}
+	return size, nil
 }
 
 // spare keeps an unused file, or removes it when it was not completed.
@@ -109,6 +156,8 @@ func (r *recovery) chain(found []*candidate) []*candidate {
 	for i, c := range found {
 		c.last, c.end, c.mask = c.after, c.size, ^uint64(0)
 		switch {
+		case i+1 == len(found) && c.blind:
+			c.last = (max(r.epoch, c.after>>counterBits)+1)<<counterBits - 1 // all that there can be until now
 		case i+1 == len(found):
 			if !r.tail(c) && !c.valid {
 				r.spare(c.name, c.size)
@@ -120,7 +169,9 @@ func (r *recovery) chain(found []*candidate) []*candidate {
 			if n.inside {
 				c.parts = n.after + 1
 			}
-			c.end = min(max(n.prevEnd, pageSize), c.size)
+			c.end, c.blind = min(max(n.prevEnd, pageSize), c.size), false
+		case c.blind:
+			c.last = found[i+1].after
 		default:
 			if !r.scan(c, found[i+1].after, func(b *block) { c.parts = b.unfinished() }) && !c.valid {
 				r.spare(c.name, c.size)

@@ -17,6 +17,7 @@ type segment struct {
 	logID uint64
 	after Seq   // last number that the segments before cover
 	hole  bool  // a segment before this one is missing
+	blind bool  // it could not be read when the log was opened: last is the most that it can cover
 	size  int64 // of the file, bytes
 
 	last  Seq    // last number covered

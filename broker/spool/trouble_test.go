@@ -407,3 +407,32 @@ func FuzzRecover(f *testing.F) {
 		})
 	})
 }
+
+// A segment that cannot be read while the log is opened, for want of
+// descriptors perhaps, is not empty: what it holds comes when it can be read.
+func TestSegmentThatCannotBeReadAtOpenIsKept(t *testing.T) {
+	for _, kind := range []string{"open", "read"} {
+		lives(t, func(t *testing.T, d *spooltest.Disk) {
+			cfg := config(t, d, Always)
+			l := mustOpen(t, cfg)
+			c := mustConsumer(t, l, "aws")
+			put(t, l, c, 0, 30)
+			l.Close()
+			d.Fail(func(op spooltest.Op) error {
+				if op.Kind == kind && strings.HasSuffix(op.File, ".seg") && !strings.HasPrefix(op.File, "spare") {
+					return syscall.EMFILE
+				}
+				return nil
+			})
+			l = mustOpen(t, cfg)
+			d.Fail(nil)
+			c = mustConsumer(t, l, "aws")
+			put(t, l, c, 30, 30)
+			equal(t, take(t, l, c, false), numbers(0, 60))
+			l.Close()
+			l = mustOpen(t, cfg)
+			defer l.Close()
+			equal(t, take(t, l, mustConsumer(t, l, "aws"), true), numbers(0, 60))
+		})
+	}
+}
