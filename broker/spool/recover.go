@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"io"
+	"io/fs"
 	"slices"
 	"time"
 )
@@ -107,38 +108,39 @@ func (r *recovery) logID(m *meta) uint64 {
 }
 
 // firstPage reads the first page of a file, zeros where there is none, and
-// returns the file's size. An error may be one of the moment: what cannot be
-// read is tried a few times, and is not to be taken for empty.
+// returns the file's size.
 func (r *recovery) firstPage(name string, page []byte) (size int64, err error) {
-	for try := range readTries {
-		if try > 0 {
-			time.Sleep(openPause)
-		}
-		if size, err = readFirst(r.l.dir, name, page); err == nil {
-			return size, nil
-		}
-	}
-	return 0, err
-}
-
-// openPause is between tries to read a segment when a log is opened.
-const openPause = 20 * time.Millisecond
-
-func readFirst(d Dir, name string, page []byte) (int64, error) {
-	f, err := d.Open(name)
+	f, err := r.open(name)
 	if err != nil {
 		return 0, err
 	}
 	defer f.Close()
-	size, err := f.Size()
-	if err != nil {
+	if size, err = f.Size(); err != nil {
 		return 0, err
 	}
-	if _, err := f.ReadAt(page, 0); err != nil && !errors.Is(err, io.EOF) {
-		return 0, err
+	for range readTries {
+		if _, err = f.ReadAt(page, 0); err == nil || errors.Is(err, io.EOF) {
+			return size, nil
+		}
+		time.Sleep(openPause)
 	}
-	return size, nil
+	return 0, err
 }
+
+// open opens a segment. An error may be one of the moment, so it is tried a few
+// times; and what cannot be opened is not to be taken for empty.
+func (r *recovery) open(name string) (f File, err error) {
+	for range readTries {
+		if f, err = r.l.dir.Open(name); err == nil || errors.Is(err, fs.ErrNotExist) {
+			return f, err
+		}
+		time.Sleep(openPause)
+	}
+	return nil, err
+}
+
+// openPause is between tries to read a segment when a log is opened.
+const openPause = 20 * time.Millisecond
 
 // spare keeps an unused file, or removes it when it was not completed.
 func (r *recovery) spare(name string, size int64) {
@@ -155,15 +157,9 @@ func (r *recovery) chain(found []*candidate) []*candidate {
 	var kept []*candidate
 	for i, c := range found {
 		c.last, c.end, c.mask = c.after, c.size, ^uint64(0)
+		newest, empty := i+1 == len(found), false
 		switch {
-		case i+1 == len(found) && c.blind:
-			c.last = (max(r.epoch, c.after>>counterBits)+1)<<counterBits - 1 // all that there can be until now
-		case i+1 == len(found):
-			if !r.tail(c) && !c.valid {
-				r.spare(c.name, c.size)
-				continue
-			}
-		case found[i+1].valid && found[i+1].h.prevGen == c.gen:
+		case !newest && found[i+1].valid && found[i+1].h.prevGen == c.gen:
 			n := found[i+1].h
 			c.last, c.mask = n.after, n.prevMask
 			if n.inside {
@@ -171,12 +167,20 @@ func (r *recovery) chain(found []*candidate) []*candidate {
 			}
 			c.end, c.blind = min(max(n.prevEnd, pageSize), c.size), false
 		case c.blind:
-			c.last = found[i+1].after
+		case newest:
+			empty = !r.tail(c) && !c.valid
 		default:
-			if !r.scan(c, found[i+1].after, func(b *block) { c.parts = b.unfinished() }) && !c.valid {
-				r.spare(c.name, c.size)
-				continue
-			}
+			any, err := r.scan(c, found[i+1].after, func(b *block) { c.parts = b.unfinished() })
+			empty, c.blind = !any && !c.valid, err != nil
+		}
+		switch {
+		case c.blind && newest:
+			c.last = (max(r.epoch, c.after>>counterBits)+1)<<counterBits - 1 // all that there can be until now
+		case c.blind:
+			c.last = found[i+1].after
+		case empty:
+			r.spare(c.name, c.size)
+			continue
 		}
 		c.hole = len(kept) > 0 && c.after > kept[len(kept)-1].last
 		kept = append(kept, c)
@@ -190,10 +194,10 @@ func (r *recovery) chain(found []*candidate) []*candidate {
 
 // scan reads a segment that ends no later than limit and tells whether it
 // holds a valid block.
-func (r *recovery) scan(c *candidate, limit Seq, each func(*block)) (any bool) {
-	f, err := r.l.dir.Open(c.name)
+func (r *recovery) scan(c *candidate, limit Seq, each func(*block)) (any bool, err error) {
+	f, err := r.open(c.name)
 	if err != nil {
-		return false
+		return false, err
 	}
 	defer f.Close()
 	sc := r.l.scanner(&c.segment, f, c.end)
@@ -205,8 +209,13 @@ func (r *recovery) scan(c *candidate, limit Seq, each func(*block)) (any bool) {
 			each(&sc.block)
 		}
 	}
-	return any
+	if sc.failed {
+		return any, errUnread
+	}
+	return any, nil
 }
+
+var errUnread = errors.New("some of it could not be read")
 
 // A tailBlock is a valid block of the newest segment.
 type tailBlock struct {
@@ -219,13 +228,20 @@ type tailBlock struct {
 // tail finds the end of the newest segment and opens it for writing when
 // there is room. It tells whether there is a valid block.
 func (r *recovery) tail(c *candidate) bool {
-	f, err := r.l.dir.Open(c.name)
+	f, err := r.open(c.name)
 	if err != nil {
+		c.blind = true
 		return false
 	}
 	sc := r.l.scanner(&c.segment, f, c.size)
 	sc.heads = true
 	blocks := tailBlocks(sc)
+	if sc.failed {
+		r.l.log.Error("newest spool segment cannot be read to its end now, it is kept as it is", "file", c.name)
+		f.Close()
+		c.blind = true
+		return false
+	}
 	n, damaged := durable(blocks)
 	c.end, c.mask = pageSize, 0
 	for _, b := range blocks[:n] {

@@ -87,6 +87,7 @@ type scanner struct {
 	skipped int64 // bytes skipped since the last block
 	patient bool  // stop where reading fails, so that the caller can try again
 	err     error // of the last read
+	failed  bool  // some read failed
 }
 
 // next finds the next valid block; its contents are valid until the following
@@ -144,7 +145,7 @@ func (s *scanner) read() bool {
 func (s *scanner) fill(from, to int) bool {
 	_, err := s.f.ReadAt(s.buf[from:to], s.off+int64(from))
 	if err != nil && !errors.Is(err, io.EOF) {
-		s.err = err
+		s.err, s.failed = err, true
 	}
 	return err == nil
 }
