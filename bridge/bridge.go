@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -14,6 +15,7 @@ import (
 
 	"edgegateway/broker"
 	"edgegateway/broker/spool"
+	"edgegateway/internal/expiry"
 )
 
 // A Bridge carries messages to and from one upstream broker.
@@ -97,13 +99,34 @@ func newBridge(cfg Config, br local, clock func() broker.Clock, log *slog.Logger
 		told:       make(map[string]bool),
 		refused:    make(map[string]byte),
 	}
-	b.dial = func(ctx context.Context, u *url.URL) (net.Conn, error) {
-		return dial(ctx, u, cfg.TLS, cfg.WriteTimeout)
-	}
+	b.dial = cfg.dialer().dial
 	now := cfg.Now()
 	b.count.Stats = Stats{Name: cfg.Name, State: Connecting, Refused: make(map[string]uint64), Skipped: make(map[string]uint64)}
 	b.count.changed, b.count.outage, b.count.rateFrom = now, now, now
 	return b, nil
+}
+
+// watchCertificate speaks of the client certificate's end in time.
+func (b *Bridge) watchCertificate(ctx context.Context) {
+	end := expiry.Watch{What: "the client certificate of this bridge", Who: "the far broker refuses"}
+	tick := time.NewTicker(time.Minute)
+	defer tick.Stop()
+	var last *x509.Certificate
+	for {
+		leaf, path := b.cfg.Certificate()
+		if last != nil && !leaf.Equal(last) {
+			end.Renewed()
+			b.log.Info("the client certificate was read again and is used from the next connection on", "cert", path, "until", leaf.NotAfter.UTC())
+		}
+		last = leaf
+		clock := b.clock()
+		end.Speak(b.log, leaf, path, clock.Wall(b.cfg.Now()), clock.Quality != broker.Unsynced)
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // settled is how long a connection must last for the next failure to count as
@@ -115,6 +138,11 @@ const settled = 30 * time.Second
 // for at most DrainTime, publishes the offline status and disconnects. It
 // returns nil.
 func (b *Bridge) Run(ctx context.Context) error {
+	var aside sync.WaitGroup
+	defer aside.Wait()
+	if b.cfg.Certificate != nil {
+		aside.Go(func() { b.watchCertificate(ctx) })
+	}
 	for failed := 0; ; { // times in a row
 		u := b.urls[failed%len(b.urls)]
 		b.count.trying(u.Host)

@@ -2,56 +2,17 @@ package bridge
 
 import (
 	"bufio"
-	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"net/url"
 	"sync/atomic"
-	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix" // TCP_USER_TIMEOUT, which the standard library lacks
 )
 
 // maxInbound is the largest packet taken from upstream, in bytes; CONNECT
 // announces it. Commands are small.
 const maxInbound = 256 << 10
-
-// dial connects to u and, for tls, proves the server's name. Unacknowledged
-// bytes end the connection after timeout, so that a half-open link does not
-// keep the sender waiting for the many minutes that TCP would.
-func dial(ctx context.Context, u *url.URL, conf *tls.Config, timeout time.Duration) (net.Conn, error) {
-	d := net.Dialer{
-		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: timeout, Interval: timeout / 4, Count: 3},
-		ControlContext: func(_ context.Context, network, _ string, raw syscall.RawConn) error {
-			return raw.Control(func(fd uintptr) {
-				// An old kernel without it is no reason not to connect.
-				_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(timeout.Milliseconds()))
-			})
-		},
-	}
-	c, err := d.DialContext(ctx, "tcp", u.Host)
-	if err != nil || u.Scheme != "tls" {
-		return c, err
-	}
-	if conf == nil {
-		conf = new(tls.Config)
-	}
-	conf = conf.Clone()
-	conf.MinVersion = max(conf.MinVersion, tls.VersionTLS12)
-	if conf.ServerName == "" {
-		conf.ServerName = u.Hostname()
-	}
-	t := tls.Client(c, conf)
-	if err := t.HandshakeContext(ctx); err != nil {
-		c.Close()
-		return nil, err
-	}
-	return t, nil
-}
 
 // A conn is a connection as paho needs it: safe for concurrent writers, each
 // packet in one write with a deadline, and no packet read that is larger than

@@ -327,7 +327,7 @@ func TestDialSetsUserTimeout(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	c, err := dial(t.Context(), &url.URL{Scheme: "tcp", Host: l.Addr().String()}, nil, 7*time.Second)
+	c, err := (&dialer{timeout: 7 * time.Second}).dial(t.Context(), &url.URL{Scheme: "tcp", Host: l.Addr().String()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,7 +2,6 @@ package bridge
 
 import (
 	"bufio"
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -14,7 +13,6 @@ import (
 	"io"
 	"math/big"
 	"net"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -239,9 +237,7 @@ func (m *mosquitto) bridgeTo(change func(*Config)) *rig {
 			change(c)
 		}
 	})
-	r.dial = func(ctx context.Context, u *url.URL) (net.Conn, error) {
-		return dial(ctx, u, r.cfg.TLS, r.cfg.WriteTimeout)
-	}
+	r.dial = r.cfg.dialer().dial
 	return r
 }
 

@@ -120,6 +120,15 @@ func explain(err error, host string, login bool, now time.Time) (words string, p
 	if r, ok := errors.AsType[*refusal](err); ok {
 		return r.Error(), r.person()
 	}
+	if p, ok := errors.AsType[*unreached](err); ok {
+		return explain(p.err, "the proxy "+p.host, false, now)
+	}
+	if p, ok := errors.AsType[*proxyError](err); ok {
+		return p.Error(), p.person
+	}
+	if w, ok := errors.AsType[*webRefusal](err); ok {
+		return w.Error(), w.code < 500
+	}
 	if words, person = explainTLS(err, now); words != "" {
 		return words, person
 	}
@@ -162,10 +171,13 @@ func explainTLS(err error, now time.Time) (words string, person bool) {
 		return "the server's certificate is signed by an authority not trusted here: name its certificate in ca", true
 	}
 	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
-		return "the server does not speak TLS at this port: use tcp://, or its TLS port", true
+		return "the server does not speak TLS at this port: use tcp:// or ws://, or its TLS port", true
 	}
 	if e, ok := errors.AsType[*net.OpError](err); ok && e.Op == "remote error" {
 		return explainAlert(e.Err.Error()), true
+	}
+	if strings.Contains(err.Error(), "tls: server selected unsupported protocol version") || strings.Contains(err.Error(), "tls: no supported versions satisfy") {
+		return "the server speaks no version of TLS that is permitted here: see min_tls", true // the package has no type for it
 	}
 	if e, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return fmt.Sprintf("the server's certificate does not convince: %v", e.Err), true
@@ -180,6 +192,12 @@ func explainAlert(alert string) string {
 	switch {
 	case alert == "certificate required":
 		return "the server wants a client certificate: see cert and key"
+	case alert == "no application protocol":
+		return "the server speaks none of the protocols in alpn: see alpn"
+	case alert == "protocol version not supported":
+		return "the server speaks no version of TLS that is permitted here: see min_tls"
+	case alert == "unrecognized name":
+		return "the server knows no certificate for that name: see url and server_name"
 	case alert == "expired certificate":
 		return "the server says that our client certificate has expired: renew it, or check the clock here and there"
 	case strings.Contains(alert, "certificate"), alert == "access denied":

@@ -238,6 +238,9 @@ func (g *gateway) newBridges() error {
 		cfg := settings.Config
 		cfg.BootID = bootID()
 		cfg.OnGap = g.publishGap
+		if settings.Cert != nil {
+			cfg.Certificate = settings.Cert.Leaf
+		}
 		if settings.StatusTopic != "" {
 			cfg.Status = &bridge.Status{Topic: settings.StatusTopic, Online: online, Offline: offline}
 		}

@@ -1,9 +1,11 @@
 package config
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,6 +26,7 @@ func (l *loader) readBridge(key string, raw *rawBridge) {
 	c.Username, c.Password = raw.Username.V, raw.Password.V.Reveal()
 	l.checkPassword(raw, urls)
 	l.readTLS(b, raw, urls)
+	l.readProxy(c, raw.Proxy)
 	for _, u := range urls {
 		c.URLs = append(c.URLs, u.V)
 	}
@@ -50,8 +53,8 @@ func (l *loader) readURLs(key string, raw *rawBridge) []text {
 		scheme, _, found := strings.Cut(t.V, "://")
 		if _, err := bridge.ParseURL(t.V); err == nil {
 			good = append(good, t)
-		} else if found && bridgeSchemes[scheme] == "" {
-			l.errorAt(t.at, "a bridge cannot connect by %s://; there is tls:// (or mqtts://) and, without encryption, tcp:// (or mqtt://)", scheme)
+		} else if found && !slices.Contains(bridge.Schemes(), scheme) {
+			l.errorAt(t.at, "a bridge cannot connect by %s://; there is tls:// (or mqtts://), wss:// (WebSocket) and, without encryption, tcp:// (or mqtt://), ws://", scheme)
 		} else if _, broken := errors.AsType[*url.Error](err); broken {
 			l.errorAt(t.at, "this is no URL; write tls://HOST:8883") // its error would quote a password in it
 		} else {
@@ -61,12 +64,9 @@ func (l *loader) readURLs(key string, raw *rawBridge) []text {
 	return good
 }
 
-// bridgeSchemes reduces the scheme of an upstream URL to tcp or tls.
-var bridgeSchemes = map[string]string{"tcp": "tcp", "mqtt": "tcp", "tls": "tls", "ssl": "tls", "mqtts": "tls"}
-
 func encrypted(t text) bool {
-	scheme, _, _ := strings.Cut(t.V, "://")
-	return bridgeSchemes[scheme] == "tls"
+	u, err := bridge.ParseURL(t.V)
+	return err == nil && bridge.Encrypted(u)
 }
 
 func (l *loader) readClientID(c *bridge.Config, raw *rawBridge) {
@@ -118,9 +118,44 @@ func (l *loader) readTLS(b *Bridge, raw *rawBridge, urls []text) {
 	for _, u := range urls {
 		secure = secure || encrypted(u)
 	}
-	b.TLS, b.Cert = l.readEncryption(&raw.rawTLS, raw.at, secure || len(urls) == 0, "is the url tls://?")
+	maybe := secure || len(urls) == 0
+	b.TLS, b.Cert = l.readEncryption(&raw.rawTLS, raw.at, maybe, "is the url tls:// or wss://?")
+	for _, key := range []string{"min_tls", "alpn"} {
+		if n := raw.at.child(key); n != nil && !maybe {
+			l.errorKey(n, "%s has no use without encryption; is the url tls:// or wss://?", key)
+		}
+	}
 	if !secure {
 		b.TLS, b.Cert = nil, nil
+		return
+	}
+	if l.choice(raw.MinTLS, "1.2", "1.2", "1.3") == "1.3" {
+		b.TLS.MinVersion = tls.VersionTLS13
+	}
+	for _, t := range raw.ALPN.V {
+		b.TLS.NextProtos = append(b.TLS.NextProtos, t.V)
+		if len(t.V) == 0 || len(t.V) > 255 {
+			l.errorAt(t.at, `%q is no name of a protocol, such as "x-amzn-mqtt-ca"`, t.V)
+		}
+	}
+}
+
+// readProxy reads through what the bridge connects. Its password may be read
+// by whoever sees the line, so that the whole is better a secret.
+func (l *loader) readProxy(c *bridge.Config, t text) {
+	if !t.set() {
+		return
+	}
+	u, err := bridge.ParseProxy(t.V)
+	if err != nil {
+		l.errorAt(t.at, "%v", err)
+		return
+	}
+	c.Proxy = t.V
+	if u != nil && u.User != nil && !t.isRef {
+		if _, has := u.User.Password(); has {
+			l.warnAt(t.at, `a password is written out here; better put the whole value into a file that only the gateway reads, and write "${cred:NAME}"`)
+		}
 	}
 }
 

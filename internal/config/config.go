@@ -32,6 +32,7 @@ package config
 
 import (
 	"crypto/tls"
+	"sync"
 	"time"
 
 	"edgegateway/bridge"
@@ -157,6 +158,7 @@ func (b *Bridge) String() string { return "bridge " + b.Name }
 // A Certificate is a client certificate that is read again for each
 // connection, so that a renewed file is used without a restart.
 type Certificate struct {
-	cert, key pemFile
-	first     *tls.Certificate // as read at start
+	mu        sync.Mutex
+	cert, key pemFile // cert.Data is that of last
+	last      *tls.Certificate
 }

@@ -126,6 +126,9 @@ type rawBridge struct {
 	Username text   `toml:"username"`
 	Password secret `toml:"password"`
 	rawTLS
+	MinTLS    text     `toml:"min_tls"`
+	ALPN      texts    `toml:"alpn"`
+	Proxy     text     `toml:"proxy"`
 	QoS       integer  `toml:"qos"`
 	Send      words    `toml:"send"`
 	Receive   words    `toml:"receive"`
