@@ -166,6 +166,11 @@ func (b *Bridge) Run(ctx context.Context) error {
 	}
 }
 
+// credentials returns user and password for the next connection.
+func (b *Bridge) credentials() (user, password string) {
+	return b.cfg.Username, b.cfg.Password
+}
+
 // backoff returns how long to wait after so many failures in a row: at random
 // between the least and a bound that doubles each time all URLs were tried, so
 // that a thousand gateways do not come back at one moment.
@@ -184,7 +189,7 @@ func (b *Bridge) serve(ctx context.Context, l *link) error {
 	if b.cfg.Status != nil {
 		s.announce(b.cfg.Status.Online)
 	}
-	if err := l.subscribe(ctx, b.recv.filters); l.conn.Err() == nil && ctx.Err() == nil {
+	if err := l.subscribe(ctx, b.recv.filters); l.err() == nil && ctx.Err() == nil {
 		b.subscribed(err)
 	}
 

@@ -20,6 +20,7 @@ type Config struct {
 	Name     string   // table key: identity of its cursors and of its user "bridge:NAME"
 	URLs     []string // tcp://host[:1883], tls://host[:8883], ws://host[:80][/mqtt] or wss://host[:443][/mqtt], tried in turn; the first is preferred
 	ClientID string
+	Version  Version
 	Username string
 	Password string      // sent if either it or Username is set
 	TLS      *tls.Config // for tls and wss URLs; nil: the system's authorities. ServerName "": the URL's host
@@ -55,6 +56,16 @@ type Config struct {
 	// call at a time, and must not block.
 	OnGap func(Gap)
 }
+
+// A Version is one of MQTT.
+type Version uint8
+
+const (
+	MQTT5   Version = iota
+	MQTT311         // 3.1.1: no properties, and so no ids and no expiry outside of payloads
+)
+
+func (v Version) String() string { return [...]string{"5", "3.1.1"}[v] }
 
 // Replay says in which order a bridge sends after an outage.
 type Replay uint8

@@ -33,12 +33,14 @@ type conn struct {
 	left  int           // bytes until the next packet begins
 	shift int           // -1: packet type expected; else position in the length
 	size  int           // length as far as known
+	kind  byte          // first byte of the packet
 
-	err atomic.Pointer[error] // the first one
+	err  atomic.Pointer[error] // the first one
+	dead chan struct{}         // closed when there is one
 }
 
 func newConn(c net.Conn, timeout time.Duration, limit int) *conn {
-	return &conn{Conn: c, timeout: timeout, limit: limit, lock: make(chan struct{}, 1), in: bufio.NewReader(c), shift: -1}
+	return &conn{Conn: c, timeout: timeout, limit: limit, lock: make(chan struct{}, 1), in: bufio.NewReader(c), shift: -1, dead: make(chan struct{})}
 }
 
 func (c *conn) Lock() { c.lock <- struct{}{} }
@@ -74,7 +76,11 @@ func (c *conn) Err() error {
 }
 
 // fail notes the first error.
-func (c *conn) fail(err error) { c.err.CompareAndSwap(nil, &err) }
+func (c *conn) fail(err error) {
+	if c.err.CompareAndSwap(nil, &err) {
+		close(c.dead)
+	}
+}
 
 // closedHere reports whether err says that we closed the connection ourselves.
 func closedHere(err error) bool {
@@ -105,7 +111,7 @@ func (c *conn) Read(p []byte) (int, error) {
 // frame takes one byte of a fixed header.
 func (c *conn) frame(b byte) error {
 	if c.shift < 0 {
-		c.shift, c.size = 0, 0
+		c.shift, c.size, c.kind = 0, 0, b
 		return nil
 	}
 	c.size |= int(b&0x7F) << c.shift

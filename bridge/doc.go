@@ -56,4 +56,20 @@
 // and would crash on a CONNACK with an authentication method: all three are
 // made good here. Handlers are given to each Client at its making, for those
 // added later vanish with it. QoS 2 is not used.
+//
+// # MQTT 3.1.1
+//
+// Upstreams that speak no 5 are reached with paho.mqtt.golang, a new Client for
+// each connection. All that it does by itself is off: reconnecting, its store
+// (an empty one in memory, so that nothing comes again but from the spool),
+// trying 3.1 after a no, acknowledging what a handler has seen, proxies of the
+// environment. What remains is kept from harm: its Publish, which waits on
+// after a connection is gone, runs in a goroutine of its own that keeps the
+// order; tokens of a lost connection, which never end, are given up with it; it
+// has no window, the sender keeps one; it reads no PUBACK while a handler
+// waits, so commands are queued; it takes a CONNACK code that it does not know
+// for success, and would crash on a SUBACK with too many codes, so both are
+// looked at before; and it stays up when the connection is closed here. There
+// are no properties, so an id has to be in the payload (publish tables: id =
+// true), and a command says in it until when it is valid.
 package bridge

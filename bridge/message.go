@@ -78,13 +78,16 @@ func (b *Bridge) packet(f *flight, l limits) *paho.Publish {
 	}
 	f.msg.Rebase(b.clockFor(f.boot))
 	f.msg.Identify(MessageID(f.source.id, f.seq), f.replayed)
-	return &paho.Publish{
-		Topic:      f.to,
-		Payload:    f.msg.Payload,
-		QoS:        min(b.cfg.QoS, l.qos),
-		Retain:     f.msg.Retain && l.retain && b.isNewest(f),
-		Properties: b.properties(f),
+	p := &paho.Publish{
+		Topic:   f.to,
+		Payload: f.msg.Payload,
+		QoS:     min(b.cfg.QoS, l.qos),
+		Retain:  f.msg.Retain && l.retain && b.isNewest(f),
 	}
+	if b.cfg.Version == MQTT5 {
+		p.Properties = b.properties(f)
+	}
+	return p
 }
 
 // maxNewest bounds how many topics isNewest follows. Of further ones only live
@@ -157,6 +160,9 @@ func MessageID(log string, seq spool.Seq) string {
 func fits(p *paho.Publish, limit int) bool {
 	if limit == 0 {
 		return true
+	}
+	if p.Properties == nil { // 3.1.1
+		return 5+2+len(p.Topic)+2+len(p.Payload) <= limit
 	}
 	rough := 64 + len(p.Topic) + len(p.Payload)
 	if q := p.Properties; q != nil {

@@ -17,13 +17,16 @@ import (
 // A refusal is a reason code by which the far broker ended or never began a
 // connection.
 type refusal struct {
-	packet string // CONNACK or DISCONNECT
+	packet string // CONNACK or DISCONNECT; of 3.1.1 with its return code
 	code   byte   // MQTT 5, 2.4
 	text   string // the server's own words, often ""
 }
 
 func (r *refusal) Error() string {
 	s := fmt.Sprintf("the far broker says %s (%s 0x%02X)", reasonWords(r.code), r.packet, r.code)
+	if strings.Contains(r.packet, " ") { // with a code of its own
+		s = fmt.Sprintf("the far broker says %s (%s)", reasonWords(r.code), r.packet)
+	}
 	if r.text != "" {
 		s += fmt.Sprintf(": %q", r.text)
 	}
@@ -50,7 +53,7 @@ func reasonWords(code byte) string {
 	case 0x83:
 		return "it does not accept this for a reason of its own"
 	case 0x84, 0x01: // 0x01 comes from brokers that know MQTT 3.1.1 only
-		return "it does not speak MQTT 5"
+		return "it does not speak this version of MQTT: see version"
 	case 0x85:
 		return "it does not accept the client id: see client_id"
 	case 0x86:
@@ -149,7 +152,7 @@ func explain(err error, host string, login bool, now time.Time) (words string, p
 		return fmt.Sprintf("no answer from %s in time: check the network, a firewall, the address", host), false
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		if login {
-			return fmt.Sprintf("%s closed the connection during login: no MQTT 5 broker, or one that wants tls:// or a client certificate", host), false
+			return fmt.Sprintf("%s closed the connection during login: no MQTT broker, one of another version (see version), or one that wants tls:// or a client certificate", host), false
 		}
 		return fmt.Sprintf("%s closed the connection without a reason: broker stopped, network trouble, or another client with the same client id", host), false
 	}

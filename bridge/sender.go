@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"time"
-
-	"github.com/eclipse/paho.golang/paho"
 )
 
 // A sender sends over one link, in one goroutine, that of Bridge.Run. It owns
@@ -94,7 +92,7 @@ func (s *sender) ready() bool {
 	if s.b.careful > 0 {
 		window = 1
 	}
-	return s.inFlight < window && !time.Now().Before(s.resume) && s.l.conn.Err() == nil
+	return s.inFlight < window && !time.Now().Before(s.resume) && s.l.err() == nil
 }
 
 // next returns what is to be sent now, nil if nothing is there or may be.
@@ -149,13 +147,13 @@ func (s *sender) send(f *flight) {
 		return
 	}
 	if err := s.l.publish(f, p); err != nil {
-		if errors.Is(err, paho.ErrInvalidArguments) {
+		if errors.Is(err, errUnsendable) {
 			s.b.refuse(f, codeTopicInvalid)
 		}
 		return
 	}
 	s.b.count.add(&s.b.count.Sent)
-	if p.QoS == 0 {
+	if p.QoS == 0 && s.b.cfg.Version == MQTT5 { // for 3.1.1 the link says when it is out
 		s.b.accept(f)
 		return
 	}
@@ -274,7 +272,7 @@ func (s *sender) announce(payload []byte) {
 // farewell publishes the offline status, waits a moment until it has arrived,
 // and leaves politely.
 func (s *sender) farewell() {
-	over := time.AfterFunc(farewellTime, func() { s.l.conn.Close() })
+	over := time.AfterFunc(farewellTime, func() { s.l.drop() })
 	defer over.Stop()
 	defer s.l.leave()
 	if s.b.cfg.Status == nil {

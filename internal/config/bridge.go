@@ -11,6 +11,7 @@ import (
 
 	"edgegateway/bridge"
 	"edgegateway/broker"
+	"edgegateway/mapping"
 )
 
 func (l *loader) readBridge(key string, raw *rawBridge) {
@@ -34,6 +35,10 @@ func (l *loader) readBridge(key string, raw *rawBridge) {
 	c.Replay = l.readReplay(raw.Replay)
 	l.readBridgeLimits(c, raw)
 	l.readRules(b, raw)
+	if l.choice(raw.Version, "5", "5", "3.1.1") == "3.1.1" {
+		c.Version = bridge.MQTT311
+		l.checkOld(b, raw)
+	}
 	l.cfg.Bridges = append(l.cfg.Bridges, b)
 }
 
@@ -157,6 +162,38 @@ func (l *loader) readProxy(c *bridge.Config, t text) {
 			l.warnAt(t.at, `a password is written out here; better put the whole value into a file that only the gateway reads, and write "${cred:NAME}"`)
 		}
 	}
+}
+
+// checkOld looks at what MQTT 3.1.1 cannot do.
+func (l *loader) checkOld(b *Bridge, raw *rawBridge) {
+	if raw.Password.set() && b.Username == "" {
+		l.errorAt(raw.Password.at, "MQTT 3.1.1 has no password without a user: write username")
+	}
+	withID := func(p mapping.Publish) bool { return p.ID }
+	if len(b.Send) > 0 && !slices.ContainsFunc(l.cfg.Publish, withID) {
+		l.warnKey(raw.at, `MQTT 3.1.1 has no properties, so that nobody upstream can tell a repetition of bridge %q by its id: write id = true in a [publish.NAME] with format = "json"`, b.Name)
+	}
+	for _, w := range raw.Receive.V {
+		from, _ := fill(w.key, l.topics)
+		for _, s := range b.Send {
+			if from != "" && meets(s, from) {
+				l.warnKey(w.value.at, "over MQTT 3.1.1 the far broker sends back what goes to %q, and this takes it in again: keep the two apart", s.To)
+			}
+		}
+	}
+}
+
+// meets reports whether what a send rule sends may be matched by a filter.
+// Wildcards leave out commands.
+func meets(s bridge.Rule, filter string) bool {
+	if strings.HasSuffix(s.From, "#") || strings.HasSuffix(s.From, "+") {
+		for _, verb := range []string{"/set", "/_set", "/_get"} {
+			if strings.HasSuffix(filter, verb) {
+				return false
+			}
+		}
+	}
+	return bridge.CanMatchBoth(s.To, filter)
 }
 
 func (l *loader) readQoS(c *bridge.Config, q integer) {

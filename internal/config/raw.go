@@ -122,6 +122,7 @@ type rawBridge struct {
 	here
 	URL      text   `toml:"url"`
 	URLs     texts  `toml:"urls"`
+	Version  text   `toml:"version"`
 	ClientID text   `toml:"client_id"`
 	Username text   `toml:"username"`
 	Password secret `toml:"password"`
