@@ -1,10 +1,12 @@
 package bridge
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -41,12 +43,18 @@ type Bridge struct {
 	willQoS    byte // what the far broker supports, as far as known
 	willRetain bool
 	accepted   uint64  // messages acknowledged since the start
+	fleeting   bool    // nothing of the session is to last; for Probe
+	abrupt     int     // short connections that ended in silence, in a row
 	careful    int     // so many messages go one at a time
 	suspect    suspect // the message that went alone when the server ended the connection
 	newest     map[topicOf]spool.Seq
-	deaf       string          // why subscribing failed, "" if it did not
-	told       map[string]bool // reasons logged in this outage
-	refused    map[string]byte // topics refused, with the reason, as logged
+	deaf       string            // why subscribing failed, "" if it did not
+	told       map[string]bool   // reasons logged in this outage
+	refused    map[string]string // topics refused, with the reason, as logged
+	pace       pace
+	renewed    bool      // the last connection was ended to renew the password
+	renewal    time.Time // when to connect with a new password; zero: never
+	deadErr    string    // why the last dead letter was not written, as logged
 }
 
 // local is what a bridge needs of a broker.Broker.
@@ -97,7 +105,14 @@ func newBridge(cfg Config, br local, clock func() broker.Clock, log *slog.Logger
 		willRetain: true,
 		newest:     make(map[topicOf]spool.Seq),
 		told:       make(map[string]bool),
-		refused:    make(map[string]byte),
+		refused:    make(map[string]string),
+	}
+	b.pace = pace{
+		messages: bucket{rate: cfg.Limits.Rate}, bytes: bucket{rate: cfg.Limits.ByteRate}, replay: bucket{rate: cfg.ReplayRate},
+		day: newBudget(cfg.DailyBytes, cfg.DailyFile, b.today),
+	}
+	if cfg.Limits.NoRetain {
+		b.willRetain = false
 	}
 	b.dial = cfg.dialer().dial
 	now := cfg.Now()
@@ -140,6 +155,7 @@ const settled = 30 * time.Second
 func (b *Bridge) Run(ctx context.Context) error {
 	var aside sync.WaitGroup
 	defer aside.Wait()
+	defer b.pace.day.store()
 	if b.cfg.Certificate != nil {
 		aside.Go(func() { b.watchCertificate(ctx) })
 	}
@@ -152,10 +168,14 @@ func (b *Bridge) Run(ctx context.Context) error {
 			err = b.serve(ctx, l)
 		}
 		if failed++; time.Since(start) >= settled {
-			failed = 0
+			failed, b.abrupt = 0, 0
 		}
 		if ctx.Err() != nil {
 			return nil
+		}
+		if errors.Is(err, errRenewal) {
+			failed, b.renewed = 0, true
+			continue
 		}
 		b.lost(err, u.Host, login)
 		select {
@@ -168,8 +188,17 @@ func (b *Bridge) Run(ctx context.Context) error {
 
 // credentials returns user and password for the next connection.
 func (b *Bridge) credentials() (user, password string) {
-	return b.cfg.Username, b.cfg.Password
+	s := b.cfg.SAS
+	if s == nil {
+		return b.cfg.Username, b.cfg.Password
+	}
+	life := cmp.Or(s.Life, time.Hour)
+	b.renewal = time.Now().Add(time.Duration(refresh * float64(life)))
+	return b.cfg.Username, s.token(b.clock().Wall(b.cfg.Now()).Add(life))
 }
+
+// errRenewal ends a link whose password is about to expire.
+var errRenewal = errors.New("the password is renewed")
 
 // backoff returns how long to wait after so many failures in a row: at random
 // between the least and a bound that doubles each time all URLs were tried, so
@@ -211,6 +240,10 @@ func (b *Bridge) serve(ctx context.Context, l *link) error {
 		b.log.Info("uplink closed", "n", b.backlogRecords())
 		return nil
 	}
+	if errors.Is(err, errRenewal) {
+		l.leave()
+		return err
+	}
 	b.suspectContent(s, err)
 	l.abort()
 	return err
@@ -239,23 +272,38 @@ type suspect struct {
 }
 
 // strikes is how often the far broker must end the connection upon the same
-// message, sent alone, for it to be given up.
-const strikes = 3
+// message, sent alone, for it to be given up: fewer if it says that it is about
+// the content than if it says nothing, for a link may just be bad.
+const (
+	strikes       = 3
+	silentStrikes = 5
+)
+
+// abrupt is how many short connections must end in silence, with messages in
+// flight, for one of these to be suspected.
+const abrupt = 3
 
 // suspectContent looks for the message because of which the far broker ended
 // the connection instead of refusing it: for a while messages go one at a
-// time, and the one that ends three connections is given up.
+// time, and the one that ends several connections is given up.
 func (b *Bridge) suspectContent(s *sender, err error) {
-	r, ok := errors.AsType[*refusal](err)
-	if !ok || !r.content() || s.inFlight == 0 {
+	if s.inFlight == 0 {
+		return
+	}
+	most, words := silentStrikes, "the far broker ends the connection upon it, and says nothing"
+	if r, ok := errors.AsType[*refusal](err); ok && r.content() {
+		most, words = strikes, reasonWords(r.code)
+	} else if !errors.Is(err, io.EOF) { // not the far broker
+		return
+	} else if b.abrupt++; b.abrupt < abrupt {
 		return
 	}
 	if f := s.lastSent; b.careful > 0 && s.inFlight == 1 && f.source != nil {
 		if b.suspect.source != f.source || b.suspect.seq != f.seq {
 			b.suspect = suspect{f.source, f.seq, 0}
 		}
-		if b.suspect.times++; b.suspect.times == strikes {
-			b.refuse(f, r.code)
+		if b.suspect.times++; b.suspect.times == most {
+			b.refuse(f, words)
 		}
 	}
 	b.careful = 10 * b.cfg.Window // more than what was in flight, with live ones in between
@@ -278,14 +326,15 @@ func (b *Bridge) accept(f *flight) {
 // maxRefused bounds how many topics are followed in the log.
 const maxRefused = 64
 
-// refuse gives f up, counted, and logged when it begins for a topic.
-func (b *Bridge) refuse(f *flight, code byte) {
-	words := reasonWords(code)
-	if old, ok := b.refused[f.to]; old != code && (ok || len(b.refused) < maxRefused) {
-		b.refused[f.to] = code
+// refuse gives f up, counted, kept as a dead letter, and logged when it begins
+// for a topic.
+func (b *Bridge) refuse(f *flight, words string) {
+	if old, ok := b.refused[f.to]; old != words && (ok || len(b.refused) < maxRefused) {
+		b.refused[f.to] = words
 		b.log.Error("message refused upstream and given up", "topic", f.to, "seq", uint64(f.seq), "err", words)
 	}
 	if f.source != nil {
+		b.bury(f, words)
 		f.consumer.Ack(f.seq)
 		b.count.mu.Lock()
 		b.count.Refused[words]++
@@ -294,11 +343,37 @@ func (b *Bridge) refuse(f *flight, code byte) {
 	f.release()
 }
 
+// bury keeps f as a dead letter.
+func (b *Bridge) bury(f *flight, words string) {
+	if b.cfg.Dead == nil {
+		return
+	}
+	err := b.cfg.Dead.Add(Dead{
+		Time: b.clock().Wall(b.cfg.Now()), Bridge: b.cfg.Name, ID: MessageID(f.source.id, f.seq),
+		Topic: f.msg.Topic, To: f.to, Reason: words, Retain: f.msg.Retain,
+	}, f.msg.Payload)
+	said := ""
+	if err != nil {
+		said = err.Error()
+	}
+	if said != "" && said != b.deadErr {
+		b.log.Error("dead letters cannot be kept", "err", err)
+	}
+	b.deadErr = said
+}
+
+// today names the day it is in the bridge's time zone.
+func (b *Bridge) today() string {
+	return b.clock().Wall(b.cfg.Now()).In(b.cfg.Zone).Format(time.DateOnly)
+}
+
 // reportGap counts a hole and tells the gateway.
 func (b *Bridge) reportGap(s *source, g spool.Gap) {
 	b.count.mu.Lock()
 	b.count.Gaps++
-	b.count.Lost += g.Count
+	if !wanted(g.Reason) {
+		b.count.Lost += g.Count
+	}
 	b.count.mu.Unlock()
 	if b.cfg.OnGap != nil {
 		b.gaps.Lock()
@@ -306,6 +381,9 @@ func (b *Bridge) reportGap(s *source, g spool.Gap) {
 		b.cfg.OnGap(Gap{Bridge: b.cfg.Name, Class: s.class, Gap: g})
 	}
 }
+
+// wanted reports whether a gap is as the configuration wants it.
+func wanted(reason string) bool { return reason == ReasonThinned || reason == ReasonSuperseded }
 
 // backlogRecords returns how many records the far broker has not acknowledged.
 func (b *Bridge) backlogRecords() (n uint64) {
@@ -318,6 +396,11 @@ func (b *Bridge) backlogRecords() (n uint64) {
 // restored logs a new connection.
 func (b *Bridge) restored(l *link) {
 	outage, first := b.count.up(b.cfg.Now())
+	if b.renewed {
+		b.renewed = false
+		b.log.Debug("uplink connected with a new password", "url", l.host)
+		return
+	}
 	if first && len(b.told) == 0 {
 		b.log.Info("uplink connected", "url", l.host, "n", b.backlogRecords())
 	} else {

@@ -23,6 +23,7 @@ type Config struct {
 	Version  Version
 	Username string
 	Password string      // sent if either it or Username is set
+	SAS      *SAS        // makes the password; nil: it is Password
 	TLS      *tls.Config // for tls and wss URLs; nil: the system's authorities. ServerName "": the URL's host
 	Proxy    string      // http://, https:// or socks5://[user:password@]host:port; ProxyFromEnvironment; "": none
 
@@ -34,7 +35,19 @@ type Config struct {
 	Send    []Rule
 	Receive []Rule
 	Replay  Replay
+	Thin    Thin          // of what is old; critical messages never are
 	MaxAge  time.Duration // older records are skipped and become a gap; 0: kept for ever
+
+	Limits     Limits
+	ReplayRate float64 // messages of the backlog in a second, with LiveFirst and Latest; 0: no limit but theirs
+	// DailyBytes bounds what goes over the link in a day, both ways, with an
+	// estimate of what TCP and TLS add; 0: nothing does. When it is spent only
+	// critical messages go until midnight in Zone.
+	DailyBytes int64
+	DailyFile  string // where it is noted; "": a restart begins anew
+	Zone       *time.Location
+
+	Dead *DeadLog // of what is given up; nil: none is kept
 
 	Status     *Status       // nil: none
 	KeepAlive  time.Duration // 60 s; whole seconds
@@ -76,9 +89,12 @@ const (
 	LiveFirst Replay = iota
 	// Strict sends everything in one stream in its order.
 	Strict
+	// Latest is LiveFirst with only the latest message of each topic of what
+	// piled up; the others become a gap.
+	Latest
 )
 
-func (r Replay) String() string { return [...]string{"live-first", "strict"}[r] }
+func (r Replay) String() string { return [...]string{"live-first", "strict", "latest"}[r] }
 
 // A Status is a retained message upstream that says whether the gateway is
 // connected. Offline is its Will and is published at a polite end.
@@ -99,6 +115,9 @@ func (c Config) withDefaults() (Config, []*url.URL, error) {
 	c.WriteTimeout = cmp.Or(c.WriteTimeout, 20*time.Second)
 	c.AckTimeout = cmp.Or(c.AckTimeout, 30*time.Second)
 	c.DrainTime = cmp.Or(c.DrainTime, 5*time.Second)
+	if c.Zone == nil {
+		c.Zone = time.Local
+	}
 	if c.Now == nil {
 		c.Now = broker.BootTime
 	}

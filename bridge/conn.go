@@ -25,6 +25,7 @@ type conn struct {
 	net.Conn
 	timeout time.Duration // for one write
 	limit   int           // bytes of one inbound packet
+	count   func(n int)   // called with the bytes of each packet, out or in; nil: nobody counts
 
 	lock chan struct{} // holds one token while someone writes
 	out  []byte        // the packet being written; belongs to the holder of lock
@@ -48,6 +49,9 @@ func (c *conn) Lock() { c.lock <- struct{}{} }
 // Unlock sends what was written since Lock.
 func (c *conn) Unlock() {
 	_ = c.SetWriteDeadline(time.Now().Add(c.timeout))
+	if c.count != nil {
+		c.count(len(c.out))
+	}
 	if _, err := c.Conn.Write(c.out); err != nil {
 		c.fail(err)
 		c.Close() // part of a packet may be out: nothing may follow it
@@ -125,6 +129,9 @@ func (c *conn) frame(b byte) error {
 		return fmt.Errorf("the server sent a packet of %d bytes, more than the %d it was told", c.size, c.limit)
 	}
 	c.left, c.shift = c.size, -1
+	if c.count != nil {
+		c.count(c.size + 2)
+	}
 	return nil
 }
 

@@ -105,7 +105,7 @@ func (b *Bridge) login5(ctx context.Context, raw net.Conn, acks chan<- ack) (cli
 	c := b.newClient5(raw, acks)
 	ca, err := c.paho.Connect(ctx, b.connectPacket())
 	if err == nil {
-		return c, limitsOf(ca, b.cfg.Window), nil
+		return c, limitsOf(ca, b.cfg.Window).within(&b.cfg.Limits), nil
 	}
 	c.done()
 	if ca != nil && ca.ReasonCode != 0 {
@@ -125,6 +125,7 @@ func (b *Bridge) newClient5(raw net.Conn, acks chan<- ack) *client5 {
 		errs: make(chan error, 1),
 		done: done,
 	}
+	c.conn.count = b.pace.day.add
 	c.paho = paho.NewClient(paho.ClientConfig{
 		Conn:               c.conn,
 		Session:            c.sess,
@@ -201,6 +202,9 @@ func (b *Bridge) connectPacket() *paho.Connect {
 			RequestProblemInfo:    true,
 		},
 	}
+	if b.fleeting {
+		c.CleanStart, c.Properties.SessionExpiryInterval = true, nil
+	}
 	if s := b.cfg.Status; s != nil {
 		c.WillMessage = &paho.WillMessage{Topic: s.Topic, Payload: s.Offline, QoS: b.willQoS, Retain: b.willRetain}
 	}
@@ -234,6 +238,15 @@ func limitsOf(ca *paho.Connack, window int) limits {
 		l.qos = *p.MaximumQoS
 	}
 	l.retain = p.RetainAvailable
+	return l
+}
+
+// within returns l lowered to what the far broker bears besides.
+func (l limits) within(most *Limits) limits {
+	if most.Packet > 0 && (l.packet == 0 || most.Packet < l.packet) {
+		l.packet = most.Packet
+	}
+	l.retain = l.retain && !most.NoRetain
 	return l
 }
 

@@ -49,6 +49,7 @@ func (b *Bridge) login3(ctx context.Context, raw net.Conn, acks chan<- ack) (cli
 		errs: make(chan error, 1),
 		done: done,
 	}
+	c.conn.count = b.pace.day.add
 	messages := make(chan mqtt3.Message, inbox)
 	c.paho = mqtt3.NewClient(c.options(b, messages))
 	stop := context.AfterFunc(ctx, c.drop)
@@ -66,7 +67,7 @@ func (b *Bridge) login3(ctx context.Context, raw net.Conn, acks chan<- ack) (cli
 	}
 	go c.feed()
 	c.busy.Go(func() { c.handle(handling, b, messages) })
-	return c, limits{window: b.cfg.Window, qos: 1, retain: true}, nil
+	return c, limits{window: b.cfg.Window, qos: 1, retain: true}.within(&b.cfg.Limits), nil
 }
 
 // explain returns why logging in failed: what the server said, else what the
@@ -140,7 +141,7 @@ func (c *client3) options(b *Bridge, messages chan<- mqtt3.Message) *mqtt3.Clien
 		SetProtocolVersion(4).       // else it tries 3.1 after a no
 		SetClientID(b.cfg.ClientID).
 		SetUsername(user).SetPassword(password).
-		SetCleanSession(false). // subscriptions and commands on their way survive
+		SetCleanSession(b.fleeting). // subscriptions and commands on their way survive
 		SetStore(mqtt3.NewMemoryStore()).
 		SetAutoReconnect(false).SetConnectRetry(false).SetResumeSubs(false).
 		SetConnectTimeout(b.cfg.ConnectTimeout).SetWriteTimeout(b.cfg.WriteTimeout).

@@ -18,12 +18,15 @@ const (
 	propReplayed = "replayed" // "1": from the backlog
 )
 
-// Why a record is not sent. All but max_age are no loss.
+// Why a record is not sent. max_age is a loss, what is thinned or superseded a
+// wanted one; all others are none.
 const (
 	skipOwn       = "own"       // this bridge received it
 	skipUnmatched = "unmatched" // by any send rule as they are now
 	skipExpired   = "expired"   // its publisher gave it a lifetime
 	skipMaxAge    = ReasonMaxAge
+	skipThinned   = ReasonThinned    // as Thin wants
+	skipOld       = ReasonSuperseded // a newer one of its topic waits, and Replay is Latest
 )
 
 // route finds where f goes, and why it does not: "" if it does.

@@ -170,7 +170,10 @@ func explainTLS(err error, now time.Time) (words string, person bool) {
 		}
 		return fmt.Sprintf("the server's certificate expired at %s, and here it is %s: the server needs a new one, unless this clock is wrong", day(e.Cert.NotAfter), now.UTC().Format(time.DateOnly)), true
 	}
-	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
+	if e, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
+		if e.Cert != nil {
+			return fmt.Sprintf("the server's certificate is signed by an authority not trusted here (%s): name its certificate in ca", e.Cert.Issuer), true
+		}
 		return "the server's certificate is signed by an authority not trusted here: name its certificate in ca", true
 	}
 	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {

@@ -49,6 +49,9 @@ func (s *sender) run(ctx context.Context) error {
 		if s.draining && s.drained() {
 			return nil
 		}
+		if s.inFlight == 0 && !s.draining && s.renewing(time.Now()) {
+			return errRenewal
+		}
 		s.arm()
 		select {
 		case a := <-s.l.acks:
@@ -92,7 +95,24 @@ func (s *sender) ready() bool {
 	if s.b.careful > 0 {
 		window = 1
 	}
-	return s.inFlight < window && !time.Now().Before(s.resume) && s.l.err() == nil
+	now := time.Now()
+	if s.renewing(now) {
+		return false
+	}
+	return s.inFlight < window && !now.Before(s.resume) && s.l.err() == nil && s.b.pace.wait(now) == 0
+}
+
+// renewing reports whether the password is about to expire: what is in flight
+// is waited for, and then connected anew.
+func (s *sender) renewing(now time.Time) bool {
+	return !s.b.renewal.IsZero() && !now.Before(s.b.renewal)
+}
+
+// may reports whether a stream may be sent from, if anything may: what piled up
+// has a rate of its own, and only what is critical goes when the day's bytes
+// are spent.
+func (s *sender) may(rank int) bool {
+	return rank == critical || !s.b.pace.spent() && (rank != backlog || s.b.pace.replay.wait(time.Now()) == 0)
 }
 
 // next returns what is to be sent now, nil if nothing is there or may be.
@@ -105,7 +125,7 @@ func (s *sender) next() *flight {
 	}
 	var there [numStreams]bool
 	for i, c := range s.streams {
-		there[i] = len(c) > 0
+		there[i] = len(c) > 0 && s.may(i)
 	}
 	if i := s.turns.next(there); i >= 0 {
 		return <-s.streams[i] // only this goroutine takes from it
@@ -132,7 +152,7 @@ func (s *sender) wantsProof(f *flight) bool {
 
 // open returns a stream's channel while it may be sent from, else nil.
 func (s *sender) open(rank int) <-chan *flight {
-	if s.ready() {
+	if s.ready() && s.may(rank) {
 		return s.streams[rank]
 	}
 	return nil
@@ -141,17 +161,22 @@ func (s *sender) open(rank int) <-chan *flight {
 // send sends f. When the connection breaks under it, f is forgotten here and
 // read from the spool again.
 func (s *sender) send(f *flight) {
+	if words := s.b.cfg.Limits.CheckTopic(f.to); words != "" && f.source != nil {
+		s.b.refuse(f, words)
+		return
+	}
 	p := s.b.packet(f, s.l.limits)
 	if !fits(p, s.l.limits.packet) {
-		s.b.refuse(f, codeTooLarge)
+		s.b.refuse(f, reasonWords(codeTooLarge))
 		return
 	}
 	if err := s.l.publish(f, p); err != nil {
 		if errors.Is(err, errUnsendable) {
-			s.b.refuse(f, codeTopicInvalid)
+			s.b.refuse(f, reasonWords(codeTopicInvalid))
 		}
 		return
 	}
+	s.b.pace.take(len(p.Topic)+len(p.Payload), f.replayed, time.Now())
 	s.b.count.add(&s.b.count.Sent)
 	if p.QoS == 0 && s.b.cfg.Version == MQTT5 { // for 3.1.1 the link says when it is out
 		s.b.accept(f)
@@ -192,7 +217,7 @@ func (s *sender) settle(a ack) {
 	case (a.code == codeQuota || a.code == codeReceiveMaximum) && !s.hopeless(a.flight):
 		s.postpone(a.flight)
 	default:
-		s.b.refuse(a.flight, a.code)
+		s.b.refuse(a.flight, reasonWords(a.code))
 	}
 }
 
@@ -233,6 +258,18 @@ func (s *sender) arm() {
 	}
 	if d := s.resume.Sub(now); d > 0 {
 		wait = min(wait, d)
+	}
+	if d := s.b.renewal.Sub(now); d > 0 && !s.b.renewal.IsZero() {
+		wait = min(wait, d)
+	}
+	if d := s.b.pace.wait(now); d > 0 {
+		wait = min(wait, d)
+	}
+	if d := s.b.pace.replay.wait(now); d > 0 && len(s.streams[backlog]) > 0 {
+		wait = min(wait, d)
+	}
+	if s.b.cfg.DailyBytes > 0 {
+		wait = min(wait, budgetCheck)
 	}
 	if s.draining {
 		wait = min(wait, drainCheck)

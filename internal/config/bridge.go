@@ -24,6 +24,7 @@ func (l *loader) readBridge(key string, raw *rawBridge) {
 	l.topics = map[string]string{"name": l.cfg.Name, "bridge": key}
 	urls := l.readURLs(key, raw)
 	l.readClientID(c, raw)
+	l.readPreset(b, raw.Preset)
 	c.Username, c.Password = raw.Username.V, raw.Password.V.Reveal()
 	l.checkPassword(raw, urls)
 	l.readTLS(b, raw, urls)
@@ -35,8 +36,15 @@ func (l *loader) readBridge(key string, raw *rawBridge) {
 	c.Replay = l.readReplay(raw.Replay)
 	l.readBridgeLimits(c, raw)
 	l.readRules(b, raw)
-	if l.choice(raw.Version, "5", "5", "3.1.1") == "3.1.1" {
-		c.Version = bridge.MQTT311
+	l.readPace(b, raw)
+	if raw.Version.set() {
+		c.Version = bridge.MQTT5
+		if l.choice(raw.Version, "5", "5", "3.1.1") == "3.1.1" {
+			c.Version = bridge.MQTT311
+		}
+	}
+	l.checkPreset(b, raw, urls)
+	if c.Version == bridge.MQTT311 {
 		l.checkOld(b, raw)
 	}
 	l.cfg.Bridges = append(l.cfg.Bridges, b)
@@ -207,10 +215,7 @@ func (l *loader) readQoS(c *bridge.Config, q integer) {
 }
 
 func (l *loader) readReplay(t text) bridge.Replay {
-	if l.choice(t, "live-first", "live-first", "strict") == "strict" {
-		return bridge.Strict
-	}
-	return bridge.LiveFirst
+	return map[string]bridge.Replay{"live-first": bridge.LiveFirst, "strict": bridge.Strict, "latest": bridge.Latest}[l.choice(t, "live-first", "live-first", "strict", "latest")]
 }
 
 func (l *loader) readBridgeLimits(c *bridge.Config, raw *rawBridge) {
@@ -219,8 +224,10 @@ func (l *loader) readBridgeLimits(c *bridge.Config, raw *rawBridge) {
 	if k := raw.KeepAlive; k.set() && (k.V < time.Second || k.V > 65535*time.Second) {
 		l.errorAt(k.at, `keepalive is %s; it is "1s" to "65535s"`, k.at.value)
 	}
-	c.KeepAlive = raw.KeepAlive.V
-	if raw.Window.within(l.binder, 1, 1024, "window") {
+	if raw.KeepAlive.set() {
+		c.KeepAlive = raw.KeepAlive.V
+	}
+	if raw.Window.within(l.binder, 1, 1024, "window") && raw.Window.set() {
 		c.Window = int(raw.Window.V)
 	}
 }

@@ -150,6 +150,8 @@ type Bridge struct {
 	// if they do not cover it. It is the topic of the Will there.
 	StatusTopic string
 	Cert        *Certificate // nil: none is shown upstream
+	Preset      string       // "": none
+	Rate        float64      // messages in a second that the devices make for it, at most
 }
 
 // String names the bridge without its password.

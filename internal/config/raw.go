@@ -137,6 +137,7 @@ type rawBridge struct {
 	MaxAge    duration `toml:"max_age"`
 	KeepAlive duration `toml:"keepalive"`
 	Window    integer  `toml:"window"`
+	rawPace
 }
 
 func (*rawBridge) what() string { return "a bridge" }
