@@ -80,10 +80,16 @@ func (d *dialer) secure(ctx context.Context, c net.Conn, u *url.URL) (*tls.Conn,
 	t := tls.Client(c, d.tlsFor(u))
 	if err := t.HandshakeContext(ctx); err != nil {
 		c.Close()
-		return nil, err
+		return nil, &handshakeError{err}
 	}
 	return t, nil
 }
+
+// A handshakeError is why TLS did not begin.
+type handshakeError struct{ err error }
+
+func (e *handshakeError) Error() string { return "begin TLS: " + e.err.Error() }
+func (e *handshakeError) Unwrap() error { return e.err }
 
 // tlsFor returns how TLS begins with the host of u.
 func (d *dialer) tlsFor(u *url.URL) *tls.Config {

@@ -157,12 +157,26 @@ func (m *mosquitto) stop() {
 
 // A watcher is a mosquitto_sub with a lasting session.
 type watcher struct {
+	cmd   *exec.Cmd
+	ended chan struct{}
+
 	mu    sync.Mutex
 	lines []string // payload, space, user properties
 }
 
 // watch subscribes to all upstream topics.
 func (m *mosquitto) watch() *watcher {
+	w := new(watcher)
+	m.attach(w)
+	return w
+}
+
+// attach connects w, ending its connection if it has one.
+func (m *mosquitto) attach(w *watcher) {
+	if w.cmd != nil {
+		w.cmd.Process.Kill()
+		<-w.ended
+	}
 	dir := m.ca.dir
 	cmd := exec.Command("stdbuf", "-oL", "mosquitto_sub", "-V", "5", "-d", "-c", "-x", "3600", "-i", "watcher", "-q", "1", "-t", "#", "-h", "localhost", "-p", fmt.Sprint(m.port),
 		"-u", "gw", "-P", "secret", "--cafile", dir+"/ca.crt", "--cert", dir+"/client.crt", "--key", dir+"/client.key", "-F", "MSG %p %P")
@@ -173,8 +187,9 @@ func (m *mosquitto) watch() *watcher {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	m.t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	w := new(watcher)
+	ended := make(chan struct{})
+	w.cmd, w.ended = cmd, ended
+	m.t.Cleanup(func() { cmd.Process.Kill(); <-ended })
 	subscribed := make(chan struct{}, 100)
 	go func() {
 		for lines := bufio.NewScanner(out); lines.Scan(); {
@@ -189,9 +204,10 @@ func (m *mosquitto) watch() *watcher {
 				}
 			}
 		}
+		cmd.Wait()
+		close(ended)
 	}()
 	<-subscribed
-	return w
 }
 
 // distinct returns payloads by the first appearance of their mid, or of
@@ -275,6 +291,7 @@ func testOutage(t *testing.T, version Version) {
 		m.start()
 	}
 	await(t, "all are acknowledged", func() bool { return int(r.tele.Acked()) == total })
+	m.attach(w) // with its connection from before the restarts mosquitto may have forgotten it
 	var got []string
 	var again int
 	await(t, "all have arrived", func() bool { got, again = w.distinct(); return len(got) >= total })

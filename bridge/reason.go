@@ -151,6 +151,9 @@ func explain(err error, host string, login bool, now time.Time) (words string, p
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded), errors.Is(err, syscall.ETIMEDOUT):
 		return fmt.Sprintf("no answer from %s in time: check the network, a firewall, the address", host), false
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		if _, ok := errors.AsType[*handshakeError](err); ok {
+			return fmt.Sprintf("%s closed the connection as TLS began: it speaks no TLS at this port (then tcp:// or ws://, or its TLS port), or does not take our certificate", host), false
+		}
 		if login {
 			return fmt.Sprintf("%s closed the connection during login: no MQTT broker, one of another version (see version), or one that wants tls:// or a client certificate", host), false
 		}
