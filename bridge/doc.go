@@ -37,6 +37,25 @@
 // and later. A broker that ends the connection instead of refusing a message
 // is sent one message at a time until it is found which one that is.
 //
+// All that is given up is kept as a dead letter, a bounded file for people.
+//
+// A far broker may bear less than it says: Limits bound size, topics and rates
+// from outside, by presets or by hand. What is too large or goes to a topic that
+// cannot be is given up before it is sent; what is too fast waits in the spool.
+// What piled up may have a rate of its own, be thinned out with age, or be
+// reduced to the latest of each topic: what that leaves out becomes gaps, few
+// and large, for a gap costs a message. A link may have a number of bytes for
+// each day, after which only critical messages go.
+//
+// A password that is made for a time (SAS) is made anew for each connection, and
+// the connection is renewed before it ends, once nothing is in flight.
+//
+// # Ways
+//
+// TCP, then a proxy's CONNECT or SOCKS5, TLS, WebSocket: each step is a function
+// of its own, which Probe goes through one by one for `gateway bridge test`. No
+// variable of the environment leads anywhere unless the configuration says so.
+//
 // # Receiving
 //
 // Receive rules subscribe upstream, and lead to command topics only. What

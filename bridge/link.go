@@ -68,6 +68,8 @@ type limits struct {
 	packet int // bytes of one packet; 0: no limit
 	qos    byte
 	retain bool
+
+	aliases uint16 // of topics; 0: none
 }
 
 // connect opens a link to u. The error says how far it came.
@@ -236,6 +238,9 @@ func limitsOf(ca *paho.Connack, window int) limits {
 	}
 	if p.MaximumQoS != nil {
 		l.qos = *p.MaximumQoS
+	}
+	if p.TopicAliasMaximum != nil {
+		l.aliases = *p.TopicAliasMaximum
 	}
 	l.retain = p.RetainAvailable
 	return l

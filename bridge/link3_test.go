@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net"
@@ -401,5 +402,30 @@ func TestSubscriptionRefused3(t *testing.T) {
 			t.Errorf("log: %s", r.logged)
 		}
 		end3(r, up)
+	})
+}
+
+// FuzzInbound3 proves that no bytes of a server of 3.1.1 make paho's decoder
+// panic or make room for more than the limit.
+func FuzzInbound3(f *testing.F) {
+	f.Add([]byte{0x20, 2, 0, 0, 0x90, 3, 0, 1, 0})
+	f.Add([]byte{0x90, 5, 0, 1, 0, 0, 0})
+	f.Add([]byte{0x32, 6, 0, 1, 't', 0, 1, 'x', 0x40, 2, 0, 1, 0xD0, 0})
+	f.Add([]byte{0x30, 0xFF, 0xFF, 0xFF, 0x7F})
+	f.Fuzz(func(t *testing.T, wire []byte) {
+		c := &conn3{conn: newConn(wireConn{Reader: bytes.NewReader(wire)}, time.Second, 1000)}
+		for {
+			p, err := packets.ReadPacket(c)
+			if s, ok := p.(*packets.SubackPacket); ok && err == nil && len(s.ReturnCodes) > 1 {
+				t.Fatalf("a SUBACK with %d codes passed", len(s.ReturnCodes))
+			}
+			if c.left > 1000 {
+				t.Fatalf("a packet of %d bytes passed", c.left)
+			}
+			if err != nil {
+				_ = c.refused()
+				return
+			}
+		}
 	})
 }

@@ -69,6 +69,23 @@ func TestRatesAreKept(t *testing.T) {
 	}
 }
 
+// The timer goes off when the backlog may be sent from again, though nothing of
+// it has been read yet.
+func TestReplayRateWakesTheSender(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(c *Config) { c.Replay, c.ReplayRate = LiveFirst, 0.5 })
+		r.tele.fill(0, 1)
+		s := r.newSender(&link{}, r.newStreams())
+		r.pace.take(10, true, time.Now())
+		s.arm()
+		start := time.Now()
+		<-s.timer.C
+		if d := time.Since(start); d > 5*time.Second {
+			t.Errorf("the timer went off after %v", d)
+		}
+	})
+}
+
 // What is new is not held up by the rate of what piled up.
 func TestReplayRateLeavesLiveAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

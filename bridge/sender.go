@@ -14,6 +14,7 @@ type sender struct {
 	streams [numStreams]<-chan *flight // nil: not there
 	broken  chan error                 // why a stream could not be read
 	turns   turns
+	aliases aliases
 
 	inFlight int
 	lastSent *flight
@@ -28,7 +29,7 @@ type sender struct {
 }
 
 func (b *Bridge) newSender(l *link, streams []*stream) *sender {
-	s := &sender{b: b, l: l, broken: make(chan error, numStreams), timer: time.NewTimer(time.Hour)}
+	s := &sender{b: b, l: l, broken: make(chan error, numStreams), timer: time.NewTimer(time.Hour), aliases: aliases{most: l.limits.aliases}}
 	for _, st := range streams {
 		s.streams[st.rank] = st.out
 	}
@@ -170,13 +171,17 @@ func (s *sender) send(f *flight) {
 		s.b.refuse(f, reasonWords(codeTooLarge))
 		return
 	}
+	size := len(p.Topic) + len(p.Payload)
+	if most := s.l.limits.packet; most == 0 || fits(p, most-aliasSize) {
+		s.aliases.apply(p)
+	}
 	if err := s.l.publish(f, p); err != nil {
 		if errors.Is(err, errUnsendable) {
 			s.b.refuse(f, reasonWords(codeTopicInvalid))
 		}
 		return
 	}
-	s.b.pace.take(len(p.Topic)+len(p.Payload), f.replayed, time.Now())
+	s.b.pace.take(size, f.replayed, time.Now())
 	s.b.count.add(&s.b.count.Sent)
 	if p.QoS == 0 && s.b.cfg.Version == MQTT5 { // for 3.1.1 the link says when it is out
 		s.b.accept(f)
@@ -210,6 +215,9 @@ func (s *sender) settle(a ack) {
 	s.progress = time.Now()
 	if s.b.careful > 0 {
 		s.b.careful--
+	}
+	if a.code >= 0x80 {
+		s.aliases.forget(a.to)
 	}
 	switch {
 	case a.code < 0x80: // 0x10, no subscribers, is success, too
@@ -265,7 +273,7 @@ func (s *sender) arm() {
 	if d := s.b.pace.wait(now); d > 0 {
 		wait = min(wait, d)
 	}
-	if d := s.b.pace.replay.wait(now); d > 0 && len(s.streams[backlog]) > 0 {
+	if d := s.b.pace.replay.wait(now); d > 0 { // also while nothing is there yet: nobody listens to it
 		wait = min(wait, d)
 	}
 	if s.b.cfg.DailyBytes > 0 {
