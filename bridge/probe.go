@@ -13,6 +13,7 @@ import (
 	"github.com/eclipse/paho.golang/paho"
 
 	"edgegateway/broker"
+	"edgegateway/internal/expiry"
 )
 
 // A Step is one thing on the way upstream that was tried.
@@ -172,8 +173,8 @@ func (p *prober) encrypted(t *tls.Conn, d *dialer) (string, error) {
 	s := t.ConnectionState()
 	c := s.PeerCertificates[0]
 	found := fmt.Sprintf("%s, certificate for %s, signed by %q, valid until %s", tls.VersionName(s.Version), names(c), c.Issuer, day(c.NotAfter))
-	if left := time.Until(c.NotAfter); left < 30*24*time.Hour {
-		found += fmt.Sprintf(" (in %d days: who runs the server has to renew it)", int(left.Hours()/24))
+	if expiry.Soon(c, time.Now()) {
+		found += fmt.Sprintf(" (in %d days: who runs the server has to renew it)", int(time.Until(c.NotAfter).Hours()/24))
 	}
 	if s.NegotiatedProtocol != "" {
 		found += fmt.Sprintf(", ALPN %s", s.NegotiatedProtocol)

@@ -8,8 +8,14 @@ import (
 	"time"
 )
 
-// soon is how long before its end a certificate is spoken of.
+// soon is how long before its end a certificate is spoken of, unless its whole
+// life is so short that this would be most of it: then a third of that.
 const soon = 30 * 24 * time.Hour
+
+// Soon reports whether the end of leaf is near or has passed.
+func Soon(leaf *x509.Certificate, wall time.Time) bool {
+	return leaf.NotAfter.Sub(wall) <= min(soon, leaf.NotAfter.Sub(leaf.NotBefore)/3)
+}
 
 // A Watch remembers when it last spoke of one certificate. The zero Watch has
 // never done so. It belongs to one goroutine at a time.
@@ -28,7 +34,7 @@ func (w *Watch) Renewed() { w.warned = time.Time{} }
 func (w *Watch) Speak(log *slog.Logger, leaf *x509.Certificate, path string, wall time.Time, known bool) {
 	left := leaf.NotAfter.Sub(wall)
 	early := wall.Before(leaf.NotBefore)
-	if left > soon && !early || !w.warned.IsZero() && time.Since(w.warned) < 24*time.Hour {
+	if !Soon(leaf, wall) && !early || !w.warned.IsZero() && time.Since(w.warned) < 24*time.Hour {
 		return
 	}
 	w.warned = time.Now()

@@ -15,8 +15,8 @@ func TestSpeaksOnceADayOfAnEndThatIsNear(t *testing.T) {
 		var out bytes.Buffer
 		log := slog.New(slog.NewTextHandler(&out, nil))
 		w := &Watch{What: "the certificate", Who: "others refuse"}
-		leaf := &x509.Certificate{NotBefore: time.Now(), NotAfter: time.Now().Add(60 * 24 * time.Hour)}
-		for range 62 * 24 {
+		leaf := &x509.Certificate{NotBefore: time.Now(), NotAfter: time.Now().Add(90 * 24 * time.Hour)}
+		for range 92 * 24 {
 			w.Speak(log, leaf, "x.crt", time.Now(), true)
 			time.Sleep(time.Hour)
 		}
@@ -32,4 +32,21 @@ func TestSpeaksOnceADayOfAnEndThatIsNear(t *testing.T) {
 			t.Errorf("said %s", text)
 		}
 	})
+}
+
+// Short-lived certificates are not spoken of all their life.
+func TestSoonIsShorterForShortLives(t *testing.T) {
+	day := 24 * time.Hour
+	begin := time.Now()
+	for _, c := range []struct {
+		life, age time.Duration
+		want      bool
+	}{
+		{365 * day, 334 * day, false}, {365 * day, 336 * day, true}, {30 * day, time.Hour, false}, {30 * day, 21 * day, true}, {6 * day, 5 * day, true}, {6 * day, 7 * day, true},
+	} {
+		leaf := &x509.Certificate{NotBefore: begin, NotAfter: begin.Add(c.life)}
+		if got := Soon(leaf, begin.Add(c.age)); got != c.want {
+			t.Errorf("life %v, age %v: %t", c.life, c.age, got)
+		}
+	}
 }
