@@ -1,9 +1,12 @@
 package bridge
 
 import (
+	"cmp"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -14,6 +17,7 @@ import (
 
 	"edgegateway/broker"
 	"edgegateway/broker/spool"
+	"edgegateway/internal/expiry"
 )
 
 // A Bridge carries messages to and from one upstream broker.
@@ -39,12 +43,18 @@ type Bridge struct {
 	willQoS    byte // what the far broker supports, as far as known
 	willRetain bool
 	accepted   uint64  // messages acknowledged since the start
+	fleeting   bool    // nothing of the session is to last; for Probe
+	abrupt     int     // short connections that ended in silence, in a row
 	careful    int     // so many messages go one at a time
 	suspect    suspect // the message that went alone when the server ended the connection
 	newest     map[topicOf]spool.Seq
-	deaf       string          // why subscribing failed, "" if it did not
-	told       map[string]bool // reasons logged in this outage
-	refused    map[string]byte // topics refused, with the reason, as logged
+	deaf       string            // why subscribing failed, "" if it did not
+	told       map[string]bool   // reasons logged in this outage
+	refused    map[string]string // topics refused, with the reason, as logged
+	pace       pace
+	renewed    bool      // the last connection was ended to renew the password
+	renewal    time.Time // when to connect with a new password; zero: never
+	deadErr    string    // why the last dead letter was not written, as logged
 }
 
 // local is what a bridge needs of a broker.Broker.
@@ -95,15 +105,43 @@ func newBridge(cfg Config, br local, clock func() broker.Clock, log *slog.Logger
 		willRetain: true,
 		newest:     make(map[topicOf]spool.Seq),
 		told:       make(map[string]bool),
-		refused:    make(map[string]byte),
+		refused:    make(map[string]string),
 	}
-	b.dial = func(ctx context.Context, u *url.URL) (net.Conn, error) {
-		return dial(ctx, u, cfg.TLS, cfg.WriteTimeout)
+	b.pace = pace{
+		messages: bucket{rate: cfg.Limits.Rate}, bytes: bucket{rate: cfg.Limits.ByteRate}, replay: bucket{rate: cfg.ReplayRate},
+		day: newBudget(cfg.DailyBytes, cfg.DailyFile, b.today),
 	}
+	if cfg.Limits.NoRetain {
+		b.willRetain = false
+	}
+	b.dial = cfg.dialer().dial
 	now := cfg.Now()
 	b.count.Stats = Stats{Name: cfg.Name, State: Connecting, Refused: make(map[string]uint64), Skipped: make(map[string]uint64)}
 	b.count.changed, b.count.outage, b.count.rateFrom = now, now, now
 	return b, nil
+}
+
+// watchCertificate speaks of the client certificate's end in time.
+func (b *Bridge) watchCertificate(ctx context.Context) {
+	end := expiry.Watch{What: "the client certificate of this bridge", Who: "the far broker refuses"}
+	tick := time.NewTicker(time.Minute)
+	defer tick.Stop()
+	var last *x509.Certificate
+	for {
+		leaf, path := b.cfg.Certificate()
+		if last != nil && !leaf.Equal(last) {
+			end.Renewed()
+			b.log.Info("the client certificate was read again and is used from the next connection on", "cert", path, "until", leaf.NotAfter.UTC())
+		}
+		last = leaf
+		clock := b.clock()
+		end.Speak(b.log, leaf, path, clock.Wall(b.cfg.Now()), clock.Quality != broker.Unsynced)
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // settled is how long a connection must last for the next failure to count as
@@ -115,6 +153,12 @@ const settled = 30 * time.Second
 // for at most DrainTime, publishes the offline status and disconnects. It
 // returns nil.
 func (b *Bridge) Run(ctx context.Context) error {
+	var aside sync.WaitGroup
+	defer aside.Wait()
+	defer b.pace.day.store()
+	if b.cfg.Certificate != nil {
+		aside.Go(func() { b.watchCertificate(ctx) })
+	}
 	for failed := 0; ; { // times in a row
 		u := b.urls[failed%len(b.urls)]
 		b.count.trying(u.Host)
@@ -124,10 +168,14 @@ func (b *Bridge) Run(ctx context.Context) error {
 			err = b.serve(ctx, l)
 		}
 		if failed++; time.Since(start) >= settled {
-			failed = 0
+			failed, b.abrupt = 0, 0
 		}
 		if ctx.Err() != nil {
 			return nil
+		}
+		if errors.Is(err, errRenewal) {
+			failed, b.renewed = 0, true
+			continue
 		}
 		b.lost(err, u.Host, login)
 		select {
@@ -137,6 +185,20 @@ func (b *Bridge) Run(ctx context.Context) error {
 		}
 	}
 }
+
+// credentials returns user and password for the next connection.
+func (b *Bridge) credentials() (user, password string) {
+	s := b.cfg.SAS
+	if s == nil {
+		return b.cfg.Username, b.cfg.Password
+	}
+	life := cmp.Or(s.Life, time.Hour)
+	b.renewal = time.Now().Add(time.Duration(refresh * float64(life)))
+	return b.cfg.Username, s.token(b.clock().Wall(b.cfg.Now()).Add(life))
+}
+
+// errRenewal ends a link whose password is about to expire.
+var errRenewal = errors.New("the password is renewed")
 
 // backoff returns how long to wait after so many failures in a row: at random
 // between the least and a bound that doubles each time all URLs were tried, so
@@ -156,7 +218,7 @@ func (b *Bridge) serve(ctx context.Context, l *link) error {
 	if b.cfg.Status != nil {
 		s.announce(b.cfg.Status.Online)
 	}
-	if err := l.subscribe(ctx, b.recv.filters); l.conn.Err() == nil && ctx.Err() == nil {
+	if err := l.subscribe(ctx, b.recv.filters); l.err() == nil && ctx.Err() == nil {
 		b.subscribed(err)
 	}
 
@@ -177,6 +239,10 @@ func (b *Bridge) serve(ctx context.Context, l *link) error {
 		s.farewell()
 		b.log.Info("uplink closed", "n", b.backlogRecords())
 		return nil
+	}
+	if errors.Is(err, errRenewal) {
+		l.leave()
+		return err
 	}
 	b.suspectContent(s, err)
 	l.abort()
@@ -206,23 +272,38 @@ type suspect struct {
 }
 
 // strikes is how often the far broker must end the connection upon the same
-// message, sent alone, for it to be given up.
-const strikes = 3
+// message, sent alone, for it to be given up: fewer if it says that it is about
+// the content than if it says nothing, for a link may just be bad.
+const (
+	strikes       = 3
+	silentStrikes = 5
+)
+
+// abrupt is how many short connections must end in silence, with messages in
+// flight, for one of these to be suspected.
+const abrupt = 3
 
 // suspectContent looks for the message because of which the far broker ended
 // the connection instead of refusing it: for a while messages go one at a
-// time, and the one that ends three connections is given up.
+// time, and the one that ends several connections is given up.
 func (b *Bridge) suspectContent(s *sender, err error) {
-	r, ok := errors.AsType[*refusal](err)
-	if !ok || !r.content() || s.inFlight == 0 {
+	if s.inFlight == 0 {
+		return
+	}
+	most, words := silentStrikes, "the far broker ends the connection upon it, and says nothing"
+	if r, ok := errors.AsType[*refusal](err); ok && r.content() {
+		most, words = strikes, reasonWords(r.code)
+	} else if !errors.Is(err, io.EOF) { // not the far broker
+		return
+	} else if b.abrupt++; b.abrupt < abrupt {
 		return
 	}
 	if f := s.lastSent; b.careful > 0 && s.inFlight == 1 && f.source != nil {
 		if b.suspect.source != f.source || b.suspect.seq != f.seq {
 			b.suspect = suspect{f.source, f.seq, 0}
 		}
-		if b.suspect.times++; b.suspect.times == strikes {
-			b.refuse(f, r.code)
+		if b.suspect.times++; b.suspect.times == most {
+			b.refuse(f, words)
 		}
 	}
 	b.careful = 10 * b.cfg.Window // more than what was in flight, with live ones in between
@@ -245,14 +326,15 @@ func (b *Bridge) accept(f *flight) {
 // maxRefused bounds how many topics are followed in the log.
 const maxRefused = 64
 
-// refuse gives f up, counted, and logged when it begins for a topic.
-func (b *Bridge) refuse(f *flight, code byte) {
-	words := reasonWords(code)
-	if old, ok := b.refused[f.to]; old != code && (ok || len(b.refused) < maxRefused) {
-		b.refused[f.to] = code
+// refuse gives f up, counted, kept as a dead letter, and logged when it begins
+// for a topic.
+func (b *Bridge) refuse(f *flight, words string) {
+	if old, ok := b.refused[f.to]; old != words && (ok || len(b.refused) < maxRefused) {
+		b.refused[f.to] = words
 		b.log.Error("message refused upstream and given up", "topic", f.to, "seq", uint64(f.seq), "err", words)
 	}
 	if f.source != nil {
+		b.bury(f, words)
 		f.consumer.Ack(f.seq)
 		b.count.mu.Lock()
 		b.count.Refused[words]++
@@ -261,11 +343,37 @@ func (b *Bridge) refuse(f *flight, code byte) {
 	f.release()
 }
 
+// bury keeps f as a dead letter.
+func (b *Bridge) bury(f *flight, words string) {
+	if b.cfg.Dead == nil {
+		return
+	}
+	err := b.cfg.Dead.Add(Dead{
+		Time: b.clock().Wall(b.cfg.Now()), Bridge: b.cfg.Name, ID: MessageID(f.source.id, f.seq),
+		Topic: f.msg.Topic, To: f.to, Reason: words, Retain: f.msg.Retain,
+	}, f.msg.Payload)
+	said := ""
+	if err != nil {
+		said = err.Error()
+	}
+	if said != "" && said != b.deadErr {
+		b.log.Error("dead letters cannot be kept", "err", err)
+	}
+	b.deadErr = said
+}
+
+// today names the day it is in the bridge's time zone.
+func (b *Bridge) today() string {
+	return b.clock().Wall(b.cfg.Now()).In(b.cfg.Zone).Format(time.DateOnly)
+}
+
 // reportGap counts a hole and tells the gateway.
 func (b *Bridge) reportGap(s *source, g spool.Gap) {
 	b.count.mu.Lock()
 	b.count.Gaps++
-	b.count.Lost += g.Count
+	if !wanted(g.Reason) {
+		b.count.Lost += g.Count
+	}
 	b.count.mu.Unlock()
 	if b.cfg.OnGap != nil {
 		b.gaps.Lock()
@@ -273,6 +381,9 @@ func (b *Bridge) reportGap(s *source, g spool.Gap) {
 		b.cfg.OnGap(Gap{Bridge: b.cfg.Name, Class: s.class, Gap: g})
 	}
 }
+
+// wanted reports whether a gap is as the configuration wants it.
+func wanted(reason string) bool { return reason == ReasonThinned || reason == ReasonSuperseded }
 
 // backlogRecords returns how many records the far broker has not acknowledged.
 func (b *Bridge) backlogRecords() (n uint64) {
@@ -285,6 +396,11 @@ func (b *Bridge) backlogRecords() (n uint64) {
 // restored logs a new connection.
 func (b *Bridge) restored(l *link) {
 	outage, first := b.count.up(b.cfg.Now())
+	if b.renewed {
+		b.renewed = false
+		b.log.Debug("uplink connected with a new password", "url", l.host)
+		return
+	}
 	if first && len(b.told) == 0 {
 		b.log.Info("uplink connected", "url", l.host, "n", b.backlogRecords())
 	} else {

@@ -3,10 +3,13 @@ package bridge
 import (
 	"cmp"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
+	"slices"
 	"time"
 
 	"edgegateway/broker"
@@ -15,17 +18,36 @@ import (
 // A Config describes one bridge. Zero values mean the default named.
 type Config struct {
 	Name     string   // table key: identity of its cursors and of its user "bridge:NAME"
-	URLs     []string // tcp://host[:1883] or tls://host[:8883], tried in turn; the first is preferred
+	URLs     []string // tcp://host[:1883], tls://host[:8883], ws://host[:80][/mqtt] or wss://host[:443][/mqtt], tried in turn; the first is preferred
 	ClientID string
+	Version  Version
 	Username string
 	Password string      // sent if either it or Username is set
-	TLS      *tls.Config // for tls URLs; nil: the system's authorities. ServerName "": the URL's host
+	SAS      *SAS        // makes the password; nil: it is Password
+	TLS      *tls.Config // for tls and wss URLs; nil: the system's authorities. ServerName "": the URL's host
+	Proxy    string      // http://, https:// or socks5://[user:password@]host:port; ProxyFromEnvironment; "": none
+
+	// Certificate, if not nil, returns the client certificate as it is now and
+	// its file, so that its end is spoken of in time.
+	Certificate func() (*x509.Certificate, string)
 
 	QoS     byte // 0 or 1, upstream; the package doc says what 0 means
 	Send    []Rule
 	Receive []Rule
 	Replay  Replay
+	Thin    Thin          // of what is old; critical messages never are
 	MaxAge  time.Duration // older records are skipped and become a gap; 0: kept for ever
+
+	Limits     Limits
+	ReplayRate float64 // messages of the backlog in a second, with LiveFirst and Latest; 0: no limit but theirs
+	// DailyBytes bounds what goes over the link in a day, both ways, with an
+	// estimate of what TCP and TLS add; 0: nothing does. When it is spent only
+	// critical messages go until midnight in Zone.
+	DailyBytes int64
+	DailyFile  string // where it is noted; "": a restart begins anew
+	Zone       *time.Location
+
+	Dead *DeadLog // of what is given up; nil: none is kept
 
 	Status     *Status       // nil: none
 	KeepAlive  time.Duration // 60 s; whole seconds
@@ -48,6 +70,16 @@ type Config struct {
 	OnGap func(Gap)
 }
 
+// A Version is one of MQTT.
+type Version uint8
+
+const (
+	MQTT5   Version = iota
+	MQTT311         // 3.1.1: no properties, and so no ids and no expiry outside of payloads
+)
+
+func (v Version) String() string { return [...]string{"5", "3.1.1"}[v] }
+
 // Replay says in which order a bridge sends after an outage.
 type Replay uint8
 
@@ -57,9 +89,12 @@ const (
 	LiveFirst Replay = iota
 	// Strict sends everything in one stream in its order.
 	Strict
+	// Latest is LiveFirst with only the latest message of each topic of what
+	// piled up; the others become a gap.
+	Latest
 )
 
-func (r Replay) String() string { return [...]string{"live-first", "strict"}[r] }
+func (r Replay) String() string { return [...]string{"live-first", "strict", "latest"}[r] }
 
 // A Status is a retained message upstream that says whether the gateway is
 // connected. Offline is its Will and is published at a polite end.
@@ -80,6 +115,9 @@ func (c Config) withDefaults() (Config, []*url.URL, error) {
 	c.WriteTimeout = cmp.Or(c.WriteTimeout, 20*time.Second)
 	c.AckTimeout = cmp.Or(c.AckTimeout, 30*time.Second)
 	c.DrainTime = cmp.Or(c.DrainTime, 5*time.Second)
+	if c.Zone == nil {
+		c.Zone = time.Local
+	}
 	if c.Now == nil {
 		c.Now = broker.BootTime
 	}
@@ -109,6 +147,9 @@ func (c *Config) check() ([]*url.URL, error) {
 	for _, e := range ValidateReceive(c.Receive) {
 		errs = append(errs, fmt.Errorf("receive: %w", e))
 	}
+	if _, err := ParseProxy(c.Proxy); err != nil {
+		errs = append(errs, err)
+	}
 	var urls []*url.URL
 	for _, s := range c.URLs {
 		u, err := ParseURL(s)
@@ -120,25 +161,43 @@ func (c *Config) check() ([]*url.URL, error) {
 	return urls, errors.Join(errs...)
 }
 
+// schemes reduces what a URL may begin with to tcp, tls, ws or wss, and says
+// which port each has.
+var schemes = map[string]struct{ name, port string }{
+	"tcp": {"tcp", "1883"}, "mqtt": {"tcp", "1883"},
+	"tls": {"tls", "8883"}, "ssl": {"tls", "8883"}, "mqtts": {"tls", "8883"},
+	"ws": {"ws", "80"}, "wss": {"wss", "443"},
+}
+
+// Schemes lists what a URL may begin with.
+func Schemes() []string { return slices.Sorted(maps.Keys(schemes)) }
+
 // ParseURL returns the parsed URL of an upstream broker, with its port filled
-// in and its scheme reduced to tcp or tls.
+// in and its scheme reduced to tcp, tls, ws or wss. Those of WebSockets have a
+// path.
 func ParseURL(s string) (*url.URL, error) {
 	u, err := url.Parse(s)
 	if e, ok := errors.AsType[*url.Error](err); ok {
 		return nil, &url.Error{Op: e.Op, URL: "upstream", Err: e.Err} // without s, which may hold a password
 	}
-	port := ""
-	switch u.Scheme {
-	case "tcp", "mqtt":
-		u.Scheme, port = "tcp", "1883"
-	case "tls", "ssl", "mqtts":
-		u.Scheme, port = "tls", "8883"
-	default:
-		return nil, fmt.Errorf("upstream %q: write tls://host:8883 or tcp://host:1883", u.Redacted())
+	scheme, ok := schemes[u.Scheme]
+	if !ok {
+		return nil, fmt.Errorf("upstream %q: write tls://host:8883 or wss://host/mqtt, or without encryption tcp://host:1883 or ws://host/mqtt", u.Redacted())
 	}
-	if u.Hostname() == "" || u.Path != "" || u.User != nil {
+	u.Scheme = scheme.name
+	switch {
+	case u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "":
 		return nil, fmt.Errorf("upstream %s://%s: it must hold a host and a port only; user and password have keys of their own", u.Scheme, u.Host)
+	case webSocket(u):
+		u.Path = cmp.Or(u.Path, "/mqtt")
+	case u.Path != "":
+		return nil, fmt.Errorf("upstream %s://%s: it has a path, which only WebSockets have: write %s://%s, or ws:// or wss://", u.Scheme, u.Host, u.Scheme, u.Host)
 	}
-	u.Host = net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), port))
+	u.Host = net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), scheme.port))
 	return u, nil
 }
+
+func webSocket(u *url.URL) bool { return u.Scheme == "ws" || u.Scheme == "wss" }
+
+// Encrypted reports whether what ParseURL returned is over TLS.
+func Encrypted(u *url.URL) bool { return u.Scheme == "tls" || u.Scheme == "wss" }

@@ -2,56 +2,17 @@ package bridge
 
 import (
 	"bufio"
-	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"net/url"
 	"sync/atomic"
-	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix" // TCP_USER_TIMEOUT, which the standard library lacks
 )
 
 // maxInbound is the largest packet taken from upstream, in bytes; CONNECT
 // announces it. Commands are small.
 const maxInbound = 256 << 10
-
-// dial connects to u and, for tls, proves the server's name. Unacknowledged
-// bytes end the connection after timeout, so that a half-open link does not
-// keep the sender waiting for the many minutes that TCP would.
-func dial(ctx context.Context, u *url.URL, conf *tls.Config, timeout time.Duration) (net.Conn, error) {
-	d := net.Dialer{
-		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: timeout, Interval: timeout / 4, Count: 3},
-		ControlContext: func(_ context.Context, network, _ string, raw syscall.RawConn) error {
-			return raw.Control(func(fd uintptr) {
-				// An old kernel without it is no reason not to connect.
-				_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(timeout.Milliseconds()))
-			})
-		},
-	}
-	c, err := d.DialContext(ctx, "tcp", u.Host)
-	if err != nil || u.Scheme != "tls" {
-		return c, err
-	}
-	if conf == nil {
-		conf = new(tls.Config)
-	}
-	conf = conf.Clone()
-	conf.MinVersion = max(conf.MinVersion, tls.VersionTLS12)
-	if conf.ServerName == "" {
-		conf.ServerName = u.Hostname()
-	}
-	t := tls.Client(c, conf)
-	if err := t.HandshakeContext(ctx); err != nil {
-		c.Close()
-		return nil, err
-	}
-	return t, nil
-}
 
 // A conn is a connection as paho needs it: safe for concurrent writers, each
 // packet in one write with a deadline, and no packet read that is larger than
@@ -64,6 +25,7 @@ type conn struct {
 	net.Conn
 	timeout time.Duration // for one write
 	limit   int           // bytes of one inbound packet
+	count   func(n int)   // called with the bytes of each packet, out or in; nil: nobody counts
 
 	lock chan struct{} // holds one token while someone writes
 	out  []byte        // the packet being written; belongs to the holder of lock
@@ -72,12 +34,14 @@ type conn struct {
 	left  int           // bytes until the next packet begins
 	shift int           // -1: packet type expected; else position in the length
 	size  int           // length as far as known
+	kind  byte          // first byte of the packet
 
-	err atomic.Pointer[error] // the first one
+	err  atomic.Pointer[error] // the first one
+	dead chan struct{}         // closed when there is one
 }
 
 func newConn(c net.Conn, timeout time.Duration, limit int) *conn {
-	return &conn{Conn: c, timeout: timeout, limit: limit, lock: make(chan struct{}, 1), in: bufio.NewReader(c), shift: -1}
+	return &conn{Conn: c, timeout: timeout, limit: limit, lock: make(chan struct{}, 1), in: bufio.NewReader(c), shift: -1, dead: make(chan struct{})}
 }
 
 func (c *conn) Lock() { c.lock <- struct{}{} }
@@ -85,6 +49,9 @@ func (c *conn) Lock() { c.lock <- struct{}{} }
 // Unlock sends what was written since Lock.
 func (c *conn) Unlock() {
 	_ = c.SetWriteDeadline(time.Now().Add(c.timeout))
+	if c.count != nil {
+		c.count(len(c.out))
+	}
 	if _, err := c.Conn.Write(c.out); err != nil {
 		c.fail(err)
 		c.Close() // part of a packet may be out: nothing may follow it
@@ -113,7 +80,11 @@ func (c *conn) Err() error {
 }
 
 // fail notes the first error.
-func (c *conn) fail(err error) { c.err.CompareAndSwap(nil, &err) }
+func (c *conn) fail(err error) {
+	if c.err.CompareAndSwap(nil, &err) {
+		close(c.dead)
+	}
+}
 
 // closedHere reports whether err says that we closed the connection ourselves.
 func closedHere(err error) bool {
@@ -144,7 +115,7 @@ func (c *conn) Read(p []byte) (int, error) {
 // frame takes one byte of a fixed header.
 func (c *conn) frame(b byte) error {
 	if c.shift < 0 {
-		c.shift, c.size = 0, 0
+		c.shift, c.size, c.kind = 0, 0, b
 		return nil
 	}
 	c.size |= int(b&0x7F) << c.shift
@@ -158,6 +129,9 @@ func (c *conn) frame(b byte) error {
 		return fmt.Errorf("the server sent a packet of %d bytes, more than the %d it was told", c.size, c.limit)
 	}
 	c.left, c.shift = c.size, -1
+	if c.count != nil {
+		c.count(c.size + 2)
+	}
 	return nil
 }
 

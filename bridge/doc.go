@@ -37,6 +37,25 @@
 // and later. A broker that ends the connection instead of refusing a message
 // is sent one message at a time until it is found which one that is.
 //
+// All that is given up is kept as a dead letter, a bounded file for people.
+//
+// A far broker may bear less than it says: Limits bound size, topics and rates
+// from outside, by presets or by hand. What is too large or goes to a topic that
+// cannot be is given up before it is sent; what is too fast waits in the spool.
+// What piled up may have a rate of its own, be thinned out with age, or be
+// reduced to the latest of each topic: what that leaves out becomes gaps, few
+// and large, for a gap costs a message. A link may have a number of bytes for
+// each day, after which only critical messages go.
+//
+// A password that is made for a time (SAS) is made anew for each connection, and
+// the connection is renewed before it ends, once nothing is in flight.
+//
+// # Ways
+//
+// TCP, then a proxy's CONNECT or SOCKS5, TLS, WebSocket: each step is a function
+// of its own, which Probe goes through one by one for `gateway bridge test`. No
+// variable of the environment leads anywhere unless the configuration says so.
+//
 // # Receiving
 //
 // Receive rules subscribe upstream, and lead to command topics only. What
@@ -56,4 +75,20 @@
 // and would crash on a CONNACK with an authentication method: all three are
 // made good here. Handlers are given to each Client at its making, for those
 // added later vanish with it. QoS 2 is not used.
+//
+// # MQTT 3.1.1
+//
+// Upstreams that speak no 5 are reached with paho.mqtt.golang, a new Client for
+// each connection. All that it does by itself is off: reconnecting, its store
+// (an empty one in memory, so that nothing comes again but from the spool),
+// trying 3.1 after a no, acknowledging what a handler has seen, proxies of the
+// environment. What remains is kept from harm: its Publish, which waits on
+// after a connection is gone, runs in a goroutine of its own that keeps the
+// order; tokens of a lost connection, which never end, are given up with it; it
+// has no window, the sender keeps one; it reads no PUBACK while a handler
+// waits, so commands are queued; it takes a CONNACK code that it does not know
+// for success, and would crash on a SUBACK with too many codes, so both are
+// looked at before; and it stays up when the connection is closed here. There
+// are no properties, so an id has to be in the payload (publish tables: id =
+// true), and a command says in it until when it is valid.
 package bridge

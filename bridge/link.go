@@ -21,14 +21,45 @@ const (
 
 // A link is one connection to the upstream broker, from CONNACK to its end.
 type link struct {
-	client *paho.Client
-	conn   *conn
-	sess   *session
+	client
 	acks   <-chan ack
 	limits limits
-	errs   chan error // what paho and the pinger noticed
-	done   func()     // ends what handlers of inbound messages wait for
 	host   string
+}
+
+// A client speaks one version of MQTT over one connection. The sender's
+// goroutine alone calls publish; the rest may be called at any time.
+type client interface {
+	// publish hands one packet to the connection. It waits for the network at
+	// most for the write timeout, and never for the answer, which comes to
+	// link.acks. errUnsendable says that it is p's fault.
+	publish(f *flight, p *paho.Publish) error
+	// subscribe asks for all filters. Answers below 0x80 are good whatever QoS
+	// they grant. What the server does not grant is an error that names it.
+	subscribe(ctx context.Context, filters []string) error
+	// down is closed when the connection is gone.
+	down() <-chan struct{}
+	// err returns what ended the connection, nil while nothing has.
+	err() error
+	// cause returns why the link went down, once it has.
+	cause() error
+	// drop closes the connection; abort does so without DISCONNECT, so that
+	// the far broker publishes the Will, and waits for what belongs to the
+	// link; leave ends it politely.
+	drop()
+	abort()
+	leave()
+}
+
+// errUnsendable is returned by publish for what no packet can hold.
+var errUnsendable = errors.New("this cannot be sent")
+
+// An inbound message is one from upstream. Its answer is the PUBACK, to be
+// called once and at any time; a code of 0x80 or more refuses it where the
+// version of MQTT has a way to say so.
+type inbound struct {
+	*paho.Publish
+	answer func(code byte)
 }
 
 // limits are what the far broker said in CONNACK.
@@ -37,6 +68,8 @@ type limits struct {
 	packet int // bytes of one packet; 0: no limit
 	qos    byte
 	retain bool
+
+	aliases uint16 // of topics; 0: none
 }
 
 // connect opens a link to u. The error says how far it came.
@@ -47,54 +80,86 @@ func (b *Bridge) connect(ctx context.Context, u *url.URL) (*link, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", u.Host, err)
 	}
-	l := b.newLink(raw, u.Host)
-	ca, err := l.client.Connect(ctx, b.connectPacket())
+	acks := make(chan ack, b.cfg.Window+2) // and two for the status
+	l := &link{acks: acks, host: u.Host}
+	if b.cfg.Version == MQTT311 {
+		l.client, l.limits, err = b.login3(ctx, raw, acks)
+	} else {
+		l.client, l.limits, err = b.login5(ctx, raw, acks)
+	}
 	if err != nil {
-		l.done()
-		if ca != nil && ca.ReasonCode != 0 {
-			b.adaptWill(ca.ReasonCode)
-			err = &refusal{"CONNACK", ca.ReasonCode, ca.Properties.ReasonString}
-		} else if e := l.conn.Err(); e != nil && !closedHere(e) {
-			err = e
-		}
 		return nil, fmt.Errorf("log in at %s: %w", u.Host, err)
 	}
-	l.limits = limitsOf(ca, b.cfg.Window)
 	return l, nil
 }
 
-// newLink prepares a link over an open connection.
-func (b *Bridge) newLink(raw net.Conn, host string) *link {
-	acks := make(chan ack, b.cfg.Window+2) // and two for the status
+// A client5 is a client of MQTT 5.
+type client5 struct {
+	paho *paho.Client
+	conn *conn
+	sess *session
+	errs chan error // what paho and the pinger noticed
+	done func()     // ends what handlers of inbound messages wait for
+}
+
+// login5 begins MQTT 5 over an open connection.
+func (b *Bridge) login5(ctx context.Context, raw net.Conn, acks chan<- ack) (client, limits, error) {
+	c := b.newClient5(raw, acks)
+	ca, err := c.paho.Connect(ctx, b.connectPacket())
+	if err == nil {
+		return c, limitsOf(ca, b.cfg.Window).within(&b.cfg.Limits), nil
+	}
+	c.done()
+	if ca != nil && ca.ReasonCode != 0 {
+		b.adaptWill(ca.ReasonCode)
+		err = &refusal{"CONNACK", ca.ReasonCode, ca.Properties.ReasonString}
+	} else if e := c.conn.Err(); e != nil && !closedHere(e) {
+		err = e
+	}
+	return nil, limits{}, err
+}
+
+func (b *Bridge) newClient5(raw net.Conn, acks chan<- ack) *client5 {
 	ctx, done := context.WithCancel(context.Background())
-	l := &link{
+	c := &client5{
 		conn: newConn(raw, b.cfg.WriteTimeout, maxInbound),
 		sess: newSession(acks),
-		acks: acks,
 		errs: make(chan error, 1),
 		done: done,
-		host: host,
 	}
-	l.client = paho.NewClient(paho.ClientConfig{
-		Conn:               l.conn,
-		Session:            l.sess,
+	c.conn.count = b.pace.day.add
+	c.paho = paho.NewClient(paho.ClientConfig{
+		Conn:               c.conn,
+		Session:            c.sess,
 		PacketTimeout:      b.cfg.ConnectTimeout,
-		PingHandler:        &pinger{paho.NewDefaultPinger(), l.report},
+		PingHandler:        &pinger{paho.NewDefaultPinger(), c.report},
 		AuthHandler:        noAuth{},
-		OnClientError:      l.report,
+		OnClientError:      c.report,
 		OnServerDisconnect: func(*paho.Disconnect) {}, // the session knows it already
 		OnPublishReceived: []func(paho.PublishReceived) (bool, error){
-			func(p paho.PublishReceived) (bool, error) { b.receive(ctx, l, p.Packet); return true, nil },
+			func(p paho.PublishReceived) (bool, error) {
+				b.receive(ctx, inbound{p.Packet, func(code byte) { c.answer(p.Packet, code) }})
+				return true, nil
+			},
 		},
 		EnableManualAcknowledgment: true,
 	})
-	return l
+	return c
+}
+
+// answer acknowledges p or refuses it. After the end of the connection it does
+// nothing, and p is delivered again.
+func (c *client5) answer(p *paho.Publish, code byte) {
+	if code >= 0x80 && p.QoS > 0 {
+		c.sess.refuse(p.PacketID, code)
+	}
+	_ = c.paho.Ack(p)
 }
 
 // report keeps the first error.
-func (l *link) report(err error) {
+func (c *client5) report(err error) {
 	select {
-	case l.errs <- err:
+	case c.errs <- err:
 	default: // one is known already
 	}
 }
@@ -123,12 +188,13 @@ func (noAuth) Authenticate(*paho.Auth) *paho.Auth {
 func (noAuth) Authenticated() {}
 
 func (b *Bridge) connectPacket() *paho.Connect {
+	user, password := b.credentials()
 	c := &paho.Connect{
 		ClientID:     b.cfg.ClientID,
-		Username:     b.cfg.Username,
-		UsernameFlag: b.cfg.Username != "",
-		Password:     []byte(b.cfg.Password),
-		PasswordFlag: b.cfg.Username != "" || b.cfg.Password != "",
+		Username:     user,
+		UsernameFlag: user != "",
+		Password:     []byte(password),
+		PasswordFlag: user != "" || password != "",
 		KeepAlive:    uint16(b.cfg.KeepAlive / time.Second),
 		CleanStart:   false, // subscriptions and commands on their way survive
 		Properties: &paho.ConnectProperties{
@@ -137,6 +203,9 @@ func (b *Bridge) connectPacket() *paho.Connect {
 			MaximumPacketSize:     new(uint32(maxInbound)),
 			RequestProblemInfo:    true,
 		},
+	}
+	if b.fleeting {
+		c.CleanStart, c.Properties.SessionExpiryInterval = true, nil
 	}
 	if s := b.cfg.Status; s != nil {
 		c.WillMessage = &paho.WillMessage{Topic: s.Topic, Payload: s.Offline, QoS: b.willQoS, Retain: b.willRetain}
@@ -170,23 +239,34 @@ func limitsOf(ca *paho.Connack, window int) limits {
 	if p.MaximumQoS != nil {
 		l.qos = *p.MaximumQoS
 	}
+	if p.TopicAliasMaximum != nil {
+		l.aliases = *p.TopicAliasMaximum
+	}
 	l.retain = p.RetainAvailable
 	return l
 }
 
-// publish hands one packet to the connection. It waits for the network at most
-// for the write timeout, and never for the answer, which comes to l.acks.
-func (l *link) publish(f *flight, p *paho.Publish) error {
-	ctx := context.WithValue(context.Background(), flightKey{}, f)
-	_, err := l.client.PublishWithOptions(ctx, p, paho.PublishOptions{Method: paho.PublishMethod_AsyncSend})
-	return errors.Join(err, l.conn.Err())
+// within returns l lowered to what the far broker bears besides.
+func (l limits) within(most *Limits) limits {
+	if most.Packet > 0 && (l.packet == 0 || most.Packet < l.packet) {
+		l.packet = most.Packet
+	}
+	l.retain = l.retain && !most.NoRetain
+	return l
 }
 
-// subscribe asks for all filters. Answers below 0x80 are good whatever QoS
-// they grant. What the server does not grant is an error that names it.
-func (l *link) subscribe(ctx context.Context, filters []string) error {
+func (c *client5) publish(f *flight, p *paho.Publish) error {
+	ctx := context.WithValue(context.Background(), flightKey{}, f)
+	_, err := c.paho.PublishWithOptions(ctx, p, paho.PublishOptions{Method: paho.PublishMethod_AsyncSend})
+	if errors.Is(err, paho.ErrInvalidArguments) {
+		err = errUnsendable
+	}
+	return errors.Join(err, c.conn.Err())
+}
+
+func (c *client5) subscribe(ctx context.Context, filters []string) error {
 	var errs []error
-	for len(filters) > 0 && l.conn.Err() == nil {
+	for len(filters) > 0 && c.conn.Err() == nil {
 		part := filters[:min(len(filters), subscribeBatch)]
 		filters = filters[len(part):]
 		s := new(paho.Subscribe)
@@ -194,7 +274,7 @@ func (l *link) subscribe(ctx context.Context, filters []string) error {
 			// No retained messages (2): what was asked long ago is no command.
 			s.Subscriptions = append(s.Subscriptions, paho.SubscribeOptions{Topic: f, QoS: 1, NoLocal: true, RetainHandling: 2})
 		}
-		sa, err := l.client.Subscribe(ctx, s)
+		sa, err := c.paho.Subscribe(ctx, s)
 		if sa == nil && err != nil {
 			errs = append(errs, fmt.Errorf("subscribe to %q: %w", part, err))
 			continue
@@ -210,13 +290,14 @@ func (l *link) subscribe(ctx context.Context, filters []string) error {
 
 // down is closed when the connection is gone. Paho's goroutines may still be
 // there for a while, if a handler waits for the local broker.
-func (l *link) down() <-chan struct{} { return l.sess.lost }
+func (c *client5) down() <-chan struct{} { return c.sess.lost }
 
-// cause returns why the link went down.
-func (l *link) cause() error {
-	l.sess.mu.Lock()
-	goodbye := l.sess.goodbye
-	l.sess.mu.Unlock()
+func (c *client5) err() error { return c.conn.Err() }
+
+func (c *client5) cause() error {
+	c.sess.mu.Lock()
+	goodbye := c.sess.goodbye
+	c.sess.mu.Unlock()
 	if goodbye != nil {
 		r := &refusal{packet: "DISCONNECT", code: goodbye.ReasonCode}
 		if goodbye.Properties != nil {
@@ -224,27 +305,26 @@ func (l *link) cause() error {
 		}
 		return r
 	}
-	if err := l.conn.Err(); err != nil && !closedHere(err) {
+	if err := c.conn.Err(); err != nil && !closedHere(err) {
 		return err
 	}
 	select {
-	case err := <-l.errs:
+	case err := <-c.errs:
 		return err
 	case <-time.After(time.Second): // paho reports in a goroutine of its own
 		return errors.New("the connection ended")
 	}
 }
 
-// abort ends the link without DISCONNECT, so that the far broker publishes the
-// Will, and waits for paho's goroutines.
-func (l *link) abort() {
-	l.done()
-	l.conn.Close()
-	<-l.client.Done()
+func (c *client5) drop() { c.conn.Close() }
+
+func (c *client5) abort() {
+	c.done()
+	c.conn.Close()
+	<-c.paho.Done()
 }
 
-// leave ends the link politely.
-func (l *link) leave() {
-	l.done()
-	_ = l.client.Disconnect(&paho.Disconnect{Properties: &paho.DisconnectProperties{}}) // it ends either way
+func (c *client5) leave() {
+	c.done()
+	_ = c.paho.Disconnect(&paho.Disconnect{Properties: &paho.DisconnectProperties{}}) // it ends either way
 }

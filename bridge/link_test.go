@@ -281,7 +281,7 @@ func TestExplain(t *testing.T) {
 		{remoteAlert("internal error"), "ended TLS: internal error", true},
 		{&refusal{"CONNACK", 0x86, ""}, "user or password", true},
 		{&refusal{"CONNACK", 0x87, ""}, "not authorised", true},
-		{&refusal{"CONNACK", 0x84, ""}, "does not speak MQTT 5", true},
+		{&refusal{"CONNACK", 0x84, ""}, "does not speak this version of MQTT", true},
 		{&refusal{"CONNACK", 0x88, "later"}, `"later"`, false},
 		{&refusal{"DISCONNECT", 0x8E, ""}, "same client id", true},
 		{&refusal{"DISCONNECT", 0x8B, ""}, "shutting down", false},
@@ -327,7 +327,7 @@ func TestDialSetsUserTimeout(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	c, err := dial(t.Context(), &url.URL{Scheme: "tcp", Host: l.Addr().String()}, nil, 7*time.Second)
+	c, err := (&dialer{timeout: 7 * time.Second}).dial(t.Context(), &url.URL{Scheme: "tcp", Host: l.Addr().String()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,12 +18,15 @@ const (
 	propReplayed = "replayed" // "1": from the backlog
 )
 
-// Why a record is not sent. All but max_age are no loss.
+// Why a record is not sent. max_age is a loss, what is thinned or superseded a
+// wanted one; all others are none.
 const (
 	skipOwn       = "own"       // this bridge received it
 	skipUnmatched = "unmatched" // by any send rule as they are now
 	skipExpired   = "expired"   // its publisher gave it a lifetime
 	skipMaxAge    = ReasonMaxAge
+	skipThinned   = ReasonThinned    // as Thin wants
+	skipOld       = ReasonSuperseded // a newer one of its topic waits, and Replay is Latest
 )
 
 // route finds where f goes, and why it does not: "" if it does.
@@ -78,13 +81,16 @@ func (b *Bridge) packet(f *flight, l limits) *paho.Publish {
 	}
 	f.msg.Rebase(b.clockFor(f.boot))
 	f.msg.Identify(MessageID(f.source.id, f.seq), f.replayed)
-	return &paho.Publish{
-		Topic:      f.to,
-		Payload:    f.msg.Payload,
-		QoS:        min(b.cfg.QoS, l.qos),
-		Retain:     f.msg.Retain && l.retain && b.isNewest(f),
-		Properties: b.properties(f),
+	p := &paho.Publish{
+		Topic:   f.to,
+		Payload: f.msg.Payload,
+		QoS:     min(b.cfg.QoS, l.qos),
+		Retain:  f.msg.Retain && l.retain && b.isNewest(f),
 	}
+	if b.cfg.Version == MQTT5 {
+		p.Properties = b.properties(f)
+	}
+	return p
 }
 
 // maxNewest bounds how many topics isNewest follows. Of further ones only live
@@ -157,6 +163,9 @@ func MessageID(log string, seq spool.Seq) string {
 func fits(p *paho.Publish, limit int) bool {
 	if limit == 0 {
 		return true
+	}
+	if p.Properties == nil { // 3.1.1
+		return 5+2+len(p.Topic)+2+len(p.Payload) <= limit
 	}
 	rough := 64 + len(p.Topic) + len(p.Payload)
 	if q := p.Properties; q != nil {

@@ -2,7 +2,7 @@ package bridge
 
 import (
 	"bufio"
-	"context"
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -14,7 +14,6 @@ import (
 	"io"
 	"math/big"
 	"net"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -158,12 +157,26 @@ func (m *mosquitto) stop() {
 
 // A watcher is a mosquitto_sub with a lasting session.
 type watcher struct {
+	cmd   *exec.Cmd
+	ended chan struct{}
+
 	mu    sync.Mutex
 	lines []string // payload, space, user properties
 }
 
 // watch subscribes to all upstream topics.
 func (m *mosquitto) watch() *watcher {
+	w := new(watcher)
+	m.attach(w)
+	return w
+}
+
+// attach connects w, ending its connection if it has one.
+func (m *mosquitto) attach(w *watcher) {
+	if w.cmd != nil {
+		w.cmd.Process.Kill()
+		<-w.ended
+	}
 	dir := m.ca.dir
 	cmd := exec.Command("stdbuf", "-oL", "mosquitto_sub", "-V", "5", "-d", "-c", "-x", "3600", "-i", "watcher", "-q", "1", "-t", "#", "-h", "localhost", "-p", fmt.Sprint(m.port),
 		"-u", "gw", "-P", "secret", "--cafile", dir+"/ca.crt", "--cert", dir+"/client.crt", "--key", dir+"/client.key", "-F", "MSG %p %P")
@@ -174,8 +187,9 @@ func (m *mosquitto) watch() *watcher {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	m.t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	w := new(watcher)
+	ended := make(chan struct{})
+	w.cmd, w.ended = cmd, ended
+	m.t.Cleanup(func() { cmd.Process.Kill(); <-ended })
 	subscribed := make(chan struct{}, 100)
 	go func() {
 		for lines := bufio.NewScanner(out); lines.Scan(); {
@@ -190,19 +204,21 @@ func (m *mosquitto) watch() *watcher {
 				}
 			}
 		}
+		cmd.Wait()
+		close(ended)
 	}()
 	<-subscribed
-	return w
 }
 
-// distinct returns payloads by the first appearance of their mid, and how many
-// came again.
+// distinct returns payloads by the first appearance of their mid, or of
+// themselves over 3.1.1, and how many came again.
 func (w *watcher) distinct() (payloads []string, again int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	seen := make(map[string]bool)
 	for _, l := range w.lines {
 		payload, props, _ := strings.Cut(l, " ")
+		props = cmp.Or(props, payload)
 		if seen[props] {
 			again++
 			continue
@@ -239,22 +255,26 @@ func (m *mosquitto) bridgeTo(change func(*Config)) *rig {
 			change(c)
 		}
 	})
-	r.dial = func(ctx context.Context, u *url.URL) (net.Conn, error) {
-		return dial(ctx, u, r.cfg.TLS, r.cfg.WriteTimeout)
-	}
+	r.dial = r.cfg.dialer().dial
 	return r
 }
 
 // Messages go in order through a far broker that is not there at the start
 // and is stopped and started again in mid-stream.
 func TestMosquittoOutage(t *testing.T) {
+	for _, version := range []Version{MQTT5, MQTT311} {
+		t.Run(version.String(), func(t *testing.T) { testOutage(t, version) })
+	}
+}
+
+func testOutage(t *testing.T, version Version) {
 	// With a limit, mosquitto 2.0.11 now and then sends the watcher nothing more
 	// after a restart: it has forgotten that what was in flight is so no longer.
 	m := newMosquitto(t, "max_inflight_messages 0")
 	m.start()
 	w := m.watch()
 	m.stop()
-	r := m.bridgeTo(nil)
+	r := m.bridgeTo(func(c *Config) { c.Version = version })
 	r.tele.fill(0, 500)
 	r.start()
 	await(t, "the bridge has noticed", func() bool { return r.Stats().State == Down })
@@ -271,6 +291,7 @@ func TestMosquittoOutage(t *testing.T) {
 		m.start()
 	}
 	await(t, "all are acknowledged", func() bool { return int(r.tele.Acked()) == total })
+	m.attach(w) // with its connection from before the restarts mosquitto may have forgotten it
 	var got []string
 	var again int
 	await(t, "all have arrived", func() bool { got, again = w.distinct(); return len(got) >= total })
@@ -282,7 +303,7 @@ func TestMosquittoOutage(t *testing.T) {
 	r.end()
 	s := r.Stats()
 	t.Logf("%d messages, lost 0, repeated %d, sent %d, reconnects %d, longest outage %v", total, again, s.Sent, s.Reconnects, s.LongestOutage)
-	if s.Reconnects != 2 || again > 4*r.cfg.Window {
+	if s.Reconnects != 2 || int(s.Sent) > total+4*r.cfg.Window { // what mosquitto itself repeats is not ours
 		t.Errorf("repeated %d, stats %+v", again, s)
 	}
 }

@@ -17,13 +17,16 @@ import (
 // A refusal is a reason code by which the far broker ended or never began a
 // connection.
 type refusal struct {
-	packet string // CONNACK or DISCONNECT
+	packet string // CONNACK or DISCONNECT; of 3.1.1 with its return code
 	code   byte   // MQTT 5, 2.4
 	text   string // the server's own words, often ""
 }
 
 func (r *refusal) Error() string {
 	s := fmt.Sprintf("the far broker says %s (%s 0x%02X)", reasonWords(r.code), r.packet, r.code)
+	if strings.Contains(r.packet, " ") { // with a code of its own
+		s = fmt.Sprintf("the far broker says %s (%s)", reasonWords(r.code), r.packet)
+	}
 	if r.text != "" {
 		s += fmt.Sprintf(": %q", r.text)
 	}
@@ -50,7 +53,7 @@ func reasonWords(code byte) string {
 	case 0x83:
 		return "it does not accept this for a reason of its own"
 	case 0x84, 0x01: // 0x01 comes from brokers that know MQTT 3.1.1 only
-		return "it does not speak MQTT 5"
+		return "it does not speak this version of MQTT: see version"
 	case 0x85:
 		return "it does not accept the client id: see client_id"
 	case 0x86:
@@ -120,6 +123,15 @@ func explain(err error, host string, login bool, now time.Time) (words string, p
 	if r, ok := errors.AsType[*refusal](err); ok {
 		return r.Error(), r.person()
 	}
+	if p, ok := errors.AsType[*unreached](err); ok {
+		return explain(p.err, "the proxy "+p.host, false, now)
+	}
+	if p, ok := errors.AsType[*proxyError](err); ok {
+		return p.Error(), p.person
+	}
+	if w, ok := errors.AsType[*webRefusal](err); ok {
+		return w.Error(), w.code < 500
+	}
 	if words, person = explainTLS(err, now); words != "" {
 		return words, person
 	}
@@ -139,8 +151,11 @@ func explain(err error, host string, login bool, now time.Time) (words string, p
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded), errors.Is(err, syscall.ETIMEDOUT):
 		return fmt.Sprintf("no answer from %s in time: check the network, a firewall, the address", host), false
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		if _, ok := errors.AsType[*handshakeError](err); ok {
+			return fmt.Sprintf("%s closed the connection as TLS began: it speaks no TLS at this port (then tcp:// or ws://, or its TLS port), or does not take our certificate", host), false
+		}
 		if login {
-			return fmt.Sprintf("%s closed the connection during login: no MQTT 5 broker, or one that wants tls:// or a client certificate", host), false
+			return fmt.Sprintf("%s closed the connection during login: no MQTT broker, one of another version (see version), or one that wants tls:// or a client certificate", host), false
 		}
 		return fmt.Sprintf("%s closed the connection without a reason: broker stopped, network trouble, or another client with the same client id", host), false
 	}
@@ -158,14 +173,20 @@ func explainTLS(err error, now time.Time) (words string, person bool) {
 		}
 		return fmt.Sprintf("the server's certificate expired at %s, and here it is %s: the server needs a new one, unless this clock is wrong", day(e.Cert.NotAfter), now.UTC().Format(time.DateOnly)), true
 	}
-	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
+	if e, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
+		if e.Cert != nil {
+			return fmt.Sprintf("the server's certificate is signed by an authority not trusted here (%s): name its certificate in ca", e.Cert.Issuer), true
+		}
 		return "the server's certificate is signed by an authority not trusted here: name its certificate in ca", true
 	}
 	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
-		return "the server does not speak TLS at this port: use tcp://, or its TLS port", true
+		return "the server does not speak TLS at this port: use tcp:// or ws://, or its TLS port", true
 	}
 	if e, ok := errors.AsType[*net.OpError](err); ok && e.Op == "remote error" {
 		return explainAlert(e.Err.Error()), true
+	}
+	if strings.Contains(err.Error(), "tls: server selected unsupported protocol version") || strings.Contains(err.Error(), "tls: no supported versions satisfy") {
+		return "the server speaks no version of TLS that is permitted here: see min_tls", true // the package has no type for it
 	}
 	if e, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return fmt.Sprintf("the server's certificate does not convince: %v", e.Err), true
@@ -180,6 +201,12 @@ func explainAlert(alert string) string {
 	switch {
 	case alert == "certificate required":
 		return "the server wants a client certificate: see cert and key"
+	case alert == "no application protocol":
+		return "the server speaks none of the protocols in alpn: see alpn"
+	case alert == "protocol version not supported":
+		return "the server speaks no version of TLS that is permitted here: see min_tls"
+	case alert == "unrecognized name":
+		return "the server knows no certificate for that name: see url and server_name"
 	case alert == "expired certificate":
 		return "the server says that our client certificate has expired: renew it, or check the clock here and there"
 	case strings.Contains(alert, "certificate"), alert == "access denied":

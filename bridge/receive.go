@@ -13,20 +13,20 @@ import (
 // receive publishes locally what came from upstream and acknowledges it there
 // when it is safe here. Paho calls it, one message after the other, in their
 // order; ctx ends with the link.
-func (b *Bridge) receive(ctx context.Context, l *link, p *paho.Publish) {
-	msg, ok := b.inbound(p)
+func (b *Bridge) receive(ctx context.Context, in inbound) {
+	msg, ok := b.inbound(in.Publish)
 	if !ok {
 		b.count.add(&b.count.Rejected)
-		_ = l.client.Ack(p) // nothing to do about it, now or later
+		in.answer(0) // nothing to do about it, now or later
 		return
 	}
-	err := b.local.PublishFrom(ctx, msg, func(err error) { b.stored(l, p, err) })
+	err := b.local.PublishFrom(ctx, msg, func(err error) { b.stored(in, err) })
 	if err != nil && ctx.Err() == nil {
 		code := byte(packets.PubackImplementationSpecificError)
 		if errors.Is(err, broker.ErrRefused) {
 			code = packets.PubackNotAuthorized
 		}
-		b.reject(l, p, code, err)
+		b.reject(in, code, err)
 	}
 }
 
@@ -70,25 +70,22 @@ func inboundProperties(in *paho.PublishProperties) *broker.Properties {
 }
 
 // stored is called when the local broker has a message safe, or has not.
-func (b *Bridge) stored(l *link, p *paho.Publish, err error) {
+func (b *Bridge) stored(in inbound, err error) {
 	if err != nil {
-		b.reject(l, p, packets.PubackQuotaExceeded, err)
+		b.reject(in, packets.PubackQuotaExceeded, err)
 		return
 	}
 	b.barred.Store(false)
 	b.count.add(&b.count.Received)
-	_ = l.client.Ack(p) // after the end of the link it is delivered again
+	in.answer(0)
 }
 
-// reject acknowledges p with a reason code of refusal. The first of several in
-// a row is logged.
-func (b *Bridge) reject(l *link, p *paho.Publish, code byte, err error) {
+// reject answers with a reason code of refusal. The first of several in a row
+// is logged.
+func (b *Bridge) reject(in inbound, code byte, err error) {
 	if !b.barred.Swap(true) {
-		b.log.Warn("message from upstream refused", "topic", p.Topic, "err", err)
+		b.log.Warn("message from upstream refused", "topic", in.Topic, "err", err)
 	}
 	b.count.add(&b.count.Rejected)
-	if p.QoS > 0 {
-		l.sess.refuse(p.PacketID, code)
-		_ = l.client.Ack(p)
-	}
+	in.answer(code)
 }

@@ -1,12 +1,14 @@
 package bridge
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/eclipse/paho.golang/packets"
+	"github.com/eclipse/paho.golang/paho"
 
 	"edgegateway/broker"
 	"edgegateway/broker/spool"
@@ -521,5 +523,78 @@ func TestClockForOtherBoots(t *testing.T) {
 		if got := r.clockFor(c.boot); got != c.want {
 			t.Errorf("%+v: %+v, want %+v", c.boot, got, c.want)
 		}
+	}
+}
+
+// After the first message of a topic its alias goes in its place, as many as
+// the far broker takes; a connection begins without any, and a refused topic
+// is named again.
+func TestTopicsAreAbbreviated(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil)
+		r.up.connack = func(int, *packets.Connect) *packets.Connack {
+			return &packets.Connack{Properties: &packets.Properties{TopicAliasMaximum: new(uint16(2))}}
+		}
+		topics := make(map[uint16]string)
+		var got, bare []string
+		n := 0
+		r.up.publish = func(c *serverConn, p *packets.Publish) {
+			if c.n > n {
+				n, topics = c.n, make(map[uint16]string)
+			}
+			topic := p.Topic
+			if a := p.Properties.TopicAlias; a != nil && topic == "" {
+				topic = topics[*a]
+				bare = append(bare, topic)
+			} else if a != nil {
+				topics[*a] = topic
+			}
+			got = append(got, topic+" "+string(p.Payload))
+			code := byte(0)
+			if string(p.Payload) == "2" {
+				code = 0x87
+			}
+			c.ack(p, code)
+		}
+		var want []string
+		for i := range 12 {
+			topic := []string{"p/a", "p/b", "p/c"}[i%3]
+			r.tele.add(broker.Message{Topic: topic, Payload: fmt.Append(nil, i)})
+			want = append(want, fmt.Sprintf("dt/%s %d", topic, i))
+		}
+		r.start()
+		pass(time.Second)
+		r.up.conns[0].Close()
+		for i := range 3 {
+			r.tele.add(broker.Message{Topic: "p/c", Payload: fmt.Append(nil, "again ", i)})
+			want = append(want, fmt.Sprintf("dt/p/c again %d", i))
+		}
+		pass(time.Minute)
+		if !slices.Equal(got, want) {
+			t.Errorf("arrived %q", got)
+		}
+		if !slices.Equal(bare, []string{"dt/p/a", "dt/p/b", "dt/p/a", "dt/p/b", "dt/p/a", "dt/p/b", "dt/p/c", "dt/p/c"}) {
+			t.Errorf("abbreviated %q", bare)
+		}
+		r.end()
+	})
+}
+
+func TestAliasOfARefusedTopicIsForgotten(t *testing.T) {
+	a := aliases{most: 5}
+	send := func() *paho.Publish {
+		p := &paho.Publish{Topic: "t", Properties: new(paho.PublishProperties)}
+		a.apply(p)
+		return p
+	}
+	if p := send(); p.Topic != "t" || *p.Properties.TopicAlias != 1 {
+		t.Errorf("first %+v", p)
+	}
+	if p := send(); p.Topic != "" {
+		t.Errorf("second %+v", p)
+	}
+	a.forget("t")
+	if p := send(); p.Topic != "t" || *p.Properties.TopicAlias != 2 {
+		t.Errorf("after a refusal %+v", p)
 	}
 }

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"time"
-
-	"github.com/eclipse/paho.golang/paho"
 )
 
 // A sender sends over one link, in one goroutine, that of Bridge.Run. It owns
@@ -16,6 +14,7 @@ type sender struct {
 	streams [numStreams]<-chan *flight // nil: not there
 	broken  chan error                 // why a stream could not be read
 	turns   turns
+	aliases aliases
 
 	inFlight int
 	lastSent *flight
@@ -30,7 +29,7 @@ type sender struct {
 }
 
 func (b *Bridge) newSender(l *link, streams []*stream) *sender {
-	s := &sender{b: b, l: l, broken: make(chan error, numStreams), timer: time.NewTimer(time.Hour)}
+	s := &sender{b: b, l: l, broken: make(chan error, numStreams), timer: time.NewTimer(time.Hour), aliases: aliases{most: l.limits.aliases}}
 	for _, st := range streams {
 		s.streams[st.rank] = st.out
 	}
@@ -50,6 +49,9 @@ func (s *sender) run(ctx context.Context) error {
 		}
 		if s.draining && s.drained() {
 			return nil
+		}
+		if s.inFlight == 0 && !s.draining && s.renewing(time.Now()) {
+			return errRenewal
 		}
 		s.arm()
 		select {
@@ -94,7 +96,24 @@ func (s *sender) ready() bool {
 	if s.b.careful > 0 {
 		window = 1
 	}
-	return s.inFlight < window && !time.Now().Before(s.resume) && s.l.conn.Err() == nil
+	now := time.Now()
+	if s.renewing(now) {
+		return false
+	}
+	return s.inFlight < window && !now.Before(s.resume) && s.l.err() == nil && s.b.pace.wait(now) == 0
+}
+
+// renewing reports whether the password is about to expire: what is in flight
+// is waited for, and then connected anew.
+func (s *sender) renewing(now time.Time) bool {
+	return !s.b.renewal.IsZero() && !now.Before(s.b.renewal)
+}
+
+// may reports whether a stream may be sent from, if anything may: what piled up
+// has a rate of its own, and only what is critical goes when the day's bytes
+// are spent.
+func (s *sender) may(rank int) bool {
+	return rank == critical || !s.b.pace.spent() && (rank != backlog || s.b.pace.replay.wait(time.Now()) == 0)
 }
 
 // next returns what is to be sent now, nil if nothing is there or may be.
@@ -107,7 +126,7 @@ func (s *sender) next() *flight {
 	}
 	var there [numStreams]bool
 	for i, c := range s.streams {
-		there[i] = len(c) > 0
+		there[i] = len(c) > 0 && s.may(i)
 	}
 	if i := s.turns.next(there); i >= 0 {
 		return <-s.streams[i] // only this goroutine takes from it
@@ -134,7 +153,7 @@ func (s *sender) wantsProof(f *flight) bool {
 
 // open returns a stream's channel while it may be sent from, else nil.
 func (s *sender) open(rank int) <-chan *flight {
-	if s.ready() {
+	if s.ready() && s.may(rank) {
 		return s.streams[rank]
 	}
 	return nil
@@ -143,19 +162,28 @@ func (s *sender) open(rank int) <-chan *flight {
 // send sends f. When the connection breaks under it, f is forgotten here and
 // read from the spool again.
 func (s *sender) send(f *flight) {
-	p := s.b.packet(f, s.l.limits)
-	if !fits(p, s.l.limits.packet) {
-		s.b.refuse(f, codeTooLarge)
+	if words := s.b.cfg.Limits.CheckTopic(f.to); words != "" && f.source != nil {
+		s.b.refuse(f, words)
 		return
 	}
+	p := s.b.packet(f, s.l.limits)
+	if !fits(p, s.l.limits.packet) {
+		s.b.refuse(f, reasonWords(codeTooLarge))
+		return
+	}
+	size := len(p.Topic) + len(p.Payload)
+	if most := s.l.limits.packet; most == 0 || fits(p, most-aliasSize) {
+		s.aliases.apply(p)
+	}
 	if err := s.l.publish(f, p); err != nil {
-		if errors.Is(err, paho.ErrInvalidArguments) {
-			s.b.refuse(f, codeTopicInvalid)
+		if errors.Is(err, errUnsendable) {
+			s.b.refuse(f, reasonWords(codeTopicInvalid))
 		}
 		return
 	}
+	s.b.pace.take(size, f.replayed, time.Now())
 	s.b.count.add(&s.b.count.Sent)
-	if p.QoS == 0 {
+	if p.QoS == 0 && s.b.cfg.Version == MQTT5 { // for 3.1.1 the link says when it is out
 		s.b.accept(f)
 		return
 	}
@@ -188,13 +216,16 @@ func (s *sender) settle(a ack) {
 	if s.b.careful > 0 {
 		s.b.careful--
 	}
+	if a.code >= 0x80 {
+		s.aliases.forget(a.to)
+	}
 	switch {
 	case a.code < 0x80: // 0x10, no subscribers, is success, too
 		s.b.accept(a.flight)
 	case (a.code == codeQuota || a.code == codeReceiveMaximum) && !s.hopeless(a.flight):
 		s.postpone(a.flight)
 	default:
-		s.b.refuse(a.flight, a.code)
+		s.b.refuse(a.flight, reasonWords(a.code))
 	}
 }
 
@@ -236,6 +267,18 @@ func (s *sender) arm() {
 	if d := s.resume.Sub(now); d > 0 {
 		wait = min(wait, d)
 	}
+	if d := s.b.renewal.Sub(now); d > 0 && !s.b.renewal.IsZero() {
+		wait = min(wait, d)
+	}
+	if d := s.b.pace.wait(now); d > 0 {
+		wait = min(wait, d)
+	}
+	if d := s.b.pace.replay.wait(now); d > 0 { // also while nothing is there yet: nobody listens to it
+		wait = min(wait, d)
+	}
+	if s.b.cfg.DailyBytes > 0 {
+		wait = min(wait, budgetCheck)
+	}
 	if s.draining {
 		wait = min(wait, drainCheck)
 	}
@@ -274,7 +317,7 @@ func (s *sender) announce(payload []byte) {
 // farewell publishes the offline status, waits a moment until it has arrived,
 // and leaves politely.
 func (s *sender) farewell() {
-	over := time.AfterFunc(farewellTime, func() { s.l.conn.Close() })
+	over := time.AfterFunc(farewellTime, func() { s.l.drop() })
 	defer over.Stop()
 	defer s.l.leave()
 	if s.b.cfg.Status == nil {

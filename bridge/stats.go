@@ -30,6 +30,8 @@ type Stats struct {
 	Refused   map[string]uint64 `json:"refused,omitempty"`   // given up, by what the far broker said
 	Postponed uint64            `json:"postponed,omitempty"` // refused for lack of quota and tried again
 	Skipped   map[string]uint64 `json:"skipped,omitempty"`   // not sent, by reason
+	DayBytes  int64             `json:"day_bytes,omitempty"` // over the link today, where that is bounded
+	DayLimit  int64             `json:"day_limit,omitempty"` // its bound
 	Gaps      uint64            `json:"gaps"`                // holes reported
 	Lost      uint64            `json:"lost"`                // records in them, as far as known
 	Received  uint64            `json:"received"`            // published locally
@@ -138,6 +140,8 @@ func (b *Bridge) Stats() Stats {
 	}
 	b.count.mu.Unlock()
 
+	s.DayBytes, _ = b.pace.day.used()
+	s.DayLimit = b.cfg.DailyBytes
 	s.Backlog = make(map[string]Backlog)
 	for _, src := range b.sources {
 		s.Backlog[src.class.String()] = b.backlogOf(src.consumer.Backlog(), now)

@@ -50,6 +50,8 @@ type Gap struct {
 const (
 	ReasonMaxAge     = "max_age"    // older than Config.MaxAge
 	ReasonUnreadable = "unreadable" // the record holds no message
+	ReasonThinned    = "thinned"    // as Config.Thin wants
+	ReasonSuperseded = "superseded" // as Latest wants: a newer one of its topic was sent
 )
 
 // A flight is one message from the spool to its PUBACK.
@@ -96,6 +98,7 @@ type stream struct {
 	after, until spool.Seq
 	out          chan *flight
 	expired      []spool.Seq // skipped, not yet reported as a gap
+	thin         thinner
 }
 
 // newStreams cuts the logs into streams for a new link.
@@ -123,8 +126,12 @@ func (b *Bridge) newStreams() (list []*stream) {
 
 // run reads until ctx is done or the stream's end.
 func (s *stream) run(ctx context.Context) error {
+	if err := s.findLatest(ctx); err != nil {
+		return fmt.Errorf("read the %s spool after %d: %w", s.class, s.after, err)
+	}
 	r := s.consumer.Reader(s.after, s.until)
 	defer r.Close()
+	defer s.thin.report(s)
 	defer s.reportExpired()
 	for {
 		f := newFlight()
@@ -156,6 +163,7 @@ func (s *stream) run(ctx context.Context) error {
 func (s *stream) take(f *flight, rec *spool.Record) bool {
 	if rec.Gap != nil {
 		s.reportExpired()
+		s.thin.report(s)
 		s.b.reportGap(s.source, *rec.Gap)
 		s.consumer.Ack(rec.Seq)
 		return false
@@ -172,6 +180,12 @@ func (s *stream) take(f *flight, rec *spool.Record) bool {
 		return false
 	}
 	s.reportExpired()
+	if why == "" {
+		if why = s.thin.judge(s, f); why != "" {
+			s.thin.skip(s, rec.Seq, why)
+			return false
+		}
+	}
 	if why != "" {
 		s.b.count.skip(why)
 		s.consumer.Ack(rec.Seq)

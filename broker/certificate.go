@@ -11,6 +11,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"edgegateway/internal/expiry"
 )
 
 // A PEM is a certificate or a key: the file it is in, or its text.
@@ -72,12 +74,12 @@ type Certificate struct {
 	marks   [3]fileMark // what they were then
 	present *tls.Config
 	leaf    *x509.Certificate
-	warned  time.Time // when its end was last spoken of
+	end     expiry.Watch
 }
 
 // NewCertificate reads the files a first time.
 func NewCertificate(cfg CertificateConfig) (*Certificate, error) {
-	c := &Certificate{cfg: cfg, log: slog.New(slog.DiscardHandler), checked: time.Now(), marks: cfg.marks()}
+	c := &Certificate{cfg: cfg, log: slog.New(slog.DiscardHandler), checked: time.Now(), marks: cfg.marks(), end: expiry.Watch{What: "the broker's certificate", Who: "clients refuse"}}
 	return c, c.load()
 }
 
@@ -128,7 +130,7 @@ func (c *Certificate) lookLocked() {
 		c.log.Error("the broker's new certificate cannot be used, the old one stays", "cert", c.cfg.Cert.Path, "err", err)
 		return
 	}
-	c.warned = time.Time{}
+	c.end.Renewed()
 	c.log.Info("the broker's certificate was read again", "cert", c.cfg.Cert.Path, "until", c.leaf.NotAfter.UTC())
 }
 
@@ -171,28 +173,9 @@ func (p *PEM) pool() (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// soon is how long before its end a certificate is spoken of.
-const soon = 30 * 24 * time.Hour
-
 // warnLocked speaks of an end that is near, once a day.
 func (c *Certificate) warnLocked(wall time.Time, known bool) {
-	left := c.leaf.NotAfter.Sub(wall)
-	early := wall.Before(c.leaf.NotBefore)
-	if left > soon && !early || !c.warned.IsZero() && time.Since(c.warned) < 24*time.Hour {
-		return
-	}
-	c.warned = time.Now()
-	log := c.log.With("cert", c.cfg.Cert.Path, "from", c.leaf.NotBefore.UTC(), "until", c.leaf.NotAfter.UTC())
-	switch {
-	case !known:
-		log.Warn("whether the broker's certificate is good cannot be told, for the clock is not synchronised; by this machine's time it is not, or not for long", "time", wall)
-	case early:
-		log.Error("the broker's certificate is not valid yet: clients refuse it; check the clock of the machine that made it", "time", wall)
-	case left <= 0:
-		log.Error("the broker's certificate has expired: clients refuse it; put a new one in its place, it is used without a restart")
-	default:
-		log.Warn("the broker's certificate expires soon; put a new one in its place, it is used without a restart", "days", int(left.Hours()/24))
-	}
+	c.end.Speak(c.log, c.leaf, c.cfg.Cert.Path, wall, known)
 }
 
 // watch looks at the files and at the end of the certificate until ctx is

@@ -183,7 +183,7 @@ func TestEndOfCertificateIsAnnounced(t *testing.T) {
 		want  string
 	}{
 		{"in time", 0, true, ""},
-		{"soon", 11 * 24 * time.Hour, true, "level=WARN msg=\"the broker's certificate expires soon; put a new one in its place, it is used without a restart\""},
+		{"soon", 28 * 24 * time.Hour, true, "level=WARN msg=\"the broker's certificate expires soon; put a new one in its place, it is used without a restart\""},
 		{"expired", 41 * 24 * time.Hour, true, "level=ERROR msg=\"the broker's certificate has expired"},
 		{"early", -2 * time.Hour, true, "level=ERROR msg=\"the broker's certificate is not valid yet"},
 		{"clock of 1970", -time.Duration(time.Now().UnixNano()), false, "level=WARN msg=\"whether the broker's certificate is good cannot be told, for the clock is not synchronised"},
@@ -199,7 +199,7 @@ func TestEndOfCertificateIsAnnounced(t *testing.T) {
 		if !strings.HasPrefix(said, test.want) || test.want == "" && said != "" {
 			t.Errorf("%s: logged %q", test.name, said)
 		}
-		if test.name == "soon" && !strings.Contains(said, "days=28") {
+		if test.name == "soon" && !strings.Contains(said, "days=11") {
 			t.Errorf("logged %q", said)
 		}
 		if n := strings.Count(log.String(), "\n"); n > 1 {

@@ -85,7 +85,7 @@ func newGateway(cfg *config.Config, at places, readOnly bool, log *slog.Logger) 
 	if err := g.newBroker(at); err != nil {
 		return g, err
 	}
-	if err := g.newBridges(); err != nil {
+	if err := g.newBridges(at); err != nil {
 		return g, err
 	}
 	if err := g.newAnnouncer(at); err != nil {
@@ -232,11 +232,11 @@ func owns(name string, ours func(topic string) bool) func(user, clientID, topic 
 	}
 }
 
-func (g *gateway) newBridges() error {
+func (g *gateway) newBridges(at places) error {
 	online, offline := g.statusPayload("online"), g.statusPayload("offline")
 	for _, settings := range g.cfg.Bridges {
 		cfg := settings.Config
-		cfg.BootID = bootID()
+		equip(&cfg, settings, at)
 		cfg.OnGap = g.publishGap
 		if settings.StatusTopic != "" {
 			cfg.Status = &bridge.Status{Topic: settings.StatusTopic, Online: online, Offline: offline}

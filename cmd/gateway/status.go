@@ -310,13 +310,6 @@ func (d *DeviceStatus) pointTrouble() string {
 	return fmt.Sprintf("no value of %d of %d points, such as %s; see `gateway read %s`", n, len(d.Points), first, d.ID)
 }
 
-func bridgeTrouble(b *bridge.Stats) string {
-	if b.State == bridge.Up {
-		return ""
-	}
-	return b.LastError
-}
-
 // brief writes seconds as people say them: 0.3 s, 12 s, 5m10s, 3h2m0s.
 func brief(s float64) string {
 	if s < 10 {

@@ -1,14 +1,17 @@
 package config
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
 	"edgegateway/bridge"
 	"edgegateway/broker"
+	"edgegateway/mapping"
 )
 
 func (l *loader) readBridge(key string, raw *rawBridge) {
@@ -21,9 +24,11 @@ func (l *loader) readBridge(key string, raw *rawBridge) {
 	l.topics = map[string]string{"name": l.cfg.Name, "bridge": key}
 	urls := l.readURLs(key, raw)
 	l.readClientID(c, raw)
+	l.readPreset(b, raw.Preset)
 	c.Username, c.Password = raw.Username.V, raw.Password.V.Reveal()
 	l.checkPassword(raw, urls)
 	l.readTLS(b, raw, urls)
+	l.readProxy(c, raw.Proxy)
 	for _, u := range urls {
 		c.URLs = append(c.URLs, u.V)
 	}
@@ -31,6 +36,17 @@ func (l *loader) readBridge(key string, raw *rawBridge) {
 	c.Replay = l.readReplay(raw.Replay)
 	l.readBridgeLimits(c, raw)
 	l.readRules(b, raw)
+	l.readPace(b, raw)
+	if raw.Version.set() {
+		c.Version = bridge.MQTT5
+		if l.choice(raw.Version, "5", "5", "3.1.1") == "3.1.1" {
+			c.Version = bridge.MQTT311
+		}
+	}
+	l.checkPreset(b, raw, urls)
+	if c.Version == bridge.MQTT311 {
+		l.checkOld(b, raw)
+	}
 	l.cfg.Bridges = append(l.cfg.Bridges, b)
 }
 
@@ -50,8 +66,8 @@ func (l *loader) readURLs(key string, raw *rawBridge) []text {
 		scheme, _, found := strings.Cut(t.V, "://")
 		if _, err := bridge.ParseURL(t.V); err == nil {
 			good = append(good, t)
-		} else if found && bridgeSchemes[scheme] == "" {
-			l.errorAt(t.at, "a bridge cannot connect by %s://; there is tls:// (or mqtts://) and, without encryption, tcp:// (or mqtt://)", scheme)
+		} else if found && !slices.Contains(bridge.Schemes(), scheme) {
+			l.errorAt(t.at, "a bridge cannot connect by %s://; there is tls:// (or mqtts://), wss:// (WebSocket) and, without encryption, tcp:// (or mqtt://), ws://", scheme)
 		} else if _, broken := errors.AsType[*url.Error](err); broken {
 			l.errorAt(t.at, "this is no URL; write tls://HOST:8883") // its error would quote a password in it
 		} else {
@@ -61,12 +77,9 @@ func (l *loader) readURLs(key string, raw *rawBridge) []text {
 	return good
 }
 
-// bridgeSchemes reduces the scheme of an upstream URL to tcp or tls.
-var bridgeSchemes = map[string]string{"tcp": "tcp", "mqtt": "tcp", "tls": "tls", "ssl": "tls", "mqtts": "tls"}
-
 func encrypted(t text) bool {
-	scheme, _, _ := strings.Cut(t.V, "://")
-	return bridgeSchemes[scheme] == "tls"
+	u, err := bridge.ParseURL(t.V)
+	return err == nil && bridge.Encrypted(u)
 }
 
 func (l *loader) readClientID(c *bridge.Config, raw *rawBridge) {
@@ -118,10 +131,77 @@ func (l *loader) readTLS(b *Bridge, raw *rawBridge, urls []text) {
 	for _, u := range urls {
 		secure = secure || encrypted(u)
 	}
-	b.TLS, b.Cert = l.readEncryption(&raw.rawTLS, raw.at, secure || len(urls) == 0, "is the url tls://?")
+	maybe := secure || len(urls) == 0
+	b.TLS, b.Cert = l.readEncryption(&raw.rawTLS, raw.at, maybe, "is the url tls:// or wss://?")
+	for _, key := range []string{"min_tls", "alpn"} {
+		if n := raw.at.child(key); n != nil && !maybe {
+			l.errorKey(n, "%s has no use without encryption; is the url tls:// or wss://?", key)
+		}
+	}
 	if !secure {
 		b.TLS, b.Cert = nil, nil
+		return
 	}
+	if l.choice(raw.MinTLS, "1.2", "1.2", "1.3") == "1.3" {
+		b.TLS.MinVersion = tls.VersionTLS13
+	}
+	for _, t := range raw.ALPN.V {
+		b.TLS.NextProtos = append(b.TLS.NextProtos, t.V)
+		if len(t.V) == 0 || len(t.V) > 255 {
+			l.errorAt(t.at, `%q is no name of a protocol, such as "x-amzn-mqtt-ca"`, t.V)
+		}
+	}
+}
+
+// readProxy reads through what the bridge connects. Its password may be read
+// by whoever sees the line, so that the whole is better a secret.
+func (l *loader) readProxy(c *bridge.Config, t text) {
+	if !t.set() {
+		return
+	}
+	u, err := bridge.ParseProxy(t.V)
+	if err != nil {
+		l.errorAt(t.at, "%v", err)
+		return
+	}
+	c.Proxy = t.V
+	if u != nil && u.User != nil && !t.isRef {
+		if _, has := u.User.Password(); has {
+			l.warnAt(t.at, `a password is written out here; better put the whole value into a file that only the gateway reads, and write "${cred:NAME}"`)
+		}
+	}
+}
+
+// checkOld looks at what MQTT 3.1.1 cannot do.
+func (l *loader) checkOld(b *Bridge, raw *rawBridge) {
+	if raw.Password.set() && b.Username == "" {
+		l.errorAt(raw.Password.at, "MQTT 3.1.1 has no password without a user: write username")
+	}
+	withID := func(p mapping.Publish) bool { return p.ID }
+	if len(b.Send) > 0 && !slices.ContainsFunc(l.cfg.Publish, withID) {
+		l.warnKey(raw.at, `MQTT 3.1.1 has no properties, so that nobody upstream can tell a repetition of bridge %q by its id: write id = true in a [publish.NAME] with format = "json"`, b.Name)
+	}
+	for _, w := range raw.Receive.V {
+		from, _ := fill(w.key, l.topics)
+		for _, s := range b.Send {
+			if from != "" && meets(s, from) {
+				l.warnKey(w.value.at, "over MQTT 3.1.1 the far broker sends back what goes to %q, and this takes it in again: keep the two apart", s.To)
+			}
+		}
+	}
+}
+
+// meets reports whether what a send rule sends may be matched by a filter.
+// Wildcards leave out commands.
+func meets(s bridge.Rule, filter string) bool {
+	if strings.HasSuffix(s.From, "#") || strings.HasSuffix(s.From, "+") {
+		for _, verb := range []string{"/set", "/_set", "/_get"} {
+			if strings.HasSuffix(filter, verb) {
+				return false
+			}
+		}
+	}
+	return bridge.CanMatchBoth(s.To, filter)
 }
 
 func (l *loader) readQoS(c *bridge.Config, q integer) {
@@ -135,10 +215,7 @@ func (l *loader) readQoS(c *bridge.Config, q integer) {
 }
 
 func (l *loader) readReplay(t text) bridge.Replay {
-	if l.choice(t, "live-first", "live-first", "strict") == "strict" {
-		return bridge.Strict
-	}
-	return bridge.LiveFirst
+	return map[string]bridge.Replay{"live-first": bridge.LiveFirst, "strict": bridge.Strict, "latest": bridge.Latest}[l.choice(t, "live-first", "live-first", "strict", "latest")]
 }
 
 func (l *loader) readBridgeLimits(c *bridge.Config, raw *rawBridge) {
@@ -147,8 +224,10 @@ func (l *loader) readBridgeLimits(c *bridge.Config, raw *rawBridge) {
 	if k := raw.KeepAlive; k.set() && (k.V < time.Second || k.V > 65535*time.Second) {
 		l.errorAt(k.at, `keepalive is %s; it is "1s" to "65535s"`, k.at.value)
 	}
-	c.KeepAlive = raw.KeepAlive.V
-	if raw.Window.within(l.binder, 1, 1024, "window") {
+	if raw.KeepAlive.set() {
+		c.KeepAlive = raw.KeepAlive.V
+	}
+	if raw.Window.within(l.binder, 1, 1024, "window") && raw.Window.set() {
 		c.Window = int(raw.Window.V)
 	}
 }

@@ -59,23 +59,31 @@ func (l *loader) readCertificate(raw *rawTLS) *Certificate {
 			strings.TrimPrefix(err.Error(), "tls: "))
 		return nil
 	}
-	return &Certificate{cert: raw.Cert, key: raw.Key, first: &pair}
+	return &Certificate{cert: raw.Cert, key: raw.Key, last: &pair}
 }
 
 // Read returns the certificate as it is on disk now. While its files cannot
 // be read, or do not fit together because one is just being renewed, it
-// returns the one read at start.
+// returns the last good one.
 func (c *Certificate) Read() (*tls.Certificate, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	cert, err1 := c.cert.again()
 	key, err2 := c.key.again()
 	if err1 != nil || err2 != nil || bytes.Equal(cert, c.cert.Data) {
-		return c.first, nil
+		return c.last, nil
 	}
-	pair, err := tls.X509KeyPair(cert, key)
-	if err != nil {
-		return c.first, nil
+	if pair, err := tls.X509KeyPair(cert, key); err == nil {
+		c.last, c.cert.Data = &pair, cert
 	}
-	return &pair, nil
+	return c.last, nil
+}
+
+// Leaf returns what Read would, without its chain and key, and the file it is
+// in.
+func (c *Certificate) Leaf() (*x509.Certificate, string) {
+	pair, _ := c.Read()
+	return pair.Leaf, c.cert.Path
 }
 
 // again reads the file once more.

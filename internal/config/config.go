@@ -32,6 +32,7 @@ package config
 
 import (
 	"crypto/tls"
+	"sync"
 	"time"
 
 	"edgegateway/bridge"
@@ -149,6 +150,8 @@ type Bridge struct {
 	// if they do not cover it. It is the topic of the Will there.
 	StatusTopic string
 	Cert        *Certificate // nil: none is shown upstream
+	Preset      string       // "": none
+	Rate        float64      // messages in a second that the devices make for it, at most
 }
 
 // String names the bridge without its password.
@@ -157,6 +160,7 @@ func (b *Bridge) String() string { return "bridge " + b.Name }
 // A Certificate is a client certificate that is read again for each
 // connection, so that a renewed file is used without a restart.
 type Certificate struct {
-	cert, key pemFile
-	first     *tls.Certificate // as read at start
+	mu        sync.Mutex
+	cert, key pemFile // cert.Data is that of last
+	last      *tls.Certificate
 }

@@ -78,7 +78,7 @@ func TestFaultsAreExplained(t *testing.T) {
 				t.Fatal(err)
 			}
 			dir, want := unpack(t, string(archive))
-			cfg, report := Load(dir, testOptions(map[string]string{"EMPTY": ""}))
+			cfg, report := Load(dir, testOptions(map[string]string{"EMPTY": "", "SECRET": "hunter2"}))
 			var b strings.Builder
 			report.WriteTo(&b)
 			b.WriteString(report.Summary() + "\n")

@@ -65,6 +65,7 @@ type loader struct {
 	hints     map[*mapping.Point]homeassistant.Hint
 	effective []effective       // for the hash
 	topics    map[string]string // placeholders of topics
+	published []flow            // see allFlows
 }
 
 // effective is a table after everything was laid over it.

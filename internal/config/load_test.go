@@ -376,6 +376,11 @@ func TestBridgeTakesRulesAndCertificate(t *testing.T) {
 	if second, err := b.TLS.GetClientCertificate(nil); err != nil || reflect.DeepEqual(second.Certificate, first.Certificate) {
 		t.Errorf("after a renewal the old certificate is used (%v)", err)
 	}
+	second, _ := b.Cert.Leaf()
+	write(t, filepath.Join(cfg.Dir, "credentials/aws.crt"), newPair(t).cert)
+	if third, _ := b.Cert.Leaf(); !third.Equal(second) {
+		t.Error("with half of the next renewal the one before is forgotten")
+	}
 }
 
 func TestDefaults(t *testing.T) {

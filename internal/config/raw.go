@@ -122,10 +122,14 @@ type rawBridge struct {
 	here
 	URL      text   `toml:"url"`
 	URLs     texts  `toml:"urls"`
+	Version  text   `toml:"version"`
 	ClientID text   `toml:"client_id"`
 	Username text   `toml:"username"`
 	Password secret `toml:"password"`
 	rawTLS
+	MinTLS    text     `toml:"min_tls"`
+	ALPN      texts    `toml:"alpn"`
+	Proxy     text     `toml:"proxy"`
 	QoS       integer  `toml:"qos"`
 	Send      words    `toml:"send"`
 	Receive   words    `toml:"receive"`
@@ -133,6 +137,7 @@ type rawBridge struct {
 	MaxAge    duration `toml:"max_age"`
 	KeepAlive duration `toml:"keepalive"`
 	Window    integer  `toml:"window"`
+	rawPace
 }
 
 func (*rawBridge) what() string { return "a bridge" }

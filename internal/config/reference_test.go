@@ -32,7 +32,7 @@ func TestReferenceExplainsEveryKey(t *testing.T) {
 		"passwd": string(passwords), "acl": "topic read public/#",
 		"credentials/aws.crt": pair.cert, "credentials/aws.key": pair.key, "office-ca.crt": pair.cert,
 		"broker.crt": pair.cert, "broker.key": pair.key, "clients-ca.crt": pair.cert,
-		"credentials/office.password": "secret",
+		"credentials/office.password": "secret", "credentials/azure.key": "YSBkZXZpY2Uga2V5",
 	} {
 		write(t, filepath.Join(dir, name), data)
 	}
