@@ -22,7 +22,8 @@ func TestKilledBrokerLosesNothingForItsSessions(t *testing.T) {
 	if long() {
 		rounds = 50
 	}
-	s := newSite(t, "", nil)
+	// Whoever is away while others publish as fast as they can would lose its oldest.
+	s := newSite(t, "max_session_queue = 1_000_000\nmax_session_bytes = \"512MiB\"\n", nil)
 	s.run()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
