@@ -118,10 +118,10 @@ func (b *Broker) startKeeping() (stop func()) {
 }
 
 const (
-	keepEvery = time.Second
+	keepEvery = 200 * time.Millisecond // what was delivered since then comes again after kill -9, at QoS 1
 	// keepMedium is how many times as seldom positions are kept on the medium,
-	// while a backlog is read from it.
-	keepMedium = 5
+	// while a backlog is read from it, and always where there is nothing else.
+	keepMedium = 25
 )
 
 func (b *Broker) keepLoop(ctx context.Context) {
@@ -130,7 +130,9 @@ func (b *Broker) keepLoop(ctx context.Context) {
 	for n := 1; ; n++ {
 		select {
 		case <-tick.C:
-			b.keepPositions(n%keepMedium == 0)
+			if medium := n%keepMedium == 0; medium || b.sessionLog.run != b.sessionLog.kept {
+				b.keepPositions(medium)
+			}
 		case <-ctx.Done():
 			return
 		}
