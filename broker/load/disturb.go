@@ -31,6 +31,9 @@ var disturbances = []disturbance{
 	{"one that reads a byte a second of everything", func(ctx context.Context, l *load, s *server) error {
 		return l.lame(ctx, s, "#", time.Second)
 	}},
+	{"100 clients that reconnect every second", func(ctx context.Context, l *load, s *server) error {
+		return l.crowd(ctx, s, 100, func(i int) string { return fmt.Sprintf("again%d", i) }, time.Second)
+	}},
 	{"100 clients that reconnect every 100 ms", func(ctx context.Context, l *load, s *server) error {
 		return l.crowd(ctx, s, 100, func(i int) string { return fmt.Sprintf("again%d", i) }, 100*time.Millisecond)
 	}},
