@@ -127,7 +127,7 @@ func (b *Broker) Review(keep func(user, clientID string) bool) (disconnected int
 func (b *Broker) reviewLocked(s *session) bool {
 	kept := true
 	for filter, o := range s.subs {
-		if _, inner, _ := cutShare(filter); b.allowed(s.user, s.id, inner, Subscribe) {
+		if inner, _ := cutShare(filter); b.allowed(s.user, s.id, inner, Subscribe) {
 			b.joinLocked(s, filter, o)
 			continue
 		}

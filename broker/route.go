@@ -387,7 +387,7 @@ func (b *Broker) deliverLocked(p *publication) {
 		switch {
 		case t.lasts() && seq != 0:
 			t.seq, t.owed = seq, count
-			b.countTrimmed(t.session, t.session.out, t.delivery)
+			b.owe(t.session, t.delivery)
 		case !t.full:
 			t.session.out.push(t.delivery)
 		default:
@@ -402,9 +402,9 @@ func (b *Broker) deliverLocked(p *publication) {
 	}
 }
 
-// countTrimmed has a session be owed d, and counts what it loses for that.
-func (b *Broker) countTrimmed(s *session, o *outbox, d delivery) {
-	many, old := o.owe(d, b.now())
+// owe has a session be owed d, and counts what it loses for that.
+func (b *Broker) owe(s *session, d delivery) {
+	many, old := s.out.owe(d, b.now())
 	if many+old == 0 {
 		return
 	}
@@ -457,7 +457,7 @@ func (b *Broker) storeFor(s *session, d delivery) {
 		d.seq = seq
 		d.owed = &owedCount{seq: seq, st: b.sessionLog}
 		d.owed.left.Store(1)
-		s.out.owe(d, b.now())
+		b.owe(s, d)
 		return
 	}
 	s.out.push(d)

@@ -9,20 +9,20 @@ import (
 // (MQTT 5 section 4.8.2). Clients before MQTT 5 may use them too.
 const sharePrefix = "$share/"
 
-// cutShare returns the group and the filter of a shared subscription.
-func cutShare(filter string) (name, inner string, shared bool) {
+// cutShare returns what a subscription selects: of a shared one its filter
+// without the group.
+func cutShare(filter string) (inner string, shared bool) {
 	rest, shared := strings.CutPrefix(filter, sharePrefix)
 	if !shared {
-		return "", filter, false
+		return filter, false
 	}
-	name, inner, _ = strings.Cut(rest, "/")
-	return name, inner, true
+	_, inner, _ = strings.Cut(rest, "/")
+	return inner, true
 }
 
 // A group is a shared subscription: each message goes to one of its members.
 // The broker's mutex guards it.
 type group struct {
-	name    string
 	members []member
 	next    int // whose turn it is
 	sub     *subscriber

@@ -52,7 +52,7 @@ func (c *client) subscribeOne(f *packet.Filter, subID uint32, stored *stateWait)
 
 func (c *client) checkFilter(f *packet.Filter) packet.Reason {
 	filter := f.Filter
-	if _, inner, shared := cutShare(filter); shared {
+	if inner, shared := cutShare(filter); shared {
 		filter = inner
 	}
 	switch {
@@ -86,20 +86,20 @@ func (b *Broker) addSubscription(c *client, f *packet.Filter, subID uint32, stor
 		b.sessionLog.kept.append(subscribedRecord(s.no, f.Filter, o), stored.add())
 	}
 	var msgs []*Message
-	if _, _, shared := cutShare(f.Filter); !shared && (f.RetainHandling == 0 || f.RetainHandling == 1 && !again) {
+	if _, shared := cutShare(f.Filter); !shared && (f.RetainHandling == 0 || f.RetainHandling == 1 && !again) {
 		msgs = append(b.retained.matching(f.Filter, b.now()), b.sysMatching(f.Filter)...)
 	}
 	rest := b.sendRetained(c, f, o, msgs)
 	b.mu.Unlock()
 	if len(rest) > 0 {
-		b.storeRetained(c, f, o, rest)
+		b.storeRetained(c, o, rest)
 	}
 	return packet.Reason(f.QoS)
 }
 
 // joinLocked subscribes s to filter; its options replace those it had.
 func (b *Broker) joinLocked(s *session, filter string, o options) {
-	name, inner, shared := cutShare(filter)
+	inner, shared := cutShare(filter)
 	o.sure = b.sure(s, inner)
 	s.subs[strings.Clone(filter)] = o
 	if !shared {
@@ -108,7 +108,7 @@ func (b *Broker) joinLocked(s *session, filter string, o options) {
 	}
 	g := b.groups[filter]
 	if g == nil {
-		g = &group{name: name}
+		g = &group{}
 		g.sub = &subscriber{group: g}
 		b.groups[strings.Clone(filter)] = g
 		b.subs.add(inner, subscription{g.sub, options{qos: 2}})
@@ -122,7 +122,7 @@ func (b *Broker) leaveLocked(s *session, filter string) bool {
 		return false
 	}
 	delete(s.subs, filter)
-	_, inner, shared := cutShare(filter)
+	inner, shared := cutShare(filter)
 	if !shared {
 		return b.subs.remove(filter, s.sub)
 	}
@@ -149,9 +149,8 @@ func (b *Broker) sendRetained(c *client, f *packet.Filter, o options, msgs []*Me
 }
 
 // storeRetained appends retained messages to the log of sessions, for c's
-// alone. One that was replaced meanwhile has been routed already. They do not
-// count for the bounds of the session, which asked for them.
-func (b *Broker) storeRetained(c *client, f *packet.Filter, o options, msgs []*Message) {
+// alone. One that was replaced meanwhile has been routed already.
+func (b *Broker) storeRetained(c *client, o options, msgs []*Message) {
 	for i := 0; i < len(msgs); {
 		n, full := b.storeSome(c, o, msgs[i:])
 		i += n
