@@ -14,9 +14,17 @@ import (
 // announces it. Commands are small.
 const maxInbound = 256 << 10
 
+// burst is how many bytes of packets wait at most for those that follow at
+// once: a record of TLS holds no more.
+const burst = 16 << 10
+
 // A conn is a connection as paho needs it: safe for concurrent writers, each
 // packet in one write with a deadline, and no packet read that is larger than
 // limit, before paho makes room for it.
+//
+// From hold to flush packets may wait for each other, to go in one write: that
+// is fewer calls of the system here and, as each record of TLS and each segment
+// has a head, fewer bytes on the link.
 //
 // Paho brackets the writes of one packet with Lock and Unlock if it finds
 // them. The lock is a channel so that waiting for it is visible to synctest.
@@ -28,7 +36,9 @@ type conn struct {
 	count   func(n int)   // called with the bytes of each packet, out or in; nil: nobody counts
 
 	lock chan struct{} // holds one token while someone writes
-	out  []byte        // the packet being written; belongs to the holder of lock
+	out  []byte        // packets not written yet; belongs to the holder of lock
+	done int           // bytes of out that belong to earlier packets
+	held atomic.Bool   // out may wait
 
 	in    *bufio.Reader // below: belong to paho's reader
 	left  int           // bytes until the next packet begins
@@ -46,23 +56,41 @@ func newConn(c net.Conn, timeout time.Duration, limit int) *conn {
 
 func (c *conn) Lock() { c.lock <- struct{}{} }
 
-// Unlock sends what was written since Lock.
+// Unlock sends what was written, unless it may wait.
 func (c *conn) Unlock() {
-	_ = c.SetWriteDeadline(time.Now().Add(c.timeout))
-	if c.count != nil {
-		c.count(len(c.out))
+	if n := len(c.out) - c.done; n > 0 && c.count != nil {
+		c.count(n)
 	}
-	if _, err := c.Conn.Write(c.out); err != nil {
-		c.fail(err)
-		c.Close() // part of a packet may be out: nothing may follow it
-	}
-	if c.out = c.out[:0]; cap(c.out) > maxInbound {
-		c.out = nil
+	if c.done = len(c.out); !c.held.Load() || len(c.out) >= burst {
+		c.send()
 	}
 	<-c.lock
 }
 
-// Write appends to the packet that Unlock sends.
+func (c *conn) hold() { c.held.Store(true) }
+
+func (c *conn) flush() {
+	c.held.Store(false)
+	c.Lock()
+	c.Unlock()
+}
+
+// send belongs to the holder of lock.
+func (c *conn) send() {
+	if len(c.out) == 0 {
+		return
+	}
+	_ = c.SetWriteDeadline(time.Now().Add(c.timeout))
+	if _, err := c.Conn.Write(c.out); err != nil {
+		c.fail(err)
+		c.Close() // part of a packet may be out: nothing may follow it
+	}
+	if c.out, c.done = c.out[:0], 0; cap(c.out) > maxInbound {
+		c.out = nil
+	}
+}
+
+// Write appends to what Unlock or flush sends.
 func (c *conn) Write(p []byte) (int, error) {
 	if err := c.Err(); err != nil {
 		return 0, err

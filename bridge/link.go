@@ -34,6 +34,10 @@ type client interface {
 	// most for the write timeout, and never for the answer, which comes to
 	// link.acks. errUnsendable says that it is p's fault.
 	publish(f *flight, p *paho.Publish) error
+	// hold announces that more follows: until flush, packets that have an
+	// answer may wait for each other.
+	hold()
+	flush()
 	// subscribe asks for all filters. Answers below 0x80 are good whatever QoS
 	// they grant. What the server does not grant is an error that names it.
 	subscribe(ctx context.Context, filters []string) error
@@ -256,6 +260,9 @@ func (l limits) within(most *Limits) limits {
 }
 
 func (c *client5) publish(f *flight, p *paho.Publish) error {
+	if p.QoS == 0 {
+		c.conn.held.Store(false) // it is done when it is written
+	}
 	ctx := context.WithValue(context.Background(), flightKey{}, f)
 	_, err := c.paho.PublishWithOptions(ctx, p, paho.PublishOptions{Method: paho.PublishMethod_AsyncSend})
 	if errors.Is(err, paho.ErrInvalidArguments) {
@@ -263,6 +270,9 @@ func (c *client5) publish(f *flight, p *paho.Publish) error {
 	}
 	return errors.Join(err, c.conn.Err())
 }
+
+func (c *client5) hold()  { c.conn.hold() }
+func (c *client5) flush() { c.conn.flush() }
 
 func (c *client5) subscribe(ctx context.Context, filters []string) error {
 	var errs []error

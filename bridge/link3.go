@@ -170,6 +170,10 @@ func (c *client3) publish(f *flight, p *paho.Publish) error {
 	return c.conn.Err()
 }
 
+// Paho writes each packet by itself.
+func (c *client3) hold()  {}
+func (c *client3) flush() {}
+
 // feed hands messages to paho, in their order, until the connection is gone.
 func (c *client3) feed() {
 	for {

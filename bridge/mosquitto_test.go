@@ -34,7 +34,7 @@ type authority struct {
 	pool *x509.CertPool
 }
 
-func newAuthority(t *testing.T) *authority {
+func newAuthority(t testing.TB) *authority {
 	a := &authority{dir: t.TempDir(), pool: x509.NewCertPool()}
 	a.key, _ = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test CA"}, NotBefore: time.Now().Add(-time.Hour),
@@ -50,7 +50,7 @@ func newAuthority(t *testing.T) *authority {
 }
 
 // issue writes NAME.crt and NAME.key, valid until then.
-func (a *authority) issue(t *testing.T, name, host string, until time.Time) tls.Certificate {
+func (a *authority) issue(t testing.TB, name, host string, until time.Time) tls.Certificate {
 	key, _ := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	tmpl := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, DNSNames: []string{host},
 		NotBefore: until.Add(-2 * time.Hour), NotAfter: until, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
@@ -64,7 +64,7 @@ func (a *authority) issue(t *testing.T, name, host string, until time.Time) tls.
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
-func (a *authority) write(t *testing.T, name, kind string, der []byte) {
+func (a *authority) write(t testing.TB, name, kind string, der []byte) {
 	if err := os.WriteFile(filepath.Join(a.dir, name), pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +73,7 @@ func (a *authority) write(t *testing.T, name, kind string, der []byte) {
 // A mosquitto is Debian's broker as the far one: TLS with client certificates
 // on one port, an expired certificate on another, both with a password.
 type mosquitto struct {
-	t       *testing.T
+	t       testing.TB
 	ca      *authority
 	client  tls.Certificate
 	port    int // tls
@@ -81,7 +81,7 @@ type mosquitto struct {
 	cmd     *exec.Cmd
 }
 
-func freePort(t *testing.T) int {
+func freePort(t testing.TB) int {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -91,7 +91,7 @@ func freePort(t *testing.T) int {
 }
 
 // newMosquitto configures one without starting it.
-func newMosquitto(t *testing.T, extra string) *mosquitto {
+func newMosquitto(t testing.TB, extra string) *mosquitto {
 	m := &mosquitto{t: t, ca: newAuthority(t), port: freePort(t), expired: freePort(t)}
 	m.ca.issue(t, "server", "localhost", time.Now().Add(time.Hour))
 	m.ca.issue(t, "old", "localhost", time.Now().Add(-time.Minute))

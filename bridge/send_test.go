@@ -1,8 +1,12 @@
 package bridge
 
 import (
+	"context"
 	"fmt"
+	"net"
+	"net/url"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -596,5 +600,54 @@ func TestAliasOfARefusedTopicIsForgotten(t *testing.T) {
 	a.forget("t")
 	if p := send(); p.Topic != "t" || *p.Properties.TopicAlias != 2 {
 		t.Errorf("after a refusal %+v", p)
+	}
+}
+
+// A countedConn counts writes and their bytes.
+type countedConn struct {
+	net.Conn
+	writes, bytes *int
+}
+
+func (c countedConn) Write(p []byte) (int, error) {
+	*c.writes++
+	*c.bytes += len(p)
+	return c.Conn.Write(p)
+}
+
+// What is there at one moment goes in few writes, and none waits for what
+// comes later. QoS 0, which has no answer, goes packet by packet.
+func TestWhatIsThereGoesTogether(t *testing.T) {
+	for qos, want := range []struct{ least, most int }{0: {101, 110}, 1: {1, 50}} {
+		t.Run(fmt.Sprint("QoS ", qos), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, func(c *Config) { c.QoS = byte(qos) })
+				usual, writes, bytes := r.dial, 0, 0
+				r.dial = func(ctx context.Context, u *url.URL) (net.Conn, error) {
+					c, err := usual(ctx, u)
+					return countedConn{c, &writes, &bytes}, err
+				}
+				r.tele.fill(0, 100)
+				r.start()
+				synctest.Wait()
+				if got := r.up.payloads(); !slices.Equal(got, numbers(0, 100)) {
+					t.Fatalf("arrived without time passing: %q", got)
+				}
+				t.Logf("100 messages in %d writes", writes)
+				if writes < want.least || writes > want.most {
+					t.Errorf("100 messages and a CONNECT took %d writes, want %d to %d", writes, want.least, want.most)
+				}
+				writes, bytes = 0, 0
+				large := strings.Repeat("x", 10<<10)
+				for range 8 {
+					r.tele.add(broker.Message{Topic: "p/x", Payload: []byte(large)})
+				}
+				synctest.Wait()
+				if writes < bytes/(burst+len(large)+1000) {
+					t.Errorf("%d bytes in %d writes: a burst has no bound", bytes, writes)
+				}
+				r.end()
+			})
+		})
 	}
 }

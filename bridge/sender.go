@@ -44,9 +44,11 @@ func (s *sender) run(ctx context.Context) error {
 	for {
 		s.collect()
 		if f := s.next(); f != nil {
+			s.l.hold()
 			s.send(f)
 			continue
 		}
+		s.l.flush()
 		if s.draining && s.drained() {
 			return nil
 		}
