@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"net"
@@ -120,6 +121,7 @@ type publisher struct {
 	qos    byte
 	retain bool
 	window int
+	bytes  int    // of each payload; 0: payloadSize
 	index  uint32 // its own
 	sent   int
 	open   int
@@ -132,7 +134,7 @@ var start = time.Now()
 
 func (p *publisher) publish() error {
 	if p.msg.Payload == nil {
-		p.msg = packet.Publish{Topic: p.topic, QoS: p.qos, Retain: p.retain, Payload: make([]byte, payloadSize)}
+		p.msg = packet.Publish{Topic: p.topic, QoS: p.qos, Retain: p.retain, Payload: make([]byte, cmp.Or(p.bytes, payloadSize))}
 	}
 	if p.qos > 0 {
 		if p.id++; p.id == 0 {

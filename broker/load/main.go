@@ -7,6 +7,7 @@
 //	load memory       idle, with 1,000 connections, and with 10,000
 //	load disturb      what others that misbehave do to a pair that does not
 //	load state        100,000 retained topics; 1,000 sessions with full queues
+//	load backlog      what a bridge owes after a long outage: memory, start, drain
 //
 // Both brokers get the same clients and settings. Each figure comes from a
 // fresh process. The clients share the machine with the broker, so throughput
@@ -24,17 +25,20 @@ import (
 
 // A load is how this run goes.
 type load struct {
+	paths   paths
 	peers   []peer
 	version packet.Version
 	runs    int           // of which the median is printed
 	window  time.Duration // of one figure
 	qos     string        // the QoS to measure
 	shape   string        // of throughput: 1-50 are one publisher and 50 subscribers; "": all
+	records int           // of backlog
+	bytes   int           // of each payload of backlog
 }
 
 func main() {
 	var l load
-	var p paths
+	p := &l.paths
 	var level int
 	var only string
 	flag.StringVar(&p.gateway, "gateway", "gateway", "the gateway `binary`")
@@ -48,6 +52,8 @@ func main() {
 	flag.DurationVar(&l.window, "window", 2*time.Second, "how long one figure is measured")
 	flag.StringVar(&l.qos, "qos", "012", "QoS to measure in throughput and latency")
 	flag.StringVar(&l.shape, "shape", "", "`publishers-subscribers` to measure in throughput instead of all three")
+	flag.IntVar(&l.records, "records", 1_000_000, "messages of the backlog")
+	flag.IntVar(&l.bytes, "bytes", payloadSize, "`bytes` of each payload of the backlog")
 	flag.Parse()
 	l.version = packet.Version(level)
 	l.peers = p.peers(only)
@@ -59,10 +65,10 @@ func main() {
 
 func (l *load) run(modes []string) error {
 	all := map[string]func() error{
-		"throughput": l.throughput, "latency": l.latency, "memory": l.memory, "disturb": l.disturb, "state": l.state,
+		"throughput": l.throughput, "latency": l.latency, "memory": l.memory, "disturb": l.disturb, "state": l.state, "backlog": l.backlog,
 	}
 	if len(modes) == 0 {
-		return fmt.Errorf("say what to measure: throughput, latency, memory, disturb or state")
+		return fmt.Errorf("say what to measure: throughput, latency, memory, disturb, state or backlog")
 	}
 	for _, mode := range modes {
 		fn := all[mode]

@@ -90,6 +90,10 @@ func (p peer) start(dir string) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
+	return p.startAt(dir, port)
+}
+
+func (p peer) startAt(dir string, port int) (*server, error) {
 	cmd, err := p.command(dir, port)
 	if err != nil {
 		return nil, err
@@ -112,7 +116,8 @@ func (p peer) start(dir string) (*server, error) {
 		time.Sleep(time.Millisecond)
 	}
 	s.stop()
-	return nil, fmt.Errorf("%s does not answer: see %s", p.name, s.log.Name())
+	said, _ := os.ReadFile(s.log.Name())
+	return nil, fmt.Errorf("%s does not answer: %s", p.name, said)
 }
 
 func freePort() (int, error) {
