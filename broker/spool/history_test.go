@@ -24,6 +24,7 @@ import (
 
 var (
 	histories = flag.Int("spool.histories", usual(), "random histories to run in each mode")
+	steps     = flag.Int("spool.steps", 150, "operations of each history")
 	firstSeed = flag.Uint64("spool.seed", 1, "seed of the first random history")
 )
 
@@ -47,7 +48,7 @@ func TestHistories(t *testing.T) {
 				for i := range uint64(*histories) {
 					synctest.Test(t, func(t *testing.T) {
 						h := newHistory(t, *firstSeed+i, mode, faults)
-						h.run(150)
+						h.run(*steps)
 						sum.add(h.tally)
 					})
 				}
