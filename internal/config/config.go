@@ -83,8 +83,10 @@ type Config struct {
 
 	Commands Commands
 
-	hash  string
-	where map[*devices.Point]origin
+	hash     string
+	parts    map[string]string
+	settings []Setting
+	where    map[*devices.Point]origin
 }
 
 // Where says in which line of which file a point is written: FILE:LINE, ""

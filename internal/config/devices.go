@@ -198,7 +198,7 @@ type deviceBuilder struct {
 func (l *loader) buildDevice(key string, n *node) {
 	raw := new(rawDevice)
 	l.table(n, raw, "a device")
-	l.effective = append(l.effective, effective{"device." + key, n})
+	l.effective = append(l.effective, effective{key, n})
 	d := &deviceBuilder{loader: l, raw: raw, key: key, groups: make(map[string]*rawGroup)}
 	d.dev = &mapping.Device{
 		Device:  &devices.Device{ID: key, Name: key, Stale: raw.Stale.V},

@@ -1,8 +1,6 @@
 package config
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -30,6 +28,8 @@ type Options struct {
 	// SecretsElsewhere makes secrets that are not there warnings: for those
 	// who use no bridge, since systemd may give them to the service only.
 	SecretsElsewhere bool
+
+	Settings bool // keep what Config.Settings returns
 }
 
 // Load reads the configuration in a folder, or in one file. The Config is nil
@@ -63,14 +63,14 @@ type loader struct {
 	at        map[*devices.Point]*node // where points were written
 	abouts    map[*mapping.Device]about
 	hints     map[*mapping.Point]homeassistant.Hint
-	effective []effective       // for the hash
+	effective []effective
 	topics    map[string]string // placeholders of topics
 	published []flow            // see allFlows
 }
 
-// effective is a table after everything was laid over it.
+// effective is the table of a device after everything was laid over it.
 type effective struct {
-	key string
+	key string // of the device
 	at  *node
 }
 
@@ -86,7 +86,7 @@ func newLoader(opts Options) *loader {
 	}
 	credDir, _ := opts.Env("CREDENTIALS_DIRECTORY")
 	return &loader{
-		binder:   &binder{Report: new(Report), secrets: &secrets{credDir: credDir, env: opts.Env, expanded: make(map[*node]string), optional: opts.SecretsElsewhere}},
+		binder:   &binder{Report: new(Report), secrets: &secrets{credDir: credDir, env: opts.Env, expanded: make(map[*node]string), contents: make(map[*node]string), optional: opts.SecretsElsewhere}},
 		opts:     opts,
 		cfg:      new(Config),
 		profiles: make(map[string]*node),
@@ -341,24 +341,11 @@ func (l *loader) readGateway(root *node) {
 	}
 	l.readHomeAssistant(&raw.HA)
 	l.checkPlans()
-	l.cfg.hash = l.hash(root)
+	l.summarize(root)
 	l.cfg.where = make(map[*devices.Point]origin, len(l.at))
 	for p, n := range l.at {
 		l.cfg.where[p] = origin{n.src, n.key}
 	}
-}
-
-// hash covers all that was read, after profiles and overlays.
-func (l *loader) hash(root *node) string {
-	_, rest := root.split("device", "devices")
-	text := rest.canonical(nil)
-	slices.SortFunc(l.effective, func(a, b effective) int { return strings.Compare(a.key, b.key) })
-	for _, e := range l.effective {
-		text = fmt.Appendf(text, "%s=", e.key)
-		text = e.at.canonical(text)
-	}
-	sum := sha256.Sum256(text)
-	return hex.EncodeToString(sum[:6])
 }
 
 // hostNames are what machines are called that nobody named. A bridge under

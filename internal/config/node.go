@@ -215,30 +215,6 @@ func overlay(far, near *node) *node {
 	return &t
 }
 
-// canonical appends n in a form that depends on what it says only, not on
-// how or where it is written. Passwords are left out.
-func (n *node) canonical(dst []byte) []byte {
-	switch {
-	case n.keys != nil:
-		dst = append(dst, '{')
-		for _, k := range sortedKeys(n.keys) {
-			dst = fmt.Appendf(dst, "%q:", k)
-			if k != "password" {
-				dst = n.keys[k].canonical(dst)
-			}
-			dst = append(dst, ',')
-		}
-		return append(dst, '}')
-	case n.items != nil:
-		dst = append(dst, '[')
-		for _, i := range n.items {
-			dst = append(i.canonical(dst), ',')
-		}
-		return append(dst, ']')
-	}
-	return fmt.Appendf(dst, "%T %#v", n.value, n.value)
-}
-
 // as returns a node at the place of n that holds another value.
 func (n *node) as(value any) *node { return &node{src: n.src, key: n.key, val: n.val, value: value} }
 

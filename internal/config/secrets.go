@@ -42,6 +42,7 @@ type secrets struct {
 	credDir  string // $CREDENTIALS_DIRECTORY, "" if systemd gave none
 	env      func(string) (string, bool)
 	expanded map[*node]string // what references stand for, so that no message shows it
+	contents map[*node]string // digests of the files that were read for a value
 	optional bool             // a missing secret is a warning: someone checks what a service will run
 }
 
@@ -164,6 +165,7 @@ func (x *secrets) read(b *binder, n *node, path string, secret bool) ([]byte, er
 		x.missing(b, n, fmt.Sprintf("read %s: %v", path, plain(err)))
 		return nil, err
 	}
+	x.contents[n] += digest(string(data))
 	if secret {
 		b.checkMode(n, path, info)
 	}
