@@ -156,6 +156,18 @@ func cost(m *Message) int {
 	return n
 }
 
+// Own returns the topics of what the gateway itself published to be retained.
+func (b *Broker) Own() (topics []string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for topic, m := range b.retained.byTopic {
+		if m.From == "" {
+			topics = append(topics, topic)
+		}
+	}
+	return topics
+}
+
 // Retained returns copies of the messages that filter selects and that clients
 // left to be retained.
 func (b *Broker) Retained(filter string) (msgs []*Message) {

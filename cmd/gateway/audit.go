@@ -88,7 +88,7 @@ func (c *commander) audit(dev *mapping.Device, e *writelog.Entry, sets []mapping
 			level = c.log.Warn
 		}
 		level("write", "device", dev.ID, "point", p.Point.Name, "value", a.Asked.String(), "state", p.State.String(), "reason", p.Reason, "by", e.By, "client", e.Client)
-		for _, msg := range mapping.AppendAudit(nil, c.plant.cfg.Name+"/_audit", &a, c.plant.clock()) {
+		for _, msg := range mapping.AppendAudit(nil, c.plant().cfg.Name+"/_audit", &a, c.plant().clock()) {
 			c.publish(&msg)
 		}
 	}
@@ -106,8 +106,8 @@ func (c *commander) recover() {
 				e.Writes[i].State, e.Writes[i].Reason = e.State, e.Reason
 			}
 			c.writes.Finish(e.Seq, e.Writes, e.State, e.Reason)
-			e.Done = momentNow(c.plant.clock())
-			if dev := c.plant.device(e.Device); dev != nil {
+			e.Done = momentNow(c.plant().clock())
+			if dev := c.plant().device(e.Device); dev != nil {
 				sets, points := c.restore(dev, &e)
 				c.audit(dev, &e, sets, points, c.now())
 			}
@@ -155,7 +155,7 @@ func (c *commander) restore(dev *mapping.Device, e *writelog.Entry) (sets []mapp
 
 // resultOf makes the answer of an entry from the log.
 func (c *commander) resultOf(e *writelog.Entry) *mapping.Result {
-	dev := c.plant.device(e.Device)
+	dev := c.plant().device(e.Device)
 	if dev == nil {
 		dev = &mapping.Device{Device: &devices.Device{ID: e.Device, Name: e.Device}}
 	}
@@ -169,7 +169,7 @@ func (c *commander) resultOf(e *writelog.Entry) *mapping.Result {
 
 // stampOf places a moment, perhaps of another boot, in this one.
 func (c *commander) stampOf(m writelog.Moment) devices.Stamp {
-	clock := c.plant.clock()
+	clock := c.plant().clock()
 	if m.Boot == momentNow(clock).Boot {
 		return devices.Stamp(m.Stamp)
 	}

@@ -188,7 +188,7 @@ func (x *bench) poll(b *testing.B, listen func(*gateway)) {
 	<-ready
 	listen(g)
 
-	polls := func() uint64 { return g.buses[0].poller.Stats().OK }
+	polls := func() uint64 { return g.works.Load().buses[0].poller.Stats().OK }
 	from, arrived, used, began := polls(), x.arrived.Load(), cpu(), time.Now()
 	b.ResetTimer()
 	for target := from + uint64(b.N); polls() < target; {

@@ -27,7 +27,7 @@ import (
 // to be written, many at once, before anybody is told that it was taken. Each
 // bus has a worker of its own, so that a slow one delays no other.
 type commander struct {
-	plant   *plant
+	plant   func() *plant // as it is now: a reload changes it
 	publish func(*broker.Message)
 	log     *slog.Logger
 	cfg     config.Commands
@@ -40,8 +40,12 @@ type commander struct {
 	// in takes what the broker hands over, which must not wait. Full, a
 	// command is rejected: that takes a flood of hundreds while the medium
 	// takes its time for one sync.
-	in    chan *order
+	in      chan *order
+	changes chan func() // of a reload, between two batches of orders
+
+	mu    sync.Mutex
 	lanes map[string]*lane // by bus
+	begin func(*lane)      // has a lane worked off; nil: run will
 }
 
 // acceptedAfter is how long a command may take before it is told that it was
@@ -78,16 +82,14 @@ type order struct {
 	timer    *time.Timer // of Accepted
 }
 
-func newCommander(p *plant, cfg config.Commands, writes *writelog.Log, publish func(*broker.Message), log *slog.Logger) *commander {
+func newCommander(p func() *plant, cfg config.Commands, writes *writelog.Log, publish func(*broker.Message), log *slog.Logger) *commander {
 	c := &commander{
 		plant: p, publish: publish, log: log, cfg: cfg, now: devices.Now, writes: writes,
-		in: make(chan *order, 256), lanes: map[string]*lane{},
-	}
-	for bus := range p.buses {
-		c.lanes[bus] = newLane()
+		in: make(chan *order, 256), changes: make(chan func()), lanes: map[string]*lane{},
 	}
 	c.loss = newLossGuard(c)
 	c.setup = newStarter(c)
+	c.adopt()
 	return c
 }
 
@@ -98,7 +100,7 @@ func commandTopics(name string) []string {
 
 // handle is given each message on a command topic by the broker.
 func (c *commander) handle(msg *broker.Message, done func(error)) {
-	command, err := c.plant.mapper.Command(msg)
+	command, err := c.plant().mapper.Command(msg)
 	if errors.Is(err, mapping.ErrNoCommand) {
 		done(nil)
 		return
@@ -139,15 +141,20 @@ func (c *commander) run(ctx context.Context) error {
 	c.recover()
 	var parts sync.WaitGroup
 	defer parts.Wait()
-	for _, lane := range c.lanes {
-		parts.Go(func() { c.work(ctx, lane) })
+	c.mu.Lock()
+	c.begin = func(l *lane) { parts.Go(func() { c.work(ctx, l) }) }
+	for _, l := range c.lanes {
+		c.begin(l)
 	}
+	c.mu.Unlock()
 	parts.Go(func() { c.loss.run(ctx) })
 	parts.Go(func() { c.holds.run(ctx) })
 	for {
 		select {
 		case o := <-c.in:
 			c.admit(c.batch(o))
+		case change := <-c.changes:
+			change()
 		case <-ctx.Done():
 			for _, o := range c.batch() {
 				c.reject(o, errStopping)
@@ -158,7 +165,66 @@ func (c *commander) run(ctx context.Context) error {
 	}
 }
 
-var errStopping = errors.New("not written: the gateway is stopping")
+var (
+	errStopping = errors.New("not written: the gateway is stopping")
+	errReloaded = errors.New("not written: the configuration of the device was changed meanwhile; send it again")
+)
+
+// change has fn called when no order is being admitted. It reports false if ctx
+// was done before.
+func (c *commander) change(ctx context.Context, fn func()) bool {
+	done := make(chan struct{})
+	select {
+	case c.changes <- func() { defer close(done); fn() }:
+		<-done
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// adopt takes over the buses and devices that there are now. What is known of
+// a device stays while it is the same one.
+func (c *commander) adopt() {
+	p := c.plant()
+	c.mu.Lock()
+	for bus := range p.buses {
+		if c.lanes[bus] == nil {
+			c.lanes[bus] = newLane()
+			if c.begin != nil {
+				c.begin(c.lanes[bus])
+			}
+		}
+	}
+	c.mu.Unlock()
+	c.loss.adopt(p.cfg.Devices)
+	c.setup.adopt(p.cfg.Devices)
+}
+
+// leave ends what is under way on some buses: a write that was begun comes to
+// its end, what waits is answered.
+func (c *commander) leave(buses []string) {
+	var ended []*lane
+	c.mu.Lock()
+	for _, bus := range buses {
+		if l := c.lanes[bus]; l != nil {
+			ended = append(ended, l)
+			delete(c.lanes, bus)
+			l.close()
+		}
+	}
+	c.mu.Unlock()
+	for _, l := range ended {
+		<-l.ended
+	}
+}
+
+// lane returns that of a bus, nil if there is none.
+func (c *commander) lane(bus string) *lane {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lanes[bus]
+}
 
 // batch adds what else is there already, so that it shares one sync.
 func (c *commander) batch(orders ...*order) []*order {
@@ -213,7 +279,7 @@ func (c *commander) sift(o *order, taken int) bool {
 		c.reject(o, err)
 		return false
 	}
-	lane := c.lanes[o.command.Device.Bus]
+	lane := c.lane(o.command.Device.Bus)
 	if o.command.Get {
 		if !lane.putGet(o) {
 			c.reject(o, errLaneFull)
@@ -244,10 +310,14 @@ func (c *commander) refusal(o *order) error {
 	if strings.HasPrefix(cmd.From, "bridge:") && !cmd.Get && cmd.Deadline == 0 && cmd.Expires.IsZero() {
 		return errors.New(`over a bridge a command must say until when it is valid: set the MQTT 5 message expiry, or "expires"`)
 	}
-	if _, err := c.plant.bus(cmd.Device); err != nil {
+	p := c.plant()
+	if !p.current(cmd.Device) {
+		return errReloaded
+	}
+	if _, err := p.bus(cmd.Device); err != nil {
 		return err
 	}
-	if c.plant.readOnly && !cmd.Get {
+	if c.plant().readOnly && !cmd.Get {
 		return errReadOnly
 	}
 	return c.heldBack(o)
@@ -273,7 +343,7 @@ func (c *commander) late(o *order) (bool, error) {
 	if o.latest != 0 && now >= o.latest {
 		return true, nil
 	}
-	err := o.command.Live(now, c.plant.clock())
+	err := o.command.Live(now, c.plant().clock())
 	if errors.Is(err, mapping.ErrExpired) {
 		return true, nil
 	}
@@ -312,7 +382,7 @@ func (c *commander) enqueue(o *order) {
 	if o.kind != byLoss {
 		c.loss.heard(o.command.Device, o.command.Sets)
 	}
-	for _, old := range c.lanes[o.command.Device.Bus].put(o) {
+	for _, old := range c.lane(o.command.Device.Bus).put(o) {
 		c.finish(old, &mapping.Result{State: mapping.Rejected, Reason: "superseded by a later command before its turn came"})
 	}
 }
@@ -333,15 +403,22 @@ func (c *commander) accepted(o *order) {
 	c.answer(o, &mapping.Result{State: mapping.Accepted, Reason: "waits for the bus or the device; the result follows"})
 }
 
-// work carries out what is given to a lane until ctx is done.
+// work carries out what is given to a lane until ctx is done or the lane closed.
 func (c *commander) work(ctx context.Context, l *lane) {
+	defer close(l.ended)
+	ctx, stop := context.WithCancelCause(ctx)
+	defer context.AfterFunc(l.open, func() { stop(errReloaded) })()
 	for ctx.Err() == nil {
 		if todo := l.next(ctx); todo != nil {
 			todo(ctx, c, l)
 		}
 	}
+	why := context.Cause(ctx)
+	if !errors.Is(why, errReloaded) {
+		why = errStopping
+	}
 	for _, o := range l.rest() {
-		c.finish(o, &mapping.Result{State: mapping.Failed, Reason: errStopping.Error()})
+		c.finish(o, &mapping.Result{State: mapping.Failed, Reason: why.Error()})
 	}
 }
 
@@ -382,7 +459,7 @@ func (c *commander) set(ctx context.Context, l *lane, o *order) {
 	defer done()
 	result := new(mapping.Result)
 	for i, set := range cmd.Sets {
-		done, err := c.plant.put(polite, cmd.Device, set)
+		done, err := c.plant().put(polite, cmd.Device, set)
 		if i == 0 && unsent(err) && (cmd.Deadline != 0 || !cmd.Expires.IsZero()) {
 			o.waits = err
 			l.putBack(o)
@@ -432,13 +509,13 @@ func (c *commander) get(ctx context.Context, o *order) {
 	if len(points) == 0 {
 		points = cmd.Device.All()
 	}
-	b, _, err := c.plant.get(ctx, cmd.Device, seams(cmd.Device.Needs(points)))
+	b, _, err := c.plant().get(ctx, cmd.Device, seams(cmd.Device.Needs(points)))
 	if err != nil {
 		c.finish(o, &mapping.Result{State: mapping.Failed, Reason: devices.Cause(err)})
 		return
 	}
 	result := &mapping.Result{State: mapping.Verified}
-	for _, now := range c.plant.mapper.AppendCurrent(nil, b) {
+	for _, now := range c.plant().mapper.AppendCurrent(nil, b) {
 		one := mapping.PointResult{Point: now.Point, State: mapping.Verified, New: now.Value}
 		if now.Cause != "" {
 			one.State, one.Reason = mapping.Failed, now.Cause
@@ -446,7 +523,7 @@ func (c *commander) get(ctx context.Context, o *order) {
 		}
 		result.Points = append(result.Points, one)
 	}
-	c.plant.pass(b)
+	c.plant().pass(b)
 	c.finish(o, result)
 }
 
@@ -518,14 +595,14 @@ func (c *commander) send(r *mapping.Result) {
 	if r.Stamp == 0 {
 		r.Stamp = c.now()
 	}
-	for _, msg := range mapping.AppendResult(nil, r, c.plant.clock()) {
+	for _, msg := range mapping.AppendResult(nil, r, c.plant().clock()) {
 		c.publish(&msg)
 	}
 }
 
 // write carries out a request over the control socket.
 func (c *commander) write(ctx context.Context, req writeRequest, by string) (writeResult, error) {
-	command, result, err := c.plant.prepare(req)
+	command, result, err := c.plant().prepare(req)
 	if err != nil || result.State != "" {
 		return result, err
 	}

@@ -165,7 +165,7 @@ func (d *desk) build(p *plant) {
 		d.t.Fatal(err)
 	}
 	log := slog.New(slog.NewTextHandler(d.t.Output(), nil))
-	d.c = newCommander(p, p.cfg.Commands, writes, d.publish, log)
+	d.c = newCommander(func() *plant { return p }, p.cfg.Commands, writes, d.publish, log)
 	d.c.now = d.now
 	d.c.holds = openHolds(holdsPath(d.state), &holds{
 		gateway: p.cfg.Name, clock: d.clock, publish: d.publish, log: log, now: d.now,
@@ -196,7 +196,7 @@ func (d *desk) crash() {
 	d.mu.Lock()
 	d.messages = nil
 	d.mu.Unlock()
-	d.build(d.c.plant)
+	d.build(d.c.plant())
 }
 
 func (d *desk) publish(msg *broker.Message) {

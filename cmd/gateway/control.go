@@ -30,7 +30,7 @@ const maxRequest = 64 << 10
 // A control serves the commands of other processes while the gateway runs.
 type control struct {
 	path    string
-	plant   *plant
+	plant   func() *plant
 	command *commander
 	loan    time.Duration // how long a bus is lent at most
 	// status is called from any goroutine.
@@ -119,7 +119,7 @@ func (c *control) postRead(w http.ResponseWriter, r *http.Request) {
 		answer(w, nil, usageError("read request: %w", err))
 		return
 	}
-	results, err := c.plant.read(r.Context(), req)
+	results, err := c.plant().read(r.Context(), req)
 	answer(w, results, err)
 }
 

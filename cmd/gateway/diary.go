@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"maps"
 	"reflect"
+	"sync"
 	"time"
 
 	"edgegateway/devices"
@@ -25,7 +26,9 @@ const diaryEvery = 10 * time.Minute
 type diary struct {
 	path  string
 	log   *slog.Logger
-	buses []*bus
+	buses func() []*bus // those that there are now
+
+	mu    sync.Mutex
 	saved map[string]mapping.Memory // by device ID; also of devices that are not configured at present
 }
 
@@ -35,8 +38,8 @@ type diaryFile struct {
 	Devices map[string]mapping.Memory `json:"devices"`
 }
 
-// openDiary reads the file and gives the mappers of buses what is theirs.
-func openDiary(path string, buses []*bus, log *slog.Logger) *diary {
+// openDiary reads the file.
+func openDiary(path string, buses func() []*bus, log *slog.Logger) *diary {
 	var file diaryFile
 	if err := readKept(path, diaryVersion, &file); err != nil {
 		log.Warn("what was computed of earlier readings cannot be read; days and hours begin anew", "err", err)
@@ -44,36 +47,47 @@ func openDiary(path string, buses []*bus, log *slog.Logger) *diary {
 	}
 	d := &diary{path: path, log: log, buses: buses, saved: map[string]mapping.Memory{}}
 	maps.Copy(d.saved, file.Devices)
-	for _, b := range buses {
-		b.pump.mapper.Remember(d.saved)
-	}
 	return d
+}
+
+// give has the mapper of a bus, which does not run yet, remember what is its.
+func (d *diary) give(b *bus) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	b.pump.mapper.Remember(d.saved)
 }
 
 // run writes the file until ctx is done, and then what is left; the pumps have
 // ended by then.
 func (d *diary) run(ctx context.Context) error {
 	for devices.Sleep(ctx, diaryEvery) {
-		now := maps.Clone(d.saved)
-		for _, b := range d.buses {
-			b.pump.call(ctx, func(m *mapping.Mapper) { maps.Copy(now, m.Memories()) })
+		now := map[string]mapping.Memory{}
+		for _, b := range d.buses() {
+			asking, stop := context.WithTimeout(ctx, time.Second) // a reload may have ended it
+			b.pump.call(asking, func(m *mapping.Mapper) { maps.Copy(now, m.Memories()) })
+			stop()
 		}
 		d.save(now)
 	}
-	d.finish()
+	d.finish(d.buses()...)
 	return nil
 }
 
-// finish writes what is left when the pumps have ended.
-func (d *diary) finish() {
-	now := maps.Clone(d.saved)
-	for _, b := range d.buses {
+// finish writes what buses have to remember whose pumps have ended.
+func (d *diary) finish(buses ...*bus) {
+	now := map[string]mapping.Memory{}
+	for _, b := range buses {
 		maps.Copy(now, b.pump.mapper.Memories())
 	}
 	d.save(now)
 }
 
-func (d *diary) save(now map[string]mapping.Memory) {
+// save writes the file with what is new.
+func (d *diary) save(news map[string]mapping.Memory) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now := maps.Clone(d.saved)
+	maps.Copy(now, news)
 	if reflect.DeepEqual(now, d.saved) {
 		return
 	}

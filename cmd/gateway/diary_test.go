@@ -43,27 +43,29 @@ func TestDailyEnergyOutlivesARestart(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "computed.json")
 	log := slog.New(slog.DiscardHandler)
 	first := dailyBus(t)
-	d := openDiary(path, []*bus{first}, log)
+	d := openDiary(path, nil, log)
+	d.give(first)
 	first.readEnergy(100, 1)
 	if got := first.readEnergy(130, 2); got != "30" {
 		t.Fatalf("today: %s", got)
 	}
-	d.finish()
+	d.finish(first)
 	info, err := os.Stat(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 
 	second := dailyBus(t)
-	openDiary(path, []*bus{second}, log)
+	openDiary(path, nil, log).give(second)
 	if got := second.readEnergy(150, 3); got != "50" {
 		t.Errorf("today after a restart: %s", got)
 	}
 
 	// What did not change is not written.
 	third := dailyBus(t)
-	d = openDiary(path, []*bus{third}, log)
-	d.finish()
+	d = openDiary(path, nil, log)
+	d.give(third)
+	d.finish(third)
 	if again, err := os.Stat(path); err != nil || !os.SameFile(info, again) {
 		t.Errorf("the file was written again: %v", err)
 	}
@@ -73,7 +75,7 @@ func TestDailyEnergyOutlivesARestart(t *testing.T) {
 	}
 	fourth := dailyBus(t)
 	var warned strings.Builder
-	openDiary(path, []*bus{fourth}, slog.New(slog.NewTextHandler(&warned, nil)))
+	openDiary(path, nil, slog.New(slog.NewTextHandler(&warned, nil))).give(fourth)
 	if got := fourth.readEnergy(150, 3); got != "0" || !strings.Contains(warned.String(), "format 99") {
 		t.Errorf("with a file of the future: today is %s; %s", got, &warned)
 	}

@@ -23,7 +23,7 @@ func TestCommandsPageTellsTheTruth(t *testing.T) {
 	blocks := regexp.MustCompile("(?s)```([a-z]*)\n(.*?)```").FindAllStringSubmatch(string(text), -1)
 	synctest.Test(t, func(t *testing.T) {
 		d := newDeskOf(t, blocks[0][2])
-		d.c.plant.last = func(_ *mapping.Device, p *mapping.Point) mapping.Value {
+		d.c.plant().last = func(_ *mapping.Device, p *mapping.Point) mapping.Value {
 			d.mu.Lock()
 			defer d.mu.Unlock()
 			v, _ := mapping.Decode(p, d.held[p.Name])

@@ -25,7 +25,7 @@ const (
 // A doubter looks at the first readings of each point of a bus. What cannot be
 // right is said once, with what would make it right.
 type doubter struct {
-	plant *plant
+	plant func() *plant
 	log   *slog.Logger
 	in    chan doubt // room for a few; full: its point is not told of
 
@@ -49,7 +49,7 @@ type doubt struct {
 	noted, absurd, right int // readings
 }
 
-func newDoubter(b *config.Bus, p *plant, log *slog.Logger) *doubter {
+func newDoubter(b *config.Bus, p func() *plant, log *slog.Logger) *doubter {
 	d := &doubter{plant: p, log: log.With("bus", b.ID), in: make(chan doubt, 64), open: map[*devices.Point]*doubt{}, told: map[string][]string{},
 		fresh: map[*devices.Device]*mapping.Device{}, lengths: map[string]string{}}
 	if b.Protocol != config.Modbus {
@@ -136,7 +136,7 @@ func (d *doubter) run(ctx context.Context) error {
 }
 
 func (d *doubter) tell(ctx context.Context, o *doubt) {
-	text := hintOf(o.dev, o.point, o.raw, d.plant.neighbours(ctx, o.dev, o.point), d.plant.cfg.Where(o.point.Point))
+	text := hintOf(o.dev, o.point, o.raw, d.plant().neighbours(ctx, o.dev, o.point), d.plant().cfg.Where(o.point.Point))
 	if text == "" {
 		return
 	}
@@ -149,7 +149,7 @@ func (d *doubter) tell(ctx context.Context, o *doubt) {
 // tellLength says of a silent device whether it is asked for too much.
 func (d *doubter) tellLength(ctx context.Context, dev *mapping.Device) {
 	defer d.asking.Add(-1)
-	text := d.plant.tooLong(ctx, dev)
+	text := d.plant().tooLong(ctx, dev)
 	if text == "" {
 		return
 	}

@@ -81,7 +81,7 @@ func benchmarkFleet(b *testing.B, n int, every time.Duration) {
 	awaitFleet(b, g)
 	timers.reset()
 	polls := func() (n uint64) {
-		for _, bus := range g.buses {
+		for _, bus := range g.works.Load().buses {
 			n += bus.poller.Stats().OK
 		}
 		return n
@@ -100,7 +100,7 @@ func benchmarkFleet(b *testing.B, n int, every time.Duration) {
 	b.ReportMetric(float64(residentKB(b, os.Getpid()))/1e3, "MB-resident")
 	var halves, mosts []float64
 	var unanswered uint64
-	for _, bus := range g.buses {
+	for _, bus := range g.works.Load().buses {
 		s := bus.poller.Stats()
 		halves, mosts = append(halves, 1e3*s.LateHalf), append(mosts, 1e3*s.LateMost)
 		unanswered += s.Requests - s.OK
@@ -196,7 +196,7 @@ func awaitFleet(b *testing.B, g *gateway) {
 	b.Helper()
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Second) {
 		silent := 0
-		for _, bus := range g.buses {
+		for _, bus := range g.works.Load().buses {
 			if s, ok := bus.poller.Status(bus.Devices[0].ID); !ok || s.State != devices.Online {
 				silent++
 			}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"edgegateway/bridge"
@@ -30,25 +31,45 @@ import (
 // A gateway is everything that `run` runs. It is built by newGateway, and
 // each part is run in the stage that says when it has to end.
 type gateway struct {
-	cfg     *config.Config
+	cfg     *config.Config // as it was started with: for what no reload changes
+	at      places
 	log     *slog.Logger
 	started devices.Stamp
 	clock   *clock.Source
 	logs    [broker.NumClasses]*spool.Log
-	owed    *spool.Log      // to sessions of the broker
-	mapper  *mapping.Mapper // of all devices; only what reads nothing that changes
+	owed    *spool.Log // to sessions of the broker
 	access  *rights.Control
 	broker  *broker.Broker
 	reloads *reloader // nil: nothing is ever reloaded
-	buses   []*bus
-	bridges []*bridge.Bridge
-	plant   *plant
+	works   atomic.Pointer[works]
+	stages  *stages // while it runs
 	command *commander
 	control *control
 	learned *notebook
 	writes  *writelog.Log
-	ha      *announcer
 	diary   *diary
+	births  map[string]bool // topics on which Home Assistant is listened to
+
+	readOnly bool
+	changing sync.Mutex // held while a reload is under way, and from the stop on
+}
+
+// works are what the configuration makes of a gateway. A reload puts others in
+// their place, in which all that did not change is the same.
+type works struct {
+	cfg     *config.Config
+	mapper  *mapping.Mapper // of all devices; only what reads nothing that changes
+	buses   []*bus
+	bridges []*uplink
+	plant   *plant
+	ha      *announcer
+}
+
+// An uplink is a bridge that may be stopped by itself.
+type uplink struct {
+	*bridge.Bridge
+	name string
+	stop func() // and waits; nil until it runs
 }
 
 // A bus is a field bus with what belongs to it alone.
@@ -58,6 +79,7 @@ type bus struct {
 	pump   *pump
 	doctor *diagnoser // nil: the bus speaks by itself
 	doubts *doubter
+	leave  []func() // stop its parts, in order; each waits
 }
 
 // places are the folders a gateway works in.
@@ -69,7 +91,7 @@ type places struct {
 // newGateway opens the spool and builds the rest; nothing runs yet but the
 // spool's committers, which close ends.
 func newGateway(cfg *config.Config, at places, readOnly bool, log *slog.Logger) (g *gateway, err error) {
-	g = &gateway{cfg: cfg, log: log, started: devices.Now()}
+	g = &gateway{cfg: cfg, at: at, log: log, started: devices.Now(), readOnly: readOnly, births: map[string]bool{}}
 	defer func() {
 		if err != nil {
 			g.close()
@@ -79,23 +101,29 @@ func newGateway(cfg *config.Config, at places, readOnly bool, log *slog.Logger) 
 	if err := g.openLogs(at); err != nil {
 		return g, err
 	}
-	if g.mapper, err = mapping.New(cfg.Mapping()); err != nil {
+	g.learned = openNotebook(filepath.Join(at.state, "learned.json"), deviceIDs(cfg.Devices), log)
+	w, err := g.newWorks(cfg, nil)
+	if err != nil {
 		return g, err
 	}
+	g.works.Store(w)
 	if err := g.newBroker(at); err != nil {
 		return g, err
 	}
-	if err := g.newBridges(at); err != nil {
+	for _, settings := range cfg.Bridges {
+		u, err := g.newUplink(settings)
+		if err != nil {
+			return g, err
+		}
+		w.bridges = append(w.bridges, u)
+	}
+	if err := g.listenForBirths(w); err != nil {
 		return g, err
 	}
-	if err := g.newAnnouncer(at); err != nil {
-		return g, err
+	g.diary = openDiary(filepath.Join(at.state, "computed.json"), func() []*bus { return g.works.Load().buses }, log)
+	for _, b := range w.buses {
+		g.diary.give(b)
 	}
-	g.learned = openNotebook(filepath.Join(at.state, "learned.json"), deviceIDs(cfg.Devices), log)
-	if err := g.newBuses(readOnly); err != nil {
-		return g, err
-	}
-	g.diary = openDiary(filepath.Join(at.state, "computed.json"), g.buses, log)
 	if err := g.newCommands(at); err != nil {
 		return g, err
 	}
@@ -116,13 +144,13 @@ func (g *gateway) newCommands(at places) (err error) {
 	g.command.holds = openHolds(holdsPath(at.state), &holds{
 		gateway: g.cfg.Name, clock: g.clock.Now, publish: g.broker.Publish, log: g.log,
 		names: func(id string) string {
-			if dev := g.plant.device(id); dev != nil {
+			if dev := g.plant().device(id); dev != nil {
 				return dev.Name
 			}
 			return ""
 		},
 	})
-	for _, b := range g.buses {
+	for _, b := range g.works.Load().buses {
 		b.pump.screen = g.command.setup.screen
 	}
 	for _, filter := range commandTopics(g.cfg.Name) {
@@ -179,7 +207,10 @@ func (g *gateway) allLogs() map[string]*spool.Log {
 
 func (g *gateway) newBroker(at places) (err error) {
 	g.access = rights.New(g.cfg.Access)
-	ours := owns(g.cfg.Name, func(topic string) bool { return g.mapper.Publishes(topic) || g.ha.announces(topic) })
+	ours := owns(g.cfg.Name, func(topic string) bool {
+		w := g.works.Load()
+		return w.mapper.Publishes(topic) || w.ha.announces(topic)
+	})
 	g.broker, err = broker.New(broker.Config{
 		Listen:      g.cfg.Listen,
 		Origins:     g.cfg.Origins,
@@ -232,56 +263,48 @@ func owns(name string, ours func(topic string) bool) func(user, clientID, topic 
 	}
 }
 
-func (g *gateway) newBridges(at places) error {
-	online, offline := g.statusPayload("online"), g.statusPayload("offline")
-	for _, settings := range g.cfg.Bridges {
-		cfg := settings.Config
-		equip(&cfg, settings, at)
-		cfg.OnGap = g.publishGap
-		if settings.StatusTopic != "" {
-			cfg.Status = &bridge.Status{Topic: settings.StatusTopic, Online: online, Offline: offline}
-		}
-		b, err := bridge.New(cfg, g.broker, g.clock.Now, g.log)
-		if err != nil {
-			return err
-		}
-		g.bridges = append(g.bridges, b)
+// newUplink makes a bridge; from then on the spool keeps what is for it.
+func (g *gateway) newUplink(settings *config.Bridge) (*uplink, error) {
+	cfg := settings.Config
+	equip(&cfg, settings, g.at)
+	cfg.OnGap = g.publishGap
+	if settings.StatusTopic != "" {
+		cfg.Status = &bridge.Status{Topic: settings.StatusTopic, Online: g.statusPayload("online"), Offline: g.statusPayload("offline")}
 	}
-	return nil
+	b, err := bridge.New(cfg, g.broker, g.clock.Now, g.log)
+	if err != nil {
+		return nil, err
+	}
+	return &uplink{Bridge: b, name: settings.Name}, nil
 }
 
-// newAnnouncer makes what tells Home Assistant of the devices; without a
-// [homeassistant] table it takes back what an earlier one announced.
-func (g *gateway) newAnnouncer(at places) error {
-	var list []homeassistant.Announcement
-	settings := g.cfg.HomeAssistant
-	if settings != nil {
-		list, _ = homeassistant.Discover(settings, g.cfg.Plant(version(), g.mapper)) // check told what is missing
+// newWorks makes what a configuration says, but for its bridges, which the
+// broker has to be there for. The buses of old that are in cfg, too, are taken
+// over; nothing is begun, and nothing of old changed.
+func (g *gateway) newWorks(cfg *config.Config, old *works) (*works, error) {
+	w := &works{cfg: cfg}
+	var err error
+	if w.mapper, err = mapping.New(cfg.Mapping()); err != nil {
+		return nil, err
 	}
-	g.ha = newAnnouncer(list, filepath.Join(at.state, "homeassistant.json"), g.broker.Publish, g.log)
-	if settings == nil {
-		return nil
-	}
-	return g.broker.Handle(settings.Birth, g.ha.handle)
-}
-
-// newBuses builds a poller, a mapper and a pump for each bus.
-func (g *gateway) newBuses(readOnly bool) error {
-	g.plant = &plant{cfg: g.cfg, mapper: g.mapper, buses: map[string]*plantBus{}, clock: g.clock.Now, readOnly: readOnly}
+	w.ha = g.newAnnouncer(w)
+	w.plant = &plant{cfg: cfg, mapper: w.mapper, buses: map[string]*plantBus{}, clock: g.clock.Now, readOnly: g.readOnly}
 	pumps := map[string]*pump{}
-	for _, settings := range g.cfg.Buses {
+	for _, settings := range cfg.Buses {
 		if len(settings.Devices) == 0 {
 			continue
 		}
-		b, line, err := g.newBus(settings)
-		if err != nil {
-			return err
+		b, line := old.bus(settings)
+		if b == nil {
+			if b, line, err = g.newBus(cfg, settings); err != nil {
+				return nil, err
+			}
 		}
-		g.buses = append(g.buses, b)
+		w.buses = append(w.buses, b)
 		pumps[b.ID] = b.pump
-		g.plant.buses[b.ID] = &plantBus{line: line, do: b.poller.Do, lend: b.poller.Lend}
+		w.plant.buses[b.ID] = line
 	}
-	g.plant.last = func(dev *mapping.Device, point *mapping.Point) (v mapping.Value) {
+	w.plant.last = func(dev *mapping.Device, point *mapping.Point) (v mapping.Value) {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		if p := pumps[dev.Bus]; p != nil {
@@ -289,24 +312,70 @@ func (g *gateway) newBuses(readOnly bool) error {
 		}
 		return v
 	}
-	g.plant.seen = func(b *devices.Batch) {
+	w.plant.seen = func(b *devices.Batch) {
 		if p := pumps[b.Device.Bus]; p != nil {
 			p.hand(b)
 			return
 		}
 		b.Release()
 	}
-	return nil
+	return w, nil
 }
 
-func (g *gateway) newBus(settings *config.Bus) (*bus, devices.Line, error) {
-	mapped := g.cfg.Mapping()
-	mapped.Devices = settings.Devices
-	mapper, err := mapping.New(mapped)
+// plant returns the buses and devices that there are now.
+func (g *gateway) plant() *plant { return g.works.Load().plant }
+
+// bus returns the bus that was made of settings; nil if none was.
+func (w *works) bus(settings *config.Bus) (*bus, *plantBus) {
+	if w == nil {
+		return nil, nil
+	}
+	for _, b := range w.buses {
+		if b.Bus == settings {
+			return b, w.plant.buses[b.ID]
+		}
+	}
+	return nil, nil
+}
+
+// newAnnouncer makes what tells Home Assistant of the devices; without a
+// [homeassistant] table it takes back what an earlier one announced.
+func (g *gateway) newAnnouncer(w *works) *announcer {
+	var list []homeassistant.Announcement
+	if settings := w.cfg.HomeAssistant; settings != nil {
+		list, _ = homeassistant.Discover(settings, w.cfg.Plant(version(), w.mapper)) // check told what is missing
+	}
+	return newAnnouncer(list, filepath.Join(g.at.state, "homeassistant.json"), g.publish, g.log)
+}
+
+// listenForBirths hears when Home Assistant comes online.
+func (g *gateway) listenForBirths(w *works) error {
+	settings := w.cfg.HomeAssistant
+	if settings == nil || g.births[settings.Birth] {
+		return nil
+	}
+	topic := settings.Birth
+	g.births[topic] = true
+	return g.broker.Handle(topic, func(msg *broker.Message) {
+		if w := g.works.Load(); w.cfg.HomeAssistant != nil && w.cfg.HomeAssistant.Birth == topic {
+			w.ha.handle(msg)
+		}
+	})
+}
+
+// mapperOf makes the mapper of one bus.
+func mapperOf(cfg *config.Config, bus *config.Bus) (*mapping.Mapper, error) {
+	mapped := cfg.Mapping()
+	mapped.Devices = bus.Devices
+	return mapping.New(mapped)
+}
+
+func (g *gateway) newBus(cfg *config.Config, settings *config.Bus) (*bus, *plantBus, error) {
+	mapper, err := mapperOf(cfg, settings)
 	if err != nil {
 		return nil, nil, err
 	}
-	b := &bus{Bus: settings, pump: newPump(mapper, g.broker.Publish, g.clock.Now, g.log)}
+	b := &bus{Bus: settings, pump: newPump(mapper, g.publish, g.clock.Now, g.log)}
 	poll := devices.PollerConfig{Bus: settings.ID, Out: b.pump.in, Log: g.log}
 	if settings.Aligned {
 		poll.Aligned = g.wall
@@ -327,8 +396,10 @@ func (g *gateway) newBus(settings *config.Bus) (*bus, devices.Line, error) {
 	if b.doctor != nil {
 		b.doctor.excuse = b.doubts.undecided
 	}
-	return b, poll.Line, nil
+	return b, &plantBus{line: poll.Line, do: b.poller.Do, lend: b.poller.Lend}, nil
 }
+
+func (g *gateway) publish(msg *broker.Message) { g.broker.Publish(msg) }
 
 // wall is local time minus boot time: what begins at multiples of an hour or a
 // day of it does so where people live.
@@ -388,12 +459,19 @@ func newStage(name string, failed func(error)) *stage {
 	return s
 }
 
-func (s *stage) run(part string, run func(context.Context) error) {
+// run runs a part until it ends, the stage does, or the function that is
+// returned is called, which waits for it.
+func (s *stage) run(part string, run func(context.Context) error) (stop func()) {
+	ctx, cancel := context.WithCancel(s.ctx)
+	ended := make(chan struct{})
 	s.parts.Go(func() {
-		if err := run(s.ctx); err != nil && s.ctx.Err() == nil {
+		defer close(ended)
+		defer cancel()
+		if err := run(ctx); err != nil && ctx.Err() == nil {
 			s.failed(fmt.Errorf("%s: %w", part, err))
 		}
 	})
+	return func() { cancel(); <-ended }
 }
 
 func (s *stage) end() {
@@ -401,9 +479,24 @@ func (s *stage) end() {
 	s.parts.Wait()
 }
 
-// run works until ctx is done, and then ends politely: first what obeys, then
-// what asks, then what publishes, then the bridges, which get some time to hand
-// over what they still have, then the broker with its clients. ready is
+// The stages of a gateway, in the order in which they end: first what obeys,
+// then what asks, then what publishes, then the bridges, which get some time to
+// hand over what they still have, then the broker with its clients.
+type stages struct{ orders, field, pumps, uplinks, site *stage }
+
+func newStages(failed func(error)) *stages {
+	return &stages{
+		newStage("commands", failed), newStage("field", failed), newStage("pumps", failed), newStage("bridges", failed), newStage("site", failed),
+	}
+}
+
+func (s *stages) end() {
+	for _, one := range []*stage{s.orders, s.field, s.pumps, s.uplinks, s.site} {
+		one.end()
+	}
+}
+
+// run works until ctx is done, and then ends politely, stage by stage. ready is
 // called when all listeners listen.
 func (g *gateway) run(ctx context.Context, ready func()) error {
 	socket, err := g.control.listen()
@@ -411,50 +504,67 @@ func (g *gateway) run(ctx context.Context, ready func()) error {
 		return err
 	}
 	ctx, fail := context.WithCancelCause(ctx)
-	failed := func(err error) { fail(err) }
-	orders, field, pumps, uplinks, site := newStage("commands", failed), newStage("field", failed), newStage("pumps", failed), newStage("bridges", failed), newStage("site", failed)
+	s := newStages(func(err error) { fail(err) })
+	g.stages = s
 	defer func() {
 		g.log.Info("stopping", "reason", context.Cause(ctx))
-		for _, s := range []*stage{orders, field, pumps, uplinks, site} {
-			s.end()
-		}
+		g.changing.Lock() // never to be unlocked
+		s.end()
 	}()
 
-	site.run("notebook", g.learned.run)
-	site.run("diary", g.diary.run)
-	site.run("control socket", func(ctx context.Context) error { return g.control.serve(ctx, socket) })
-	site.run("broker", g.broker.Run)
+	s.site.run("notebook", g.learned.run)
+	s.site.run("diary", g.diary.run)
+	s.site.run("control socket", func(ctx context.Context) error { return g.control.serve(ctx, socket) })
+	s.site.run("broker", g.broker.Run)
 	select {
 	case <-g.broker.Ready():
 	case <-ctx.Done():
 		return errStopped(ctx)
 	}
 	g.publishStatus("online")
-	if g.reloads != nil {
-		site.run("reload", g.reloads.run)
+	w := g.works.Load()
+	g.beginAnnouncer(w)
+	s.pumps.run("health", g.runHealth)
+	for _, u := range w.bridges {
+		g.beginUplink(u)
 	}
-	site.run("Home Assistant", g.ha.run)
-	pumps.run("health", g.runHealth)
-	for _, b := range g.bridges {
-		uplinks.run("bridge", b.Run)
+	for _, b := range w.buses {
+		g.beginBus(b)
 	}
-	for _, b := range g.buses {
-		pumps.run("bus "+b.ID, b.pump.run)
-		field.run("bus "+b.ID, b.poller.Run)
-		field.run("doubts of bus "+b.ID, b.doubts.run)
-		if b.doctor != nil {
-			field.run("diagnosis of bus "+b.ID, b.doctor.run)
-		}
-	}
-	site.run("log of writes", g.writes.Run)
+	s.site.run("log of writes", g.writes.Run)
 	for _, filter := range commandTopics(g.cfg.Name) {
 		g.command.retained(g.broker.Retained(filter))
 	}
-	orders.run("commands", g.command.run)
-	field.run("clock", g.clock.Run)
+	s.orders.run("commands", g.command.run)
+	s.field.run("clock", g.clock.Run)
+	if g.reloads != nil {
+		s.site.run("reload", g.reloads.run)
+	}
 	ready()
 	<-ctx.Done()
 	return errStopped(ctx)
+}
+
+func (g *gateway) beginUplink(u *uplink) { u.stop = g.stages.uplinks.run("bridge "+u.name, u.Run) }
+
+func (g *gateway) beginAnnouncer(w *works) {
+	w.ha.stop = g.stages.site.run("Home Assistant", w.ha.run)
+}
+
+// beginBus runs the parts of a bus: what asks ends before what publishes.
+func (g *gateway) beginBus(b *bus) {
+	pump := g.stages.pumps.run("bus "+b.ID, b.pump.run)
+	b.leave = append(b.leave, g.stages.field.run("bus "+b.ID, b.poller.Run), g.stages.field.run("doubts of bus "+b.ID, b.doubts.run))
+	if b.doctor != nil {
+		b.leave = append(b.leave, g.stages.field.run("diagnosis of bus "+b.ID, b.doctor.run))
+	}
+	b.leave = append(b.leave, pump)
+}
+
+func (b *bus) stop() {
+	for _, stop := range b.leave {
+		stop()
+	}
 }
 
 // errStopped returns what went wrong, nil for a stop that was asked for.
@@ -491,7 +601,7 @@ const payloadTime = "2006-01-02T15:04:05.000Z"
 // statusPayload is what a bridge says of the gateway upstream. It carries no
 // time, for as a Will it is published when nobody knows it.
 func (g *gateway) statusPayload(status string) []byte {
-	text, _ := json.Marshal(gatewayStatus{Status: status, Version: version(), Config: g.cfg.Hash()})
+	text, _ := json.Marshal(gatewayStatus{Status: status, Version: version(), Config: g.works.Load().cfg.Hash()})
 	return text
 }
 
@@ -499,7 +609,7 @@ func (g *gateway) statusPayload(status string) []byte {
 // owed it: each tells its own far side whether the gateway is connected.
 func (g *gateway) publishStatus(status string) {
 	now, clock := int64(devices.Now()), g.clock.Now()
-	s := gatewayStatus{Status: status, Version: version(), Config: g.cfg.Hash(), Time: clock.Wall(now).Format(payloadTime)}
+	s := gatewayStatus{Status: status, Version: version(), Config: g.works.Load().cfg.Hash(), Time: clock.Wall(now).Format(payloadTime)}
 	if clock.Quality != broker.Exact {
 		s.Clock = clock.Quality.String()
 	}

@@ -30,6 +30,7 @@ type announcer struct {
 	// between is the pause between two messages after a birth: every gateway
 	// of a site answers the same one.
 	between time.Duration
+	stop    func() // and waits; nil until it runs
 }
 
 // announcedVersion is the format of the file.

@@ -65,7 +65,7 @@ func (g *gateway) health(before map[string]devices.BusStats) *health {
 		Buses: map[string]busHealth{}, Devices: map[string]int{"online": 0, "stale": 0, "offline": 0}, Bridges: map[string]bridgeHealth{},
 		Clients: g.broker.Stats().Clients,
 	}
-	for _, b := range g.buses {
+	for _, b := range g.works.Load().buses {
 		now := b.poller.Stats()
 		h.Buses[b.ID] = busHealthOf(&now, before[b.ID])
 		before[b.ID] = now
@@ -73,7 +73,7 @@ func (g *gateway) health(before map[string]devices.BusStats) *health {
 			h.Devices[d.State.String()]++
 		}
 	}
-	for _, b := range g.bridges {
+	for _, b := range g.works.Load().bridges {
 		s := b.Stats()
 		one := bridgeHealth{Up: s.State == bridge.Up, Lost: s.Lost}
 		for _, backlog := range s.Backlog {

@@ -336,11 +336,11 @@ func (c *commander) hold(ctx context.Context, req holdRequest, by string) (write
 	if req.For < time.Second || req.For > longestHold {
 		return writeResult{}, usageError("--for %s: a hold lasts from 1s to %d days", req.For, longestHold/24/time.Hour)
 	}
-	command, result, err := c.plant.prepare(req.writeRequest)
+	command, result, err := c.plant().prepare(req.writeRequest)
 	if err != nil || result.State != "" {
 		return result, err
 	}
-	if c.plant.readOnly {
+	if c.plant().readOnly {
 		result.take(mapping.Rejected, errReadOnly.Error(), mapping.Value{})
 		return result, nil
 	}
@@ -354,7 +354,7 @@ func (c *commander) hold(ctx context.Context, req holdRequest, by string) (write
 
 // release ends a hold.
 func (c *commander) release(target, by string) error {
-	dev, point, err := c.plant.findPoint(target)
+	dev, point, err := c.plant().findPoint(target)
 	for _, one := range c.holds.list() { // of a point that is gone, perhaps
 		if one.Device+"."+one.Point == target || err == nil && one.Device == dev.ID && one.Point == point.Name {
 			_, serr := c.holds.release(one.Device, one.Point)
@@ -377,7 +377,7 @@ func (c *commander) holdAgain(dev *mapping.Device) {
 		if one.Device != dev.ID {
 			continue
 		}
-		command, err := c.plant.mapper.Write(dev.Name, one.Point, one.Value)
+		command, err := c.plant().mapper.Write(dev.Name, one.Point, one.Value)
 		if err != nil {
 			c.log.Warn("what is held cannot be written", "device", dev.ID, "point", one.Point, "err", err)
 			continue

@@ -20,12 +20,20 @@ type lane struct {
 	writes []*order
 	gets   []*order
 	wake   chan struct{} // one token: there is something
+
+	open  context.Context // done once its bus is left by a reload
+	close func()
+	ended chan struct{} // closed by its worker
 }
 
 // A task is one thing to do.
 type task func(context.Context, *commander, *lane)
 
-func newLane() *lane { return &lane{wake: make(chan struct{}, 1)} }
+func newLane() *lane {
+	l := &lane{wake: make(chan struct{}, 1), ended: make(chan struct{})}
+	l.open, l.close = context.WithCancel(context.Background())
+	return l
+}
 
 func (l *lane) poke() {
 	select {

@@ -52,7 +52,7 @@ func (c *control) postLend(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	io.Copy(io.Discard, r.Body) // only then the end of the connection is noticed
-	bus := c.plant.buses[req.Bus]
+	bus := c.plant().buses[req.Bus]
 	if bus == nil || bus.lend == nil {
 		answer(w, nil, usageError("the running gateway has no bus %q", req.Bus))
 		return

@@ -100,7 +100,7 @@ func lendServer(t *testing.T, limit time.Duration, lend func(context.Context, st
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	path := filepath.Join(dir, "control.sock")
-	c := &control{path: path, loan: limit, log: slog.New(slog.DiscardHandler), plant: &plant{buses: map[string]*plantBus{"rs485": {lend: lend}}}}
+	c := &control{path: path, loan: limit, log: slog.New(slog.DiscardHandler), plant: func() *plant { return &plant{buses: map[string]*plantBus{"rs485": {lend: lend}}} }}
 	l, err := c.listen()
 	if err != nil {
 		t.Fatal(err)

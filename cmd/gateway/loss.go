@@ -32,6 +32,7 @@ type lossGuard struct {
 	wake chan struct{} // one token: look again
 
 	mu     sync.Mutex
+	began  bool
 	points map[*devices.Point]*guarded
 }
 
@@ -44,15 +45,31 @@ type guarded struct {
 }
 
 func newLossGuard(c *commander) *lossGuard {
-	g := &lossGuard{c: c, wake: make(chan struct{}, 1), points: map[*devices.Point]*guarded{}}
-	for _, dev := range c.plant.cfg.Devices {
+	return &lossGuard{c: c, wake: make(chan struct{}, 1), points: map[*devices.Point]*guarded{}}
+}
+
+// adopt guards the points of the devices that there are now.
+func (g *lossGuard) adopt(devs []*mapping.Device) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := map[*devices.Point]*guarded{}
+	for _, dev := range devs {
 		for _, p := range dev.Points {
-			if p.Write != nil && p.Write.OnLoss != nil {
-				g.points[p.Point] = &guarded{dev: dev, point: p}
+			if p.Write == nil || p.Write.OnLoss == nil {
+				continue
 			}
+			x := g.points[p.Point]
+			if x == nil {
+				x = &guarded{dev: dev, point: p}
+				if g.began {
+					g.startLocked(x)
+				}
+			}
+			now[p.Point] = x
 		}
 	}
-	return g
+	g.points = now
+	g.poke()
 }
 
 // heard notes that a command for some points was taken.
@@ -92,7 +109,7 @@ func (g *lossGuard) poke() {
 
 // run writes what is due until ctx is done.
 func (g *lossGuard) run(ctx context.Context) {
-	if len(g.points) == 0 || g.c.plant.readOnly {
+	if g.c.plant().readOnly {
 		return
 	}
 	g.start()
@@ -113,11 +130,16 @@ func (g *lossGuard) run(ctx context.Context) {
 func (g *lossGuard) start() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.began = true
 	for _, p := range g.points {
-		e, ok := g.c.writes.Latest(p.dev.ID, p.point.Name)
-		if p.heard == 0 && (!ok || e.By != lossUser || !succeeded(stateOf(e.State))) {
-			p.arm(g.c.now())
-		}
+		g.startLocked(p)
+	}
+}
+
+func (g *lossGuard) startLocked(p *guarded) {
+	e, ok := g.c.writes.Latest(p.dev.ID, p.point.Name)
+	if p.heard == 0 && (!ok || e.By != lossUser || !succeeded(stateOf(e.State))) {
+		p.arm(g.c.now())
 	}
 }
 
@@ -153,7 +175,7 @@ func (g *lossGuard) fire(ctx context.Context, p *guarded) {
 		kind: byLoss, by: lossUser,
 		command: mapping.Command{
 			Device: p.dev, Sets: []mapping.Set{p.point.Write.OnLoss.Set}, Received: g.c.now(),
-			Reply: mapping.Reply{Topic: g.c.plant.cfg.Name + "/" + p.dev.Name + "/" + p.point.Name + "/set/result"},
+			Reply: mapping.Reply{Topic: g.c.plant().cfg.Name + "/" + p.dev.Name + "/" + p.point.Name + "/set/result"},
 		},
 	}
 	o.tell = func(r *mapping.Result) { g.fired(p, heard, r) }

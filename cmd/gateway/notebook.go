@@ -28,10 +28,9 @@ type notebook struct {
 	log  *slog.Logger
 	wake chan struct{} // room for one: the file is behind
 
-	devices []string // IDs of those in the configuration
-
-	mu    sync.Mutex
-	facts map[string]modbus.Facts // by device ID
+	mu      sync.Mutex
+	devices []string                // IDs of those in the configuration
+	facts   map[string]modbus.Facts // by device ID
 }
 
 // A notebookFile is the file.
@@ -83,6 +82,13 @@ func readKept(path string, known int, v any) error {
 	}
 	aside := path + ".unreadable"
 	return errors.Join(fmt.Errorf("read %s, now %s: %w", path, filepath.Base(aside), err), os.Rename(path, aside))
+}
+
+// adopt says which devices there are now.
+func (n *notebook) adopt(devices []string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.devices = devices
 }
 
 // Facts returns what is known of a device.

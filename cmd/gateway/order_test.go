@@ -461,7 +461,7 @@ func BenchmarkCommandOnABusyLine(b *testing.B) {
 	b.ReportMetric(float64(took[len(took)/2].Milliseconds()), "ms-median")
 	b.ReportMetric(float64(p99.Milliseconds()), "ms-p99")
 	b.ReportMetric(float64(bound.Milliseconds()), "ms-bound")
-	b.ReportMetric(100*g.buses[0].poller.Stats().Busy, "%busy")
+	b.ReportMetric(100*g.works.Load().buses[0].poller.Stats().Busy, "%busy")
 	conn.Close()
 	stop()
 	for range 2 {

@@ -111,6 +111,9 @@ func (p *plantBus) writeQuery(dev *devices.Device, point *mapping.Point, raw []b
 	}
 }
 
+// current reports whether dev is as the configuration has it now.
+func (p *plant) current(dev *mapping.Device) bool { return slices.Contains(p.cfg.Devices, dev) }
+
 // bus returns the bus of a device.
 func (p *plant) bus(dev *mapping.Device) (*plantBus, error) {
 	b := p.buses[dev.Bus]

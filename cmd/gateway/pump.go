@@ -126,6 +126,16 @@ func (p *pump) hand(b *devices.Batch) {
 	}
 }
 
+// remap has m, a mapper of the same devices, take the place of the present one.
+func (p *pump) remap(ctx context.Context, m *mapping.Mapper) {
+	p.call(ctx, func(old *mapping.Mapper) {
+		p.messages = old.AppendHeld(p.messages[:0], p.now(), p.clock())
+		p.send()
+		m.Remember(old.Memories())
+		p.mapper = m
+	})
+}
+
 // call runs f in the pump's goroutine and waits for it; f is not run if ctx
 // is done first.
 func (p *pump) call(ctx context.Context, f func(*mapping.Mapper)) {

@@ -26,7 +26,7 @@ func TestReadmeTellsTheTruth(t *testing.T) {
 		before, _ := os.ReadFile(path)
 		writeFile(t, path, string(before)+blocks[i][1])
 	}
-	if err := check(dir, false, true); err != nil {
+	if err := check(&options{}, dir, false, true, false); err != nil {
 		t.Errorf("the README's configuration: %v", err)
 	}
 	checkCommands(t, "the README", string(text))
@@ -63,7 +63,7 @@ func TestCommissioningTellsTheTruth(t *testing.T) {
 	}
 	writeFile(t, filepath.Join(dir, "gateway.toml"), blocks[0][1])
 	writeFile(t, filepath.Join(dir, "devices.d", "meters.toml"), blocks[1][1])
-	if err := check(dir, false, true); err != nil {
+	if err := check(&options{}, dir, false, true, false); err != nil {
 		t.Errorf("its configuration: %v", err)
 	}
 	checkCommands(t, "docs/commissioning.md", text)

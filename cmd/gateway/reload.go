@@ -2,26 +2,44 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
+	"sync"
 	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
 
 	"edgegateway/broker"
-	rights "edgegateway/broker/access"
+	"edgegateway/devices"
 	"edgegateway/internal/config"
+	"edgegateway/mapping"
 )
 
-// A reloader reads again, on SIGHUP, who may use the broker. Clients stay
-// connected unless it concerns them.
+// A reloader reads the configuration again on SIGHUP. One with an error changes
+// nothing.
 type reloader struct {
 	path    string // of the configuration
-	name    string // under which the gateway runs
-	access  *rights.Control
-	broker  *broker.Broker
+	gateway *gateway
 	log     *slog.Logger
 	hangups chan os.Signal // one waits; more of them ask for the same
+
+	mu   sync.Mutex
+	last *ReloadStatus // nil: there was none
+}
+
+// A ReloadStatus is what became of the last reload.
+type ReloadStatus struct {
+	Time    time.Time `json:"time"`
+	OK      bool      `json:"ok"`
+	Error   string    `json:"error,omitempty"`
+	Restart []string  `json:"restart,omitempty"` // parts that are as they were until the gateway is started again
 }
 
 // catchHangups returns a channel of SIGHUPs, which end the process no more.
@@ -35,26 +53,257 @@ func (r *reloader) run(ctx context.Context) error {
 	for {
 		select {
 		case <-r.hangups:
-			r.reload()
+			r.reload(ctx)
 		case <-ctx.Done():
 			return nil
 		}
 	}
 }
 
-func (r *reloader) reload() {
-	policy, report := config.LoadAccess(r.path, r.name, config.Options{})
-	for _, i := range report.Issues {
-		place := fmt.Sprintf("%s:%d:%d", i.File, i.Line, i.Column)
-		if i.Severity == config.Error {
-			r.log.Error("users and rights stay as they were, for the configuration has an error; correct it and reload again", "file", place, "err", i.Message)
-		} else {
-			r.log.Warn("reload: this is likely not meant", "file", place, "err", i.Message)
+// status is nil-safe and may be called at any time.
+func (r *reloader) status() *ReloadStatus {
+	if r == nil {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.last
+}
+
+func (r *reloader) reload(ctx context.Context) {
+	notify(r.log, daemon.SdNotifyReloading+"\n"+daemon.SdNotifyMonotonicUsec())
+	defer func() { notify(r.log, daemon.SdNotifyReady+"\nSTATUS="+r.gateway.summary()) }()
+	now := r.gateway.clock.Now().Wall(int64(devices.Now()))
+	c, err := r.read(ctx)
+	status := &ReloadStatus{Time: now, OK: err == nil}
+	if err != nil {
+		status.Error = err.Error()
+		r.log.Error("not reloaded; all goes on as it was", "err", err)
+	} else {
+		status.Restart = c.restart
+		r.log.Info("reloaded", "config", r.gateway.works.Load().cfg.Hash(), "begun", strings.Join(c.begun, ", "), "anew", strings.Join(c.anew, ", "),
+			"ended", strings.Join(c.ended, ", "), "kept", len(c.kept), "disconnected", c.disconnected)
+		for _, part := range c.restart {
+			r.log.Warn("this part of the configuration was changed, too, and needs a restart: systemctl restart gateway", "part", part)
 		}
 	}
-	if policy == nil {
-		return
+	r.mu.Lock()
+	r.last = status
+	r.mu.Unlock()
+}
+
+// read reads the configuration and has the gateway work by it.
+func (r *reloader) read(ctx context.Context) (*changes, error) {
+	cfg, report := config.Load(r.path, config.Options{Settings: true})
+	for _, i := range report.Issues {
+		level := slog.LevelWarn
+		if i.Severity == config.Error {
+			level = slog.LevelError
+		}
+		r.log.Log(ctx, level, i.Message, "file", fmt.Sprintf("%s:%d:%d", i.File, i.Line, i.Column))
 	}
-	n := r.broker.Review(r.access.Set(*policy))
-	r.log.Info("users and rights reloaded; all else in the configuration needs a restart", "users", len(policy.Passwords.Users()), "disconnected", n)
+	if cfg == nil {
+		return nil, fmt.Errorf("the configuration has %s; `gateway check` shows them with their lines", counted(report.Errors(), "error"))
+	}
+	return r.gateway.reload(ctx, cfg)
+}
+
+func counted(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// Changes are what a reload does to the parts of a configuration.
+type changes struct {
+	begun, anew, ended, kept []string // buses and bridges
+	restart                  []string // what cannot be changed while it runs
+	disconnected             int      // clients that may not be there any more
+	tables                   bool     // [publish]: what is published of all devices
+	announce                 bool     // what Home Assistant is told
+}
+
+// compare says what becomes of each part. start is the configuration that the
+// gateway was started with, by which those parts go that need a restart.
+func compare(start, old, now map[string]string) *changes {
+	c := new(changes)
+	differs := func(before map[string]string, part string) bool { return before[part] != now[part] }
+	parts := slices.Concat(slices.Collect(maps.Keys(old)), slices.Collect(maps.Keys(now)), slices.Collect(maps.Keys(start)))
+	slices.Sort(parts)
+	for _, part := range slices.Compact(parts) {
+		kind, _, named := strings.Cut(part, " ")
+		switch {
+		case named && old[part] == "" && now[part] == "": // it came and went
+		case named && old[part] == "":
+			c.begun = append(c.begun, part)
+		case named && now[part] == "":
+			c.ended = append(c.ended, part)
+		case named && differs(old, part):
+			c.anew = append(c.anew, part)
+		case named:
+			c.kept = append(c.kept, part)
+		case part == "publish":
+			c.tables = differs(old, part)
+		case part == "homeassistant":
+			c.announce = c.announce || differs(old, part)
+		case part == config.UsersPart: // always read again: it names files
+		case differs(start, part):
+			c.restart = append(c.restart, part)
+		}
+		if kind == "bus" && differs(old, part) {
+			c.announce = true
+		}
+	}
+	c.announce = c.announce || c.tables
+	return c
+}
+
+func (c *changes) keeps(part string) bool { return slices.Contains(c.kept, part) }
+
+// reload has the gateway work by cfg. What did not change goes on as it is: its
+// schedule, its connections. An error says that nothing was changed.
+func (g *gateway) reload(ctx context.Context, cfg *config.Config) (*changes, error) {
+	g.changing.Lock()
+	defer g.changing.Unlock()
+	if cfg.Name != g.cfg.Name {
+		return nil, fmt.Errorf("the name is %q now and was %q: all topics and sessions go by it, so that the gateway has to be started again: systemctl restart gateway", cfg.Name, g.cfg.Name)
+	}
+	old := g.works.Load()
+	c := compare(g.cfg.Parts(), old.cfg.Parts(), cfg.Parts())
+	cfg.Timezone, cfg.TrustClock, cfg.Commands = g.cfg.Timezone, g.cfg.TrustClock, g.cfg.Commands
+	cfg.Keep(old.cfg, func(bus string) bool { return c.keeps(config.BusPart(bus)) })
+	w, err := g.newWorks(cfg, old)
+	if err != nil {
+		return nil, err
+	}
+	if !c.announce {
+		w.ha = old.ha
+	}
+	mappers, err := newMappers(c, old, w)
+	if err != nil {
+		return nil, err
+	}
+
+	uplinks := g.changeUplinks(c, old, w)
+	begun := func(b *bus) bool { return !slices.Contains(old.buses, b) }
+	changed := g.command.change(ctx, func() {
+		g.endBuses(old, w)
+		g.learned.adopt(deviceIDs(cfg.Devices))
+		g.works.Store(w)
+		g.command.adopt()
+	})
+	if !changed {
+		return nil, errors.New("the gateway is stopping")
+	}
+	for _, b := range w.buses {
+		if begun(b) {
+			g.diary.give(b)
+			b.pump.screen = g.command.setup.screen
+			g.beginBus(b)
+		}
+	}
+	for b, m := range mappers {
+		b.pump.remap(ctx, m)
+	}
+	for _, u := range uplinks {
+		g.beginUplink(u)
+	}
+	g.forget(old, w)
+	if w.ha != old.ha {
+		old.ha.stop()
+		g.beginAnnouncer(w)
+		err = g.listenForBirths(w)
+	}
+	c.disconnected = g.broker.Review(g.access.Set(cfg.Access))
+	g.publishStatus("online")
+	saveApplied(cfg, g.at, g.log)
+	return c, err
+}
+
+// newMappers makes mappers for the buses that stay while what is published of
+// their devices changes.
+func newMappers(c *changes, old, w *works) (map[*bus]*mapping.Mapper, error) {
+	all := make(map[*bus]*mapping.Mapper)
+	for _, b := range w.buses {
+		if !c.tables || !slices.Contains(old.buses, b) {
+			continue
+		}
+		m, err := mapperOf(w.cfg, b.Bus)
+		if err != nil {
+			return nil, err
+		}
+		all[b] = m
+	}
+	return all, nil
+}
+
+// endBuses ends those of old that are not in w.
+func (g *gateway) endBuses(old, w *works) {
+	gone := slices.DeleteFunc(slices.Clone(old.buses), func(b *bus) bool { return slices.Contains(w.buses, b) })
+	var ids []string
+	for _, b := range gone {
+		ids = append(ids, b.ID)
+	}
+	g.command.leave(ids)
+	var ending sync.WaitGroup
+	for _, b := range gone {
+		ending.Go(b.stop)
+	}
+	ending.Wait()
+	g.diary.finish(gone...)
+}
+
+// changeUplinks ends the bridges that are gone or changed and puts all there
+// are now into w. It returns those that are to be begun.
+func (g *gateway) changeUplinks(c *changes, old, w *works) (begin []*uplink) {
+	var ending sync.WaitGroup
+	kept := make(map[string]*uplink)
+	for _, u := range old.bridges {
+		if c.keeps(config.BridgePart(u.name)) {
+			kept[u.name] = u
+			continue
+		}
+		ending.Go(u.stop)
+	}
+	ending.Wait()
+	for _, u := range old.bridges {
+		if !slices.Contains(c.ended, config.BridgePart(u.name)) {
+			continue
+		}
+		// Its backlog stays until it is purged.
+		if _, err := g.broker.Durable(u.name, nil, 0); err != nil {
+			g.log.Error("what is published is still kept for a bridge that is gone", "bridge", u.name, "err", err)
+		}
+	}
+	for _, settings := range w.cfg.Bridges {
+		u := kept[settings.Name]
+		if u == nil {
+			var err error
+			if u, err = g.newUplink(settings); err != nil {
+				g.log.Error("bridge not begun", "bridge", settings.Name, "err", err)
+				continue
+			}
+			begin = append(begin, u)
+		}
+		w.bridges = append(w.bridges, u)
+	}
+	return begin
+}
+
+// forget clears the retained messages of what is published no more, here and,
+// as bridges carry it on, upstream.
+func (g *gateway) forget(old, w *works) {
+	gone := make(map[string]bool)
+	for _, d := range old.cfg.Devices {
+		gone[g.cfg.Name+"/"+d.Name+"/_status"] = true
+	}
+	for _, d := range w.cfg.Devices {
+		delete(gone, g.cfg.Name+"/"+d.Name+"/_status")
+	}
+	for _, topic := range g.broker.Own() {
+		if gone[topic] || old.mapper.Publishes(topic) && !w.mapper.Publishes(topic) {
+			g.broker.Publish(&broker.Message{Topic: topic, QoS: 1, Retain: true, Stamp: int64(devices.Now())})
+		}
+	}
 }

@@ -67,7 +67,7 @@ func TestUsersFromPasswdToReload(t *testing.T) {
 	}
 	set("panel", "three")
 	gw.cmd.Process.Signal(syscall.SIGHUP)
-	logged("users and rights reloaded", 1)
+	logged("msg=reloaded", 1)
 	logged("client=panels addr", 1)
 	expectClient("<nil>", pub, "-u", "panel", "-P", "three", "-q", "1", "-t", "hall/b", "-m", "x")
 
@@ -81,7 +81,7 @@ func TestUsersFromPasswdToReload(t *testing.T) {
 
 	cfg(rights) // nothing for bob
 	gw.cmd.Process.Signal(syscall.SIGHUP)
-	logged("users and rights reloaded", 2)
+	logged("msg=reloaded", 2)
 	logged("client=bobs addr", 1)
 	if out := gw.out.String(); strings.Contains(out, "$7$") || strings.Contains(out, "three") {
 		t.Error("the log shows what is secret")

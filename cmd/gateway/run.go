@@ -28,8 +28,12 @@ func newRun(opts *options) *cobra.Command {
 		Short: "Poll the devices, serve the site and bridge to the clouds",
 		Long: `run reads the configuration and works until it gets SIGTERM or SIGINT; then it
 finishes what is under way and hands over what it can within ten seconds. What
-is left stays in the state folder for the next start. On SIGHUP it reads again who
-may use the broker: passwords, ACL file and [broker.user] tables.`,
+is left stays in the state folder for the next start.
+
+On SIGHUP it reads the configuration again. Buses and bridges that changed begin
+anew, all others go on undisturbed; one with an error changes nothing. What needs a
+restart, such as the broker's listeners, is told. ` + "`gateway check --diff`" + ` shows
+beforehand what a reload would do.`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			return runGateway(opts, readOnly, newLogger(level))
@@ -45,9 +49,10 @@ func runGateway(opts *options, readOnly bool, log *slog.Logger) error {
 	defer stop()
 	hangups, ignore := catchHangups()
 	defer ignore()
-	cfg, err := loadConfig(opts.config)
-	if err != nil {
-		return err
+	cfg, report := config.Load(opts.config, config.Options{Settings: true})
+	report.WriteTo(os.Stderr)
+	if cfg == nil {
+		return &exitError{code: exitConfig}
 	}
 	// Before anything listens: the serial package needs low descriptors.
 	if err := serial.Reserve(len(cfg.Buses)); err != nil {
@@ -61,9 +66,10 @@ func runGateway(opts *options, readOnly bool, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	g.reloads = &reloader{path: opts.config, name: cfg.Name, access: g.access, broker: g.broker, log: log, hangups: hangups}
+	g.reloads = &reloader{path: opts.config, gateway: g, log: log, hangups: hangups}
+	startApplied(cfg, at, log)
 	log.Info("starting", "name", cfg.Name, "version", version(), "config", cfg.Hash(),
-		"buses", len(g.buses), "devices", len(cfg.Devices), "bridges", len(g.bridges))
+		"buses", len(g.works.Load().buses), "devices", len(cfg.Devices), "bridges", len(cfg.Bridges))
 	debug.FreeOSMemory() // reading a large configuration takes more than running it
 	err = g.run(ctx, func() {
 		log.Info("ready", "broker", g.listening(), "control", g.control.path)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -48,14 +49,21 @@ type started struct {
 }
 
 func newStarter(c *commander) *starter {
-	s := &starter{c: c, devices: map[*devices.Device]*started{}}
-	for _, dev := range c.plant.cfg.Devices {
+	return &starter{c: c, devices: map[*devices.Device]*started{}}
+}
+
+// adopt looks after the devices that there are now.
+func (s *starter) adopt(devs []*mapping.Device) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := map[*devices.Device]*started{}
+	for _, dev := range devs {
 		writable := func(p *mapping.Point) bool { return p.Write != nil }
 		if len(dev.Setup) > 0 || slices.ContainsFunc(dev.Points, writable) {
-			s.devices[dev.Device] = &started{dev: dev}
+			now[dev.Device] = cmp.Or(s.devices[dev.Device], &started{dev: dev})
 		}
 	}
-	return s
+	s.devices = now
 }
 
 // errNotReady is why a reading is not believed.
@@ -73,17 +81,17 @@ func (e *errNotReady) Cause() string {
 
 // screen looks at each batch before it is published, on its pump's goroutine.
 func (s *starter) screen(b *devices.Batch) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	d := s.devices[b.Device]
 	if d == nil {
 		return
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if b.State != devices.Stale {
 		came := b.State == devices.Online && d.state != devices.Online
 		d.state = b.State
 		if came || b.State == devices.Offline {
-			d.ready = len(d.dev.Setup) == 0 || s.c.plant.readOnly
+			d.ready = len(d.dev.Setup) == 0 || s.c.plant().readOnly
 		}
 		if came {
 			s.came(d)
@@ -110,7 +118,7 @@ func (s *starter) came(d *started) {
 
 // again has a device set up before all else its bus is to do.
 func (s *starter) again(d *started, round int) {
-	lane := s.c.lanes[d.dev.Bus]
+	lane := s.c.lane(d.dev.Bus)
 	if lane == nil {
 		return
 	}
@@ -180,7 +188,7 @@ func (c *commander) alreadyHolds(ctx context.Context, dev *mapping.Device, set m
 	if set.Point.Write.NoVerify {
 		return false, old, nil
 	}
-	b, _, err := c.plant.get(ctx, dev, []*devices.Point{set.Point.Point})
+	b, _, err := c.plant().get(ctx, dev, []*devices.Point{set.Point.Point})
 	if err != nil {
 		return false, old, err
 	}
@@ -201,7 +209,7 @@ func (c *commander) writeOne(ctx context.Context, dev *mapping.Device, set mappi
 	sets := []mapping.Set{set}
 	e := &writelog.Entry{By: setupUser, Device: dev.ID, Writes: []writelog.Write{{Point: set.Point.Name, Value: json.RawMessage(set.Value.AppendJSON(nil))}}}
 	unlogged := c.writes.Take(e) // it would be repeated in any case
-	r, _ := c.plant.put(ctx, dev, set)
+	r, _ := c.plant().put(ctx, dev, set)
 	r.Old = old
 	points := []mapping.PointResult{r}
 	if unlogged == nil {

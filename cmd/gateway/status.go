@@ -32,6 +32,8 @@ type Status struct {
 	Clock    string  `json:"clock"`
 	Readings uint64  `json:"readings"` // since the start, failed ones too
 
+	Reload *ReloadStatus `json:"reload,omitempty"`
+
 	Buses   []BusStatus            `json:"buses"`
 	Devices []DeviceStatus         `json:"devices"`
 	Bridges []bridge.Stats         `json:"bridges"`
@@ -77,16 +79,16 @@ type PointStatus struct {
 }
 
 func (g *gateway) status() *Status {
-	now := devices.Now()
+	now, w := devices.Now(), g.works.Load()
 	s := &Status{
-		Name: g.cfg.Name, Version: version(), Config: g.cfg.Hash(), PID: os.Getpid(),
+		Name: g.cfg.Name, Version: version(), Config: w.cfg.Hash(), Reload: g.reloads.status(), PID: os.Getpid(),
 		Uptime: now.Sub(g.started).Seconds(), Clock: g.clock.Now().Quality.String(),
 		Spools: map[string]spool.Stats{}, Broker: g.broker.Stats(), Clients: g.broker.ClientStats(), Listen: g.listening(), Holds: g.command.holds.status(),
 	}
 	if err := g.writes.Trouble(); err != nil {
 		s.Writes = err.Error()
 	}
-	for _, b := range g.buses {
+	for _, b := range w.buses {
 		stats, hint := b.poller.Stats(), b.doctor.hint("")
 		if b.doubts.length("") != "" {
 			hint = "" // somebody is there
@@ -99,7 +101,7 @@ func (g *gateway) status() *Status {
 		s.Devices = append(s.Devices, list...)
 		s.Readings += b.pump.readings.Load()
 	}
-	for _, b := range g.bridges {
+	for _, b := range w.bridges {
 		s.Bridges = append(s.Bridges, b.Stats())
 	}
 	for name, l := range g.allLogs() {
@@ -154,7 +156,8 @@ func (g *gateway) listening() (urls []string) {
 
 // summary is the line that systemctl status shows.
 func (g *gateway) summary() string {
-	return fmt.Sprintf("%d buses, %d devices, %d bridges", len(g.buses), len(g.cfg.Devices), len(g.bridges))
+	w := g.works.Load()
+	return fmt.Sprintf("%d buses, %d devices, %d bridges", len(w.buses), len(w.cfg.Devices), len(w.bridges))
 }
 
 func newStatus(opts *options) *cobra.Command {

@@ -31,24 +31,6 @@ type rawUser struct {
 
 func (*rawUser) what() string { return "a user" }
 
-// LoadAccess reads again who may use the broker of a gateway that runs under
-// the given name. The policy is nil exactly if the report holds errors.
-func LoadAccess(path, name string, opts Options) (*access.Policy, *Report) {
-	l := newLoader(opts)
-	if root := l.readAll(path); root != nil {
-		var raw rawGateway
-		l.table(root, &raw, "gateway.toml")
-		l.cfg.Name = name
-		l.readBroker(&raw.Broker)
-		l.readAccess(&raw.Broker)
-	}
-	l.sort()
-	if l.Errors() > 0 {
-		return nil, l.Report
-	}
-	return &l.cfg.Access, l.Report
-}
-
 // PasswordsFile returns where a configuration has its passwords, or would
 // have them if it says nothing of that. It judges nothing.
 func PasswordsFile(path string, opts Options) (file string, given bool) {

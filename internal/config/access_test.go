@@ -135,20 +135,6 @@ func TestFilesThatOthersMayChangeAreRefused(t *testing.T) {
 	}
 }
 
-// A reload takes the rights alone: for the name that the gateway runs under,
-// whatever else is wrong with its devices.
-func TestLoadAccess(t *testing.T) {
-	dir, _, _ := loadSecured(t, "passwords = \"passwd\"\n[broker.user.panel]\nread = [\"{name}/#\"]\n[device.x]\nunknown = 1\n")
-	p, report := LoadAccess(dir, "runs-as", testOptions(nil))
-	if p == nil || p.Rules["panel"][0].Filter != "runs-as/#" || !p.Passwords.Has("panel") {
-		t.Fatalf("%+v, %v", p, report.Err())
-	}
-	write(t, filepath.Join(dir, "passwd"), "panel:oops\n")
-	if p, report = LoadAccess(dir, "runs-as", testOptions(nil)); p != nil || !strings.HasPrefix(report.Err().Error(), "passwd:1:1: ") {
-		t.Errorf("%v, %v", p, report.Err())
-	}
-}
-
 func TestPasswordsFile(t *testing.T) {
 	for keys, want := range map[string]string{"": "DIR/passwd no", `passwords = "users"`: "DIR/users yes", `passwords = "/a/b"`: "/a/b yes", "passwords = 5": "DIR/passwd no"} {
 		dir, _, _ := loadSecured(t, keys)

@@ -8,6 +8,8 @@ import (
 	"hash"
 	"slices"
 	"strings"
+
+	"edgegateway/mapping"
 )
 
 // The parts of a configuration are what a reload looks at one by one: a bus
@@ -166,3 +168,32 @@ func (c *Config) Parts() map[string]string { return c.parts }
 
 // Settings lists all values, if Options asked for them.
 func (c *Config) Settings() []Setting { return c.settings }
+
+// Keep has c take over the buses of old that keep selects, with their devices:
+// the same objects, for those who hold on to them. What c says of them has to
+// be the same.
+func (c *Config) Keep(old *Config, keep func(bus string) bool) {
+	devs := make(map[string]*mapping.Device)
+	for i, b := range c.Buses {
+		if !keep(b.ID) {
+			continue
+		}
+		j := slices.IndexFunc(old.Buses, func(o *Bus) bool { return o.ID == b.ID })
+		c.Buses[i] = old.Buses[j]
+		for _, d := range old.Buses[j].Devices {
+			devs[d.ID] = d
+		}
+	}
+	for i, d := range c.Devices {
+		kept := devs[d.ID]
+		if kept == nil {
+			continue
+		}
+		c.Devices[i] = kept
+		for j, p := range d.Points { // they may stand elsewhere now
+			if o, ok := c.where[p.Point]; ok && j < len(kept.Points) {
+				c.where[kept.Points[j].Point] = o
+			}
+		}
+	}
+}
