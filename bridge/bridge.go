@@ -35,8 +35,10 @@ type Bridge struct {
 	dial    func(context.Context, *url.URL) (net.Conn, error)
 	random  func() float64
 	count   counters
-	gaps    sync.Mutex  // held while OnGap is called
-	barred  atomic.Bool // what came from upstream last was not accepted here
+	gaps    sync.Mutex // held while OnGap is called
+	status  atomic.Pointer[Status]
+	changed chan struct{} // room for one: status is another one
+	barred  atomic.Bool   // what came from upstream last was not accepted here
 
 	// The rest belongs to the goroutine of Run.
 
@@ -104,6 +106,7 @@ func newBridge(cfg Config, br local, clock func() broker.Clock, log *slog.Logger
 		willQoS:    1,
 		willRetain: true,
 		newest:     make(map[topicOf]spool.Seq),
+		changed:    make(chan struct{}, 1),
 		told:       make(map[string]bool),
 		refused:    make(map[string]string),
 	}
@@ -114,6 +117,7 @@ func newBridge(cfg Config, br local, clock func() broker.Clock, log *slog.Logger
 	if cfg.Limits.NoRetain {
 		b.willRetain = false
 	}
+	b.status.Store(cfg.Status)
 	b.dial = cfg.dialer().dial
 	now := cfg.Now()
 	b.count.Stats = Stats{Name: cfg.Name, State: Connecting, Refused: make(map[string]uint64), Skipped: make(map[string]uint64)}
@@ -141,6 +145,21 @@ func (b *Bridge) watchCertificate(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
+	}
+}
+
+// SetStatus changes what a bridge that has a Status says, at once if it is
+// connected. The Will is as before until it connects anew. It may be called at
+// any time.
+func (b *Bridge) SetStatus(online, offline []byte) {
+	old := b.status.Load()
+	if old == nil {
+		return
+	}
+	b.status.Store(&Status{Topic: old.Topic, Online: online, Offline: offline})
+	select {
+	case b.changed <- struct{}{}:
+	default: // it will be told with what waits
 	}
 }
 
@@ -215,8 +234,8 @@ func (b *Bridge) serve(ctx context.Context, l *link) error {
 	b.restored(l)
 	streams := b.newStreams()
 	s := b.newSender(l, streams)
-	if b.cfg.Status != nil {
-		s.announce(b.cfg.Status.Online)
+	if status := b.status.Load(); status != nil {
+		s.announce(status.Online)
 	}
 	if err := l.subscribe(ctx, b.recv.filters); l.err() == nil && ctx.Err() == nil {
 		b.subscribed(err)

@@ -211,7 +211,7 @@ func (b *Bridge) connectPacket() *paho.Connect {
 	if b.fleeting {
 		c.CleanStart, c.Properties.SessionExpiryInterval = true, nil
 	}
-	if s := b.cfg.Status; s != nil {
+	if s := b.status.Load(); s != nil {
 		c.WillMessage = &paho.WillMessage{Topic: s.Topic, Payload: s.Offline, QoS: b.willQoS, Retain: b.willRetain}
 	}
 	return c

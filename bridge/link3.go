@@ -154,7 +154,7 @@ func (c *client3) options(b *Bridge, messages chan<- mqtt3.Message) *mqtt3.Clien
 			}
 		}).
 		SetConnectionLostHandler(func(_ mqtt3.Client, err error) { c.errs <- err }) // once
-	if s := b.cfg.Status; s != nil {
+	if s := b.status.Load(); s != nil {
 		o.SetBinaryWill(s.Topic, s.Offline, b.willQoS, b.willRetain)
 	}
 	return o

@@ -408,3 +408,40 @@ func TestOversizePacketEndsTheLink(t *testing.T) {
 }
 
 var _ local = (*broker.Broker)(nil)
+
+// A status that changes is told at once, and the Will and the polite end are by
+// it from the next connection on.
+func TestStatusChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(c *Config) {
+			c.Status, c.Window = &Status{"st/gw", []byte("online"), []byte("offline")}, 1
+		})
+		r.up.publish = func(c *serverConn, p *packets.Publish) {
+			time.Sleep(10 * time.Millisecond)
+			c.ack(p, 0)
+		}
+		r.start()
+		pass(100 * time.Millisecond)
+		r.SetStatus([]byte("online 2"), []byte("offline 2"))
+		pass(100 * time.Millisecond)
+		if got := r.up.payloads(); !slices.Equal(got, []string{"online", "online 2"}) {
+			t.Errorf("arrived %q", got)
+		}
+		r.tele.fill(0, 3) // while the window is full it waits
+		pass(time.Millisecond)
+		r.SetStatus([]byte("online 3"), []byte("offline 3"))
+		pass(time.Second)
+		if got := r.up.payloads(); !slices.Contains(got, "online 3") {
+			t.Errorf("arrived %q", got)
+		}
+		r.up.conns[0].Close()
+		pass(time.Minute)
+		r.end()
+		if will := r.up.connects[1].WillMessage; string(will) != "offline 3" {
+			t.Errorf("the Will is %q", will)
+		}
+		if got := r.up.payloads(); got[len(got)-1] != "offline 3" {
+			t.Errorf("arrived %q", got)
+		}
+	})
+}

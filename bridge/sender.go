@@ -23,6 +23,8 @@ type sender struct {
 	postponed []*flight // refused for lack of quota, in the order to be sent again
 	resume    time.Time // nothing is sent before
 
+	restatement bool // the status changed and was not told yet
+
 	draining bool
 	deadline time.Time // of draining
 	timer    *time.Timer
@@ -43,6 +45,7 @@ func (s *sender) run(ctx context.Context) error {
 	stop := ctx.Done()
 	for {
 		s.collect()
+		s.restate()
 		if f := s.next(); f != nil {
 			s.l.hold()
 			s.send(f)
@@ -65,6 +68,8 @@ func (s *sender) run(ctx context.Context) error {
 			s.send(f)
 		case f := <-s.open(backlog):
 			s.send(f)
+		case <-s.b.changed:
+			s.restatement = true
 		case <-s.timer.C:
 			if s.stalled() {
 				return errAckStall
@@ -77,6 +82,14 @@ func (s *sender) run(ctx context.Context) error {
 			stop = nil
 			s.draining, s.deadline = true, time.Now().Add(s.b.cfg.DrainTime)
 		}
+	}
+}
+
+// restate tells of a status that changed, once there is room in the window.
+func (s *sender) restate() {
+	if s.restatement && !s.draining && s.inFlight < s.l.limits.window {
+		s.restatement = false
+		s.announce(s.b.status.Load().Online)
 	}
 }
 
@@ -310,7 +323,7 @@ func (s *sender) drained() bool {
 // announce sends the bridge's own status and counts it as in flight.
 func (s *sender) announce(payload []byte) {
 	f := newFlight()
-	f.to = s.b.cfg.Status.Topic
+	f.to = s.b.status.Load().Topic
 	f.msg.QoS = 1
 	f.msg.Payload = payload
 	s.send(f)
@@ -322,10 +335,11 @@ func (s *sender) farewell() {
 	over := time.AfterFunc(farewellTime, func() { s.l.drop() })
 	defer over.Stop()
 	defer s.l.leave()
-	if s.b.cfg.Status == nil {
+	status := s.b.status.Load()
+	if status == nil {
 		return
 	}
-	s.announce(s.b.cfg.Status.Offline)
+	s.announce(status.Offline)
 	for s.inFlight > 0 {
 		select {
 		case a := <-s.l.acks:

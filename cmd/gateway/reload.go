@@ -217,6 +217,9 @@ func (g *gateway) reload(ctx context.Context, cfg *config.Config) (*changes, err
 	}
 	c.disconnected = g.broker.Review(g.access.Set(cfg.Access))
 	g.publishStatus("online")
+	for _, u := range w.bridges {
+		u.SetStatus(g.statusPayload("online"), g.statusPayload("offline"))
+	}
 	saveApplied(cfg, g.at, g.log)
 	return c, err
 }

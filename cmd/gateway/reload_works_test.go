@@ -134,6 +134,10 @@ func TestReloadDisturbsNothingElse(t *testing.T) {
 	}
 	topics, _ := exec.Command("mosquitto_sub", "-h", "127.0.0.1", "-p", s.broker, "-t", "plant/#", "--retained-only", "-F", "%t", "-W", "1").Output()
 	retained := string(topics)
+	eventually(t, "upstream it is told by which configuration the gateway goes", func() bool {
+		got := w.on("dt/plant/_status")
+		return len(got) > 1 && strings.Contains(got[len(got)-1], statusOf(t, s.site).Config) && !strings.Contains(got[0], statusOf(t, s.site).Config)
+	})
 	for _, topic := range []string{"plant/pump/b", "plant/valve"} {
 		if strings.Contains(retained, topic) {
 			t.Errorf("%s is still retained:\n%s", topic, retained)
