@@ -81,6 +81,7 @@ func TestStatusAndPoliteEnd(t *testing.T) {
 		r.start()
 		pass(time.Millisecond)
 		r.end()
+		synctest.Wait()
 		want := append(append([]string{"online"}, numbers(0, 30)...), "offline")
 		if got := r.up.payloads(); !slices.Equal(got, want) {
 			t.Errorf("arrived %q", got)
