@@ -72,7 +72,8 @@ func (c *conn) hold() { c.held.Store(true) }
 func (c *conn) flush() {
 	c.held.Store(false)
 	c.Lock()
-	c.Unlock()
+	c.send()
+	<-c.lock
 }
 
 // send belongs to the holder of lock.
