@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"os"
@@ -40,6 +41,17 @@ type ReloadStatus struct {
 	OK      bool      `json:"ok"`
 	Error   string    `json:"error,omitempty"`
 	Restart []string  `json:"restart,omitempty"` // parts that are as they were until the gateway is started again
+}
+
+// print tells of what a person has to do after a reload.
+func (r *ReloadStatus) print(out io.Writer) {
+	switch {
+	case r == nil:
+	case !r.OK:
+		fmt.Fprintf(out, "reload  failed at %s, all is as before: %s\n", r.Time.Local().Format(time.DateTime), r.Error)
+	case len(r.Restart) > 0:
+		fmt.Fprintf(out, "reload  at %s; changed, but as before until a restart: %s\n", r.Time.Local().Format(time.DateTime), strings.Join(r.Restart, ", "))
+	}
 }
 
 // catchHangups returns a channel of SIGHUPs, which end the process no more.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"log/slog"
 	"maps"
 	"os"
 	"os/exec"
@@ -60,7 +61,7 @@ func newReloadSite(t *testing.T) *reloadSite {
 	c.start()
 	ports := [2]string{freePort(t), freePort(t)}
 	head := fmt.Sprintf("[bus.one]\naddress = \"tcp://127.0.0.1:%s\"\n[bus.two]\naddress = \"tcp://127.0.0.1:%s\"\n", ports[0], ports[1])
-	s := newSite(t, head+c.bridge("send = { \"{name}/#\" = \"dt/{name}/#\", \"site/#\" = \"site/#\" }\n"), map[string]string{
+	s := newSite(t, head+c.bridge("replay = \"strict\"\nsend = { \"{name}/#\" = \"dt/{name}/#\", \"site/#\" = \"site/#\" }\n"), map[string]string{
 		"one": "[device.pump]\nbus = \"one\"\nunit_id = 1\nevery = \"50ms\"\npoints.a = { holding = 0 }\npoints.b = { holding = 1 }\n[device.valve]\nbus = \"one\"\nunit_id = 2\nevery = \"50ms\"\npoints.x = { holding = 0, write = true }\n",
 		"two": "[device.meter]\nbus = \"two\"\nunit_id = 1\nevery = \"50ms\"\npoints.a = { holding = 0, write = true }\n",
 	})
@@ -164,6 +165,9 @@ func TestReloadDisturbsNothingElse(t *testing.T) {
 	if st := statusOf(t, s.site); st.Reload == nil || st.Reload.OK || !strings.Contains(st.Reload.Error, "gateway check") {
 		t.Errorf("status says %+v of it", st.Reload)
 	}
+	if out, _ := s.command("status"); !strings.Contains(out, "\nreload  failed at ") {
+		t.Errorf("status does not tell of it:\n%s", out)
+	}
 	eventually(t, "bus two goes on", func() bool { return s.bus("two").Requests > after.Requests+6 })
 
 	// A bridge comes, the other stays; what needs a restart is told.
@@ -195,5 +199,40 @@ func TestReloadDisturbsNothingElse(t *testing.T) {
 	}
 	if code := s.stop(); code != 0 {
 		t.Errorf("exit code %d", code)
+	}
+}
+
+// docs/changing.md: its commands exist, and what it shows of check --diff is
+// what that prints.
+func TestChangingTellsTheTruth(t *testing.T) {
+	read, err := os.ReadFile("../../docs/changing.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkCommands(t, "docs/changing.md", string(read))
+	load := func(unit string) *config.Config {
+		dir := t.TempDir()
+		writeFile(t, filepath.Join(dir, "gateway.toml"), `name = "a"
+bus.rs485 = { address = "/dev/ttyUSB0", baud = 9600, format = "8N1" }
+bus.plc = { address = "tcp://192.0.2.1" }
+bridge.aws = { url = "tcp://192.0.2.2", send = { "a/#" = "a/#" } }
+device.plc = { bus = "plc", unit_id = 1, points.x = { input = 1 } }
+device.main = { bus = "rs485", unit_id = `+unit+`, points.x = { input = 1 } }
+`)
+		cfg, report := config.Load(dir, config.Options{Settings: true})
+		if cfg == nil {
+			t.Fatal(report.Err())
+		}
+		return cfg
+	}
+	at := places{runtime: t.TempDir()}
+	startApplied(load("1"), at, slog.New(slog.DiscardHandler))
+	var out strings.Builder
+	if err := printDiff(&out, load("2"), at); err != nil || !strings.Contains(string(read), "```\n"+out.String()+"```") {
+		t.Errorf("%v; check --diff says:\n%s", err, &out)
+	}
+	out.Reset()
+	if err := printDiff(&out, load("1"), at); err != nil || !strings.HasPrefix(out.String(), "A reload would change nothing.") {
+		t.Errorf("%v; check --diff says:\n%s", err, &out)
 	}
 }

@@ -188,6 +188,7 @@ func (s *Status) print(out io.Writer) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "%s  up %s, clock %s, version %s, configuration %s\n", s.Name, brief(s.Uptime), s.Clock, s.Version, s.Config)
 	fmt.Fprintf(w, "broker  %s, %d clients\n", strings.Join(s.Listen, " "), s.Broker.Clients)
+	s.Reload.print(w)
 	fmt.Fprintln(w, "\nBUS\tADDRESS\tBUSY\tREQUESTS\tTIMEOUTS\tERRORS\tLATE\t")
 	for i := range s.Buses {
 		b := &s.Buses[i]
