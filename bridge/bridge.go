@@ -6,11 +6,13 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/url"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -42,6 +44,8 @@ type Bridge struct {
 
 	// The rest belongs to the goroutine of Run.
 
+	failed     int  // times in a row
+	next       int  // of urls
 	willQoS    byte // what the far broker supports, as far as known
 	willRetain bool
 	accepted   uint64  // messages acknowledged since the start
@@ -89,6 +93,9 @@ func newBridge(cfg Config, br local, clock func() broker.Clock, log *slog.Logger
 	if err != nil {
 		return nil, err
 	}
+	if cfg.Alike {
+		urls = turned(urls, cfg.ClientID)
+	}
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
@@ -123,6 +130,15 @@ func newBridge(cfg Config, br local, clock func() broker.Clock, log *slog.Logger
 	b.count.Stats = Stats{Name: cfg.Name, State: Connecting, Refused: make(map[string]uint64), Skipped: make(map[string]uint64)}
 	b.count.changed, b.count.outage, b.count.rateFrom = now, now, now
 	return b, nil
+}
+
+// turned returns urls beginning with another one for each client id, so that
+// a fleet does not crowd at the first server of a cluster.
+func turned(urls []*url.URL, id string) []*url.URL {
+	h := fnv.New32a()
+	h.Write([]byte(id))
+	n := int(h.Sum32() % uint32(len(urls)))
+	return slices.Concat(urls[n:], urls[:n])
 }
 
 // watchCertificate speaks of the client certificate's end in time.
@@ -178,31 +194,40 @@ func (b *Bridge) Run(ctx context.Context) error {
 	if b.cfg.Certificate != nil {
 		aside.Go(func() { b.watchCertificate(ctx) })
 	}
-	for failed := 0; ; { // times in a row
-		u := b.urls[failed%len(b.urls)]
+	for wait := b.firstWait(); ; {
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return nil
+		}
+		u := b.nextURL()
 		b.count.trying(u.Host)
-		l, err := b.connect(ctx, u)
-		login, start := err != nil, time.Now()
-		if !login {
-			err = b.serve(ctx, l)
-		}
-		if failed++; time.Since(start) >= settled {
-			failed, b.abrupt = 0, 0
-		}
+		lasted, login, err := b.try(ctx, u)
 		if ctx.Err() != nil {
 			return nil
 		}
 		if errors.Is(err, errRenewal) {
-			failed, b.renewed = 0, true
+			b.failed, b.abrupt, b.renewed, wait = 0, 0, true, 0
+			if !b.cfg.Alike {
+				b.next = 0
+			}
 			continue
 		}
 		b.lost(err, u.Host, login)
-		select {
-		case <-time.After(b.backoff(failed)):
-		case <-ctx.Done():
-			return nil
-		}
+		wait = b.nextWait(lasted)
 	}
+}
+
+// try connects to u and serves the connection until it is lost, or ctx is
+// done, and returns how long that took. login says that it never began.
+func (b *Bridge) try(ctx context.Context, u *url.URL) (lasted time.Duration, login bool, err error) {
+	l, err := b.connect(ctx, u)
+	if err != nil {
+		return 0, true, err
+	}
+	start := time.Now()
+	err = b.serve(ctx, l)
+	return time.Since(start), false, err
 }
 
 // credentials returns user and password for the next connection.
@@ -219,13 +244,46 @@ func (b *Bridge) credentials() (user, password string) {
 // errRenewal ends a link whose password is about to expire.
 var errRenewal = errors.New("the password is renewed")
 
+// justBooted is for how long after a boot a bridge that starts has not been
+// started by a person, who would wait for it.
+const justBooted = 3 * time.Minute
+
+// herd is how wide, as a power of two of the least wait, all waits are spread at
+// least: a thousand gateways that lose their far broker, or that boot when power
+// returns to a town, are in the same moment, and would come back in the same
+// second. So at most about an eighth of them does. One that is alone loses a few
+// seconds, in which its messages lie in the spool.
+const herd = 3
+
+// firstWait returns how long to wait before the first connection.
+func (b *Bridge) firstWait() time.Duration {
+	if b.cfg.Now() > int64(justBooted) {
+		return 0
+	}
+	return time.Duration(b.random() * float64(min(b.cfg.MinBackoff<<herd, b.cfg.MaxBackoff)))
+}
+
+// nextURL returns where to connect to next.
+func (b *Bridge) nextURL() *url.URL { return b.urls[b.next%len(b.urls)] }
+
+// nextWait returns how long to wait after a connection that lasted so long, 0 if
+// there was none, and chooses the URL for then.
+func (b *Bridge) nextWait(lasted time.Duration) time.Duration {
+	if b.failed++; lasted >= settled {
+		b.failed, b.abrupt = 0, 0
+	}
+	if b.next++; !b.cfg.Alike {
+		b.next = b.failed
+	}
+	return b.backoff(b.failed)
+}
+
 // backoff returns how long to wait after so many failures in a row: at random
-// between the least and a bound that doubles each time all URLs were tried, so
-// that a thousand gateways do not come back at one moment.
+// between the least and a bound that doubles each time all URLs were tried.
 func (b *Bridge) backoff(failed int) time.Duration {
 	least, most := b.cfg.MinBackoff, b.cfg.MaxBackoff
 	round := max(0, failed-1)/len(b.urls) + 1
-	bound := min(most, least<<min(round, 16))
+	bound := min(most, least<<min(max(round, herd), 16))
 	return least + time.Duration(b.random()*float64(max(0, bound-least)))
 }
 
@@ -432,6 +490,9 @@ func (b *Bridge) restored(l *link) {
 // more for each reason that waits for a person.
 func (b *Bridge) lost(err error, host string, login bool) {
 	words, person := explain(err, host, login, time.Now())
+	if _, tls := errors.AsType[*handshakeError](err); login && !tls && closedThere(err) && b.count.known() {
+		words = fmt.Sprintf("%s closed the connection during login, though logging in has worked before: it is starting or has trouble of its own (a cluster: no majority of its servers, or no leader yet)", host)
+	}
 	b.count.down(b.cfg.Now(), words)
 	switch {
 	case person && !b.told[words] && len(b.told) < 8:

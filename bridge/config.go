@@ -17,8 +17,11 @@ import (
 
 // A Config describes one bridge. Zero values mean the default named.
 type Config struct {
-	Name     string   // table key: identity of its cursors and of its user "bridge:NAME"
-	URLs     []string // tcp://host[:1883], tls://host[:8883], ws://host[:80][/mqtt] or wss://host[:443][/mqtt], tried in turn; the first is preferred
+	Name string   // table key: identity of its cursors and of its user "bridge:NAME"
+	URLs []string // tcp://host[:1883], tls://host[:8883], ws://host[:80][/mqtt] or wss://host[:443][/mqtt], tried in turn; the first is preferred
+	// Alike says that all URLs lead to the same, as those of a cluster: each
+	// client id prefers another one, and the next one follows when one is lost.
+	Alike    bool
 	ClientID string
 	Version  Version
 	Username string

@@ -56,6 +56,18 @@
 // of its own, which Probe goes through one by one for `gateway bridge test`. No
 // variable of the environment leads anywhere unless the configuration says so.
 //
+// # Connecting again
+//
+// Each wait before a connection is drawn at random, also the first one after a
+// connection was lost and the one after a boot, from a range that is eight
+// seconds wide at least. A thousand gateways lose their far broker, or get their
+// power back, in the same instant; from one to two seconds, as here at first, all
+// of them came in the same second, and those it refused came again in the next. One
+// gateway alone loses three seconds by that on average, in which a far broker that
+// restarts would not have let it in anyway. The URLs of a cluster are equals, so
+// each client id begins with another one, and the next one follows a lost one; any
+// other list has a first choice.
+//
 // # Receiving
 //
 // Receive rules subscribe upstream, and lead to command topics only. What

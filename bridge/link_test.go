@@ -156,14 +156,14 @@ func TestOutageIsLoggedOnceAndSpaced(t *testing.T) {
 		for i := range r.up.times[1:] {
 			waits = append(waits, r.up.times[i+1].Sub(r.up.times[i])/time.Second)
 		}
-		if want := []time.Duration{2, 4, 8, 16, 32, 60, 60, 60}; !slices.Equal(waits, want) {
+		if want := []time.Duration{8, 8, 8, 16, 32, 60, 60, 60}; !slices.Equal(waits, want) {
 			t.Errorf("waited %d s, want %d", waits, want)
 		}
 		if r.lines("no uplink") != 2 || r.lines("refused the connection") != 1 || r.lines("authority not trusted") != 1 ||
-			r.lines("uplink restored") != 1 || r.lines("dur=4m2s n=10") != 1 {
+			r.lines("uplink restored") != 1 || r.lines("dur=4m12s n=10") != 1 {
 			t.Errorf("log:\n%s", r.logged)
 		}
-		if s := r.Stats(); s.LongestOutage != 242*time.Second || s.Reconnects != 0 || s.State != Up {
+		if s := r.Stats(); s.LongestOutage != 252*time.Second || s.Reconnects != 0 || s.State != Up {
 			t.Errorf("stats %+v", s)
 		}
 		r.end()
@@ -188,6 +188,42 @@ func TestURLsAreTriedInTurn(t *testing.T) {
 			t.Errorf("tried %q, want %q: after a while of success the first is preferred", got, want)
 		}
 		r.end()
+	})
+}
+
+// The servers of a cluster are equals: each client id begins with another one,
+// and the next one follows when one is lost. One that ends the login of a client
+// that it took before has trouble of its own.
+func TestServersOfAClusterAreEquals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		first := make(map[string]int)
+		for n := range 30 {
+			r := newRig(t, func(c *Config) {
+				c.URLs, c.Alike, c.ClientID = []string{"tcp://a", "tcp://b", "tcp://c"}, true, fmt.Sprint("plant", n)
+			})
+			r.up.dialed = func(n int) error {
+				if n == 2 {
+					return io.EOF
+				}
+				return nil
+			}
+			r.start()
+			pass(time.Minute)
+			r.up.conns[0].Close()
+			pass(1500 * time.Millisecond)
+			if e := r.Stats().LastError; !strings.Contains(e, "no majority of its servers") {
+				t.Errorf("it says %s", e)
+			}
+			pass(time.Minute)
+			if d := r.up.dials; len(d) != 3 || d[0] == d[1] || d[1] == d[2] || d[2] == d[0] {
+				t.Errorf("tried %q", d)
+			}
+			first[r.up.dials[0]]++
+			r.end()
+		}
+		if len(first) != 3 {
+			t.Errorf("the first ones are %v", first)
+		}
 	})
 }
 

@@ -22,8 +22,11 @@ type Preset struct {
 	Session  time.Duration // the longest that it keeps; 0: as without a preset
 	Least    time.Duration // keep-alive; 0: any
 	Most     time.Duration
-	ClientID int  // bytes; 0: any
-	Open     bool // it may be without encryption
+	ClientID int // bytes; 0: any
+	// IDForbidden are characters that client ids may not hold.
+	IDForbidden string
+	Open        bool // it may be without encryption
+	Alike       bool // as Config.Alike
 }
 
 // Presets are the presets by name. The rates keep a twentieth below what the
@@ -51,7 +54,12 @@ var Presets = map[string]Preset{
 		Session: 2 * time.Hour, ClientID: 1024,
 	},
 	"mosquitto": {Title: "Mosquitto", Limits: Limits{Packet: 2_000_000}, Open: true},
-	"nats":      {Title: "NATS", Version: MQTT311, Limits: Limits{Packet: 1 << 20, Forbidden: " \t"}, Open: true},
+	"nats": {
+		Title: "NATS", Version: MQTT311, Open: true, Alike: true, IDForbidden: " \t\r\n\f.*>",
+		// It counts a header of its own to the payload, ends the connection above
+		// a MiB, and upon a space or a DEL in a topic.
+		Limits: Limits{Packet: 1<<20 - 1<<10, Forbidden: " \t\r\n\f\x7f"},
+	},
 }
 
 // A SAS makes passwords for Azure IoT Hub of a device's key.

@@ -150,16 +150,21 @@ func explain(err error, host string, login bool, now time.Time) (words string, p
 		return fmt.Sprintf("no route to %s: check the network", host), false
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded), errors.Is(err, syscall.ETIMEDOUT):
 		return fmt.Sprintf("no answer from %s in time: check the network, a firewall, the address", host), false
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+	case closedThere(err):
 		if _, ok := errors.AsType[*handshakeError](err); ok {
 			return fmt.Sprintf("%s closed the connection as TLS began: it speaks no TLS at this port (then tcp:// or ws://, or its TLS port), or does not take our certificate", host), false
 		}
 		if login {
-			return fmt.Sprintf("%s closed the connection during login: no MQTT broker, one of another version (see version), or one that wants tls:// or a client certificate", host), false
+			return fmt.Sprintf("%s closed the connection during login: no MQTT broker, one of another version (see version), one that wants tls:// or a client certificate, or a cluster without a majority of its servers", host), false
 		}
 		return fmt.Sprintf("%s closed the connection without a reason: broker stopped, network trouble, or another client with the same client id", host), false
 	}
 	return err.Error(), false
+}
+
+// closedThere reports whether the far end closed the connection, without a word.
+func closedThere(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
 // explainTLS returns "" for what has nothing to do with TLS.

@@ -114,6 +114,13 @@ func (c *counters) up(now int64) (outage time.Duration, first bool) {
 	return outage, c.connects == 1
 }
 
+// known reports whether there ever was a connection.
+func (c *counters) known() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.connects > 0
+}
+
 // down notes that there is no connection, and why.
 func (c *counters) down(now int64, why string) {
 	c.mu.Lock()

@@ -67,6 +67,12 @@ func TestCloudsPageTellsTheTruth(t *testing.T) {
 		}
 	}
 	checkCommands(t, "the page", text)
+	checkLinks(t, text)
+}
+
+// checkLinks looks for what a page of docs leads to.
+func checkLinks(t *testing.T, text string) {
+	t.Helper()
 	for _, link := range regexp.MustCompile(`\]\(([^)#]+)\)`).FindAllStringSubmatch(text, -1) {
 		if _, err := os.Stat("../../docs/" + link[1]); err != nil {
 			t.Errorf("the page leads to %s: %v", link[1], err)
@@ -77,6 +83,39 @@ func TestCloudsPageTellsTheTruth(t *testing.T) {
 			t.Errorf("the page leads to its own %s, which is not there", link[1])
 		}
 	}
+}
+
+// TestFleetPageTellsTheTruth loads the gateway's configuration of docs/fleet.md
+// without a fault and without a warning. What it sets up NATS with is run by a
+// test in tools/interop.
+func TestFleetPageTellsTheTruth(t *testing.T) {
+	page, err := os.ReadFile("../../docs/fleet.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(page)
+	blocks := regexp.MustCompile("(?s)```toml\n(.*?)```").FindAllStringSubmatch(text, -1)
+	if len(blocks) != 1 {
+		t.Fatalf("%d TOML blocks, this test knows one", len(blocks))
+	}
+	dir := t.TempDir()
+	if err := writeDemoKeys(dir); err != nil {
+		t.Fatal(err)
+	}
+	for from, to := range map[string]string{"ca.crt": "nats-ca.crt", "gateway.crt": "credentials/nats.crt", "gateway.key": "credentials/nats.key"} {
+		if err := os.Rename(filepath.Join(dir, "credentials", from), filepath.Join(dir, to)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cfg := loadPage(t, dir, blocks[0][1])
+	if _, report := config.Load(filepath.Join(dir, "gateway.toml"), config.Options{}); len(report.Issues) > 0 {
+		t.Errorf("%s", report.Summary())
+	}
+	if b := cfg.Bridges[0]; b.Rate <= 0 || !b.Alike || len(b.URLs) != 3 {
+		t.Errorf("bridge %+v", b)
+	}
+	checkCommands(t, "the page", text)
+	checkLinks(t, text)
 }
 
 // presetRow is what the table says of a preset.

@@ -76,7 +76,7 @@ func (l *loader) readPreset(b *Bridge, t text) {
 	}
 	b.Preset = name
 	b.Version, b.Limits = p.Version, p.Limits
-	b.Window, b.MinBackoff, b.Session = p.Window, p.Backoff, p.Session
+	b.Window, b.MinBackoff, b.Session, b.Alike = p.Window, p.Backoff, p.Session, p.Alike
 	if p.Most > 0 {
 		b.KeepAlive = min(p.Most, time.Minute)
 	}
@@ -155,6 +155,9 @@ func (l *loader) checkPreset(b *Bridge, raw *rawBridge, urls []text) {
 	}
 	if p.ClientID > 0 && len(b.ClientID) > p.ClientID {
 		l.errorKey(raw.at, "the client id %q has %d bytes; %s takes %d", b.ClientID, len(b.ClientID), p.Title, p.ClientID)
+	}
+	if i := strings.IndexAny(b.ClientID, p.IDForbidden); i >= 0 {
+		l.errorKey(raw.at, "the client id %q holds %q, which %s does not take: write client_id", b.ClientID, b.ClientID[i], p.Title)
 	}
 	if k := b.KeepAlive; raw.KeepAlive.set() && (k < p.Least || p.Most > 0 && k > p.Most) {
 		l.warnAt(raw.KeepAlive.at, "keepalive is %s; %s takes %s to %s", k, p.Title, p.Least, p.Most)

@@ -3,7 +3,8 @@
 //
 // Each library is a kind, and what it has to show is written once, in
 // suite_test.go, over every transport and version that it speaks. Programs,
-// mosquitto's, have tests of their own. All of it goes to the binary that is
+// mosquitto's, have tests of their own, and so has a cluster of NATS, to which a
+// bridge of the gateway sends. All of it goes to the binary that is
 // shipped, with as little configuration as it takes.
 package clients
 
@@ -248,6 +249,7 @@ func newPKI(dir string) pki {
 	_, authorityKey := p.issue("ca", authority, authority, nil)
 	p.issue("broker", broker, authority, authorityKey)
 	p.issue("panel", template("panel"), authority, authorityKey)
+	p.issue("gw", template("gw"), authority, authorityKey)
 	p.pool.AddCert(authority)
 	return p
 }
