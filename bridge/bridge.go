@@ -15,6 +15,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"edgegateway/broker"
@@ -53,6 +54,7 @@ type Bridge struct {
 	abrupt     int     // short connections that ended in silence, in a row
 	careful    int     // so many messages go one at a time
 	suspect    suspect // the message that went alone when the server ended the connection
+	latest     *flight // accepted last, nil: none yet; for proof
 	newest     map[topicOf]spool.Seq
 	deaf       string            // why subscribing failed, "" if it did not
 	told       map[string]bool   // reasons logged in this outage
@@ -343,9 +345,12 @@ func (b *Bridge) subscribed(err error) {
 
 // A suspect is a message after which the far broker ended the connection.
 type suspect struct {
-	source *source
-	seq    spool.Seq
-	times  int
+	source  *source
+	seq     spool.Seq
+	strikes int  // connections that it ended, alone in flight
+	proven  int  // of them those over which another message had passed before
+	prove   bool // on the next connection another one is to go first
+	told    bool // that nothing passes
 }
 
 // strikes is how often the far broker must end the connection upon the same
@@ -356,46 +361,131 @@ const (
 	silentStrikes = 5
 )
 
+// proofs is how many strikes must be proven. A server that ends the connection
+// upon everything, for want of rights or while it is in trouble, would else
+// have one message after the other thrown away.
+const proofs = 2
+
+// lasting is how many strikes without one that is proven are told.
+const lasting = 5
+
 // abrupt is how many short connections must end in silence, with messages in
 // flight, for one of these to be suspected.
 const abrupt = 3
 
 // suspectContent looks for the message because of which the far broker ended
 // the connection instead of refusing it: for a while messages go one at a
-// time, and the one that ends several connections is given up.
+// time, and the one that ends several connections over which others pass is
+// given up.
 func (b *Bridge) suspectContent(s *sender, err error) {
 	if s.inFlight == 0 {
 		return
 	}
-	most, words := silentStrikes, "the far broker ends the connection upon it, and says nothing"
+	most, words := silentStrikes, "the far broker ends the connection upon it, and upon no other"
+	closed, reset := endedBy(err)
 	if r, ok := errors.AsType[*refusal](err); ok && r.content() {
 		most, words = strikes, reasonWords(r.code)
-	} else if !errors.Is(err, io.EOF) { // not the far broker
+	} else if !closed && !reset {
 		return
 	} else if b.abrupt++; b.abrupt < abrupt {
 		return
 	}
-	if f := s.lastSent; b.careful > 0 && s.inFlight == 1 && f.source != nil {
-		if b.suspect.source != f.source || b.suspect.seq != f.seq {
-			b.suspect = suspect{f.source, f.seq, 0}
-		}
-		if b.suspect.times++; b.suspect.times == most {
-			b.refuse(f, words)
-		}
+	f := s.lastSent
+	switch {
+	case b.careful == 0 || s.inFlight != 1:
+	case f.again: // not even what it has accepted before
+		b.suspect.prove = false
+	case f.source != nil && !reset:
+		b.strike(f, s.passed, most, words)
 	}
 	b.careful = 10 * b.cfg.Window // more than what was in flight, with live ones in between
 }
 
+// endedBy reports whether the far end closed the connection, or the network
+// says that it is gone. The latter is what becomes of a close while more is on
+// its way to the far broker; a message that goes alone sees which it was.
+func endedBy(err error) (closed, reset bool) {
+	closed = errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+	return closed, errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+// strike notes that the connection ended upon f, and gives it up once that is
+// proven to be because of f.
+func (b *Bridge) strike(f *flight, passed bool, most int, words string) {
+	x := &b.suspect
+	if x.source != f.source || x.seq != f.seq {
+		*x = suspect{source: f.source, seq: f.seq}
+	}
+	x.strikes++
+	if passed {
+		x.proven++
+	}
+	x.prove = !x.prove
+	if x.strikes >= most && x.proven >= proofs {
+		b.refuse(f, words)
+		return
+	}
+	if x.strikes >= lasting && x.proven == 0 && !x.told {
+		x.told = true
+		b.log.Error("the far broker ends the connection upon every message; nothing is given up for that, it is tried again and again",
+			"topic", f.to, "seq", uint64(f.seq), "err", "look whether this client may publish to this topic there, and into the far broker's log")
+	}
+}
+
+// cleared ends the suspicion of f.
+func (b *Bridge) cleared(f *flight) {
+	if b.suspect.source == f.source && b.suspect.seq == f.seq {
+		b.suspect = suspect{}
+	}
+}
+
+// keepLatest keeps f, which was accepted, as what may be sent again for proof,
+// in the place of the one before.
+func (b *Bridge) keepLatest(f *flight) {
+	if cap(f.data) > maxLatest {
+		f.release()
+		return
+	}
+	if b.latest != nil {
+		b.latest.release()
+	}
+	b.latest = f
+}
+
+// repeated returns the message accepted last as it is to be sent once more,
+// under the same id; nil if there is none.
+func (b *Bridge) repeated() *flight {
+	old := b.latest
+	if old == nil {
+		return nil
+	}
+	f := newFlight()
+	data := append(f.data[:0], old.data...)
+	*f = *old
+	f.data, f.again = data, true
+	if b.decode(&spool.Record{Seq: old.seq, Stamp: old.msg.Stamp, Boot: old.boot, Data: data}, &f.msg) != nil {
+		f.release()
+		return nil
+	}
+	return f
+}
+
+// maxLatest is the largest message that is kept for proof, in bytes.
+const maxLatest = 64 << 10
+
 // accept takes f out of the spool: the far broker has it.
 func (b *Bridge) accept(f *flight) {
-	if f.source != nil {
+	if f.source != nil && !f.again {
 		f.consumer.Ack(f.seq)
 		b.accepted++
+		b.cleared(f)
 		b.count.ackedOne(b.cfg.Now())
 		if _, ok := b.refused[f.to]; ok {
 			delete(b.refused, f.to)
 			b.log.Info("messages are accepted upstream again", "topic", f.to)
 		}
+		b.keepLatest(f)
+		return
 	}
 	f.release()
 }
@@ -406,6 +496,12 @@ const maxRefused = 64
 // refuse gives f up, counted, kept as a dead letter, and logged when it begins
 // for a topic.
 func (b *Bridge) refuse(f *flight, words string) {
+	if f.again { // it was accepted once, but proves nothing any more
+		b.latest = nil
+		f.release()
+		return
+	}
+	b.cleared(f)
 	if old, ok := b.refused[f.to]; old != words && (ok || len(b.refused) < maxRefused) {
 		b.refused[f.to] = words
 		b.log.Error("message refused upstream and given up", "topic", f.to, "seq", uint64(f.seq), "err", words)

@@ -140,7 +140,7 @@ func (c *Config) check() ([]*url.URL, error) {
 	}
 	refuse(c.Name == "", "it has no name")
 	refuse(c.ClientID == "", "client_id is missing: the far broker knows the gateway by it")
-	refuse(c.QoS > 1, "qos is %d, but bridges send with 0 or 1 and recognise repetitions by the mid property: use 1", c.QoS)
+	refuse(c.QoS > 1, "qos is %d, but the MQTT library cannot keep QoS 2 over a crash: use 1, with which the receiver knows repetitions by the mid property", c.QoS)
 	refuse(c.Window < 1 || c.Window > 1024, "window is %d, must be 1 to 1024", c.Window)
 	refuse(c.KeepAlive < time.Second || c.KeepAlive > 65535*time.Second, "keep-alive is %v, must be 1 s to 65535 s", c.KeepAlive)
 	refuse(len(c.URLs) == 0, "url is missing")

@@ -35,7 +35,11 @@
 // large) is counted, logged when that begins and ends, and given up, so that
 // it never holds up the rest. Refusals for lack of quota are repeated, later
 // and later. A broker that ends the connection instead of refusing a message
-// is sent one message at a time until it is found which one that is.
+// is sent one message at a time until it is found which one that is: the one
+// upon which it ends several connections over which others passed. On every
+// second of these the message accepted last is sent once more before, with its
+// id, or, while none was accepted, the status counts. A broker that ends the
+// connection upon everything costs time, and no message.
 //
 // All that is given up is kept as a dead letter, a bounded file for people.
 //
@@ -86,7 +90,11 @@
 // no limit for what it reads, nor a check of the server's Maximum Packet Size,
 // and would crash on a CONNACK with an authentication method: all three are
 // made good here. Handlers are given to each Client at its making, for those
-// added later vanish with it. QoS 2 is not used.
+// added later vanish with it. Its manual acknowledgement, which looks twenty
+// times a second for something to send, is off: the session keeps the order of
+// PUBACKs. QoS 2 is not used: PUBREC is answered without regard to a connection
+// that ends, and its state is in no place that is synced. docs/testing.md lists
+// all its traps with the tests.
 //
 // # MQTT 3.1.1
 //

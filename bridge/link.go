@@ -111,6 +111,7 @@ func (b *Bridge) login5(ctx context.Context, raw net.Conn, acks chan<- ack) (cli
 	c := b.newClient5(raw, acks)
 	ca, err := c.paho.Connect(ctx, b.connectPacket())
 	if err == nil {
+		go c.sess.acknowledge()
 		return c, limitsOf(ca, b.cfg.Window).within(&b.cfg.Limits), nil
 	}
 	c.done()
@@ -146,7 +147,6 @@ func (b *Bridge) newClient5(raw net.Conn, acks chan<- ack) *client5 {
 				return true, nil
 			},
 		},
-		EnableManualAcknowledgment: true,
 	})
 	return c
 }
@@ -154,10 +154,9 @@ func (b *Bridge) newClient5(raw net.Conn, acks chan<- ack) *client5 {
 // answer acknowledges p or refuses it. After the end of the connection it does
 // nothing, and p is delivered again.
 func (c *client5) answer(p *paho.Publish, code byte) {
-	if code >= 0x80 && p.QoS > 0 {
-		c.sess.refuse(p.PacketID, code)
+	if p.QoS > 0 {
+		c.sess.answer(p.PacketID, code)
 	}
-	_ = c.paho.Ack(p)
 }
 
 // report keeps the first error.

@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -268,13 +269,12 @@ func TestMosquittoOutage(t *testing.T) {
 }
 
 func testOutage(t *testing.T, version Version) {
-	// With a limit, mosquitto 2.0.11 now and then sends the watcher nothing more
-	// after a restart: it has forgotten that what was in flight is so no longer.
-	m := newMosquitto(t, "max_inflight_messages 0")
+	m := newMosquitto(t, "")
 	m.start()
 	w := m.watch()
 	m.stop()
 	r := m.bridgeTo(func(c *Config) { c.Version = version })
+	wire := r.tap()
 	r.tele.fill(0, 500)
 	r.start()
 	await(t, "the bridge has noticed", func() bool { return r.Stats().State == Down })
@@ -291,7 +291,14 @@ func testOutage(t *testing.T, version Version) {
 		m.start()
 	}
 	await(t, "all are acknowledged", func() bool { return int(r.tele.Acked()) == total })
-	m.attach(w) // with its connection from before the restarts mosquitto may have forgotten it
+	// What is on the wire proves the bridge, whatever becomes of the watcher.
+	if late := wire.unacknowledged(); len(late) > 0 || !slices.Equal(wire.sent, numbers(0, total)) {
+		t.Fatalf("sent %d of %d, in order %v; the cursor passed what mosquitto did not acknowledge: %v", len(wire.sent), total, slices.Equal(wire.sent, numbers(0, len(wire.sent))), late)
+	}
+	// mosquitto_sub 2.0.11 ends ("Protocol error", "A TLS error occurred"), or
+	// hangs, in one of 27 runs when its broker goes in the middle of a packet
+	// or a handshake. Its session has what it missed.
+	m.attach(w)
 	var got []string
 	var again int
 	await(t, "all have arrived", func() bool { got, again = w.distinct(); return len(got) >= total })
@@ -303,8 +310,8 @@ func testOutage(t *testing.T, version Version) {
 	r.end()
 	s := r.Stats()
 	t.Logf("%d messages, lost 0, repeated %d, sent %d, reconnects %d, longest outage %v", total, again, s.Sent, s.Reconnects, s.LongestOutage)
-	if s.Reconnects != 2 || int(s.Sent) > total+4*r.cfg.Window { // what mosquitto itself repeats is not ours
-		t.Errorf("repeated %d, stats %+v", again, s)
+	if s.Reconnects != 2 || wire.again > 2*r.cfg.Window { // what mosquitto itself repeats is not ours
+		t.Errorf("repeated %d, stats %+v", wire.again, s)
 	}
 }
 

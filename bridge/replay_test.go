@@ -3,7 +3,9 @@ package bridge
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/url"
 	"os"
@@ -332,6 +334,7 @@ func TestSilentPoison(t *testing.T) {
 						}
 						r.dial = up.dial
 					}
+					r.dialPipes()
 					r.tele.fill(0, 50)
 					r.start()
 					pass(5 * time.Minute)
@@ -354,6 +357,35 @@ func (c resetConn) Read(p []byte) (int, error) {
 		err = syscall.ECONNRESET
 	}
 	return n, err
+}
+
+// A pipeConn says of a far end that is gone what TCP says: whoever is writing
+// hears of it first.
+type pipeConn struct{ net.Conn }
+
+func (c pipeConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if err != nil {
+		time.Sleep(time.Millisecond)
+	}
+	return n, err
+}
+
+func (c pipeConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	if errors.Is(err, io.ErrClosedPipe) {
+		err = syscall.EPIPE
+	}
+	return n, err
+}
+
+// dialPipes has a bridge dial pipeConns.
+func (r *rig) dialPipes() {
+	dial := r.dial
+	r.dial = func(ctx context.Context, u *url.URL) (net.Conn, error) {
+		c, err := dial(ctx, u)
+		return pipeConn{c}, err
+	}
 }
 
 // A network that breaks again and again, whatever is sent, costs no message.
@@ -379,4 +411,87 @@ func TestBadLinkIsNoPoison(t *testing.T) {
 		}
 		r.end()
 	})
+}
+
+// A far broker that ends the connection upon everything, for want of rights or
+// while it is in trouble, costs no message, however long that lasts.
+func TestServerThatTakesNothingCostsNothing(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		first int  // messages accepted before the trouble
+		words byte // of DISCONNECT; 0: in silence
+	}{{"from the start", 0, 0}, {"later", 20, 0}, {"from the start, with a reason", 0, 0x87}, {"later, with a reason", 20, 0x87}} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, func(c *Config) { c.Window = 5 })
+				r.dialPipes()
+				const trouble = 60 // connections
+				accepted := 0
+				r.up.publish = func(conn *serverConn, p *packets.Publish) {
+					if accepted >= c.first && conn.n < trouble {
+						if c.words != 0 {
+							conn.send(&packets.Disconnect{ReasonCode: c.words, Properties: &packets.Properties{}})
+						}
+						conn.send(nil)
+						return
+					}
+					accepted++
+					conn.ack(p, 0)
+				}
+				r.tele.fill(0, 100)
+				r.start()
+				pass(3 * time.Hour)
+				if s := r.Stats(); r.tele.Acked() != 100 || s.Acked != 100 || len(s.Refused) != 0 || s.State != Up || r.up.attempts() != trouble {
+					t.Errorf("cursor %d, %d connections, stats %+v", r.tele.Acked(), r.up.attempts(), s)
+				}
+				if n := r.lines("upon every message"); n != 1 {
+					t.Errorf("told %d times", n)
+				}
+				r.end()
+				var first []string
+				for _, p := range r.up.payloads() {
+					if !slices.Contains(first, p) {
+						first = append(first, p)
+					}
+				}
+				if !slices.Equal(first, numbers(0, 100)) {
+					t.Errorf("arrived %v", first)
+				}
+			})
+		})
+	}
+}
+
+// The very first message may be the poison. That the far broker takes the
+// bridge's status shows that it is; where there is none, it is kept.
+func TestPoisonAtTheStart(t *testing.T) {
+	for _, status := range []bool{true, false} {
+		t.Run(fmt.Sprint("status ", status), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, func(c *Config) {
+					if status {
+						c.Status = &Status{Topic: "dt/p/_status", Online: []byte("on"), Offline: []byte("off")}
+					}
+				})
+				r.up.publish = func(c *serverConn, p *packets.Publish) {
+					if string(p.Payload) == "0" {
+						c.send(nil)
+						return
+					}
+					c.ack(p, 0)
+				}
+				r.dialPipes()
+				r.tele.fill(0, 50)
+				r.start()
+				pass(10 * time.Minute)
+				if s := r.Stats(); status && (r.tele.Acked() != 50 || s.Acked != 49 || len(s.Refused) != 1) || !status && (r.tele.Acked() != 0 || len(s.Refused) != 0) {
+					t.Errorf("cursor %d, stats %+v", r.tele.Acked(), s)
+				}
+				if n := r.lines("upon every message"); status != (n == 0) {
+					t.Errorf("told %d times", n)
+				}
+				r.end()
+			})
+		})
+	}
 }

@@ -18,6 +18,8 @@ type sender struct {
 
 	inFlight int
 	lastSent *flight
+	passed   bool      // a message was accepted over this link that shows that messages pass
+	proof    *flight   // goes before all others, to see whether it does; nil: none
 	progress time.Time // of the last PUBACK, or when the first of those in flight was sent
 
 	postponed []*flight // refused for lack of quota, in the order to be sent again
@@ -34,6 +36,9 @@ func (b *Bridge) newSender(l *link, streams []*stream) *sender {
 	s := &sender{b: b, l: l, broken: make(chan error, numStreams), timer: time.NewTimer(time.Hour), aliases: aliases{most: l.limits.aliases}}
 	for _, st := range streams {
 		s.streams[st.rank] = st.out
+	}
+	if b.suspect.prove {
+		s.proof = b.repeated()
 	}
 	return s
 }
@@ -136,6 +141,10 @@ func (s *sender) next() *flight {
 	if !s.ready() {
 		return nil
 	}
+	if f := s.proof; f != nil {
+		s.proof = nil
+		return f
+	}
 	if len(s.postponed) > 0 && !s.wantsProof(s.postponed[0]) {
 		return s.again()
 	}
@@ -190,12 +199,15 @@ func (s *sender) send(f *flight) {
 	if most := s.l.limits.packet; most == 0 || fits(p, most-aliasSize) {
 		s.aliases.apply(p)
 	}
-	if err := s.l.publish(f, p); err != nil {
-		if errors.Is(err, errUnsendable) {
-			s.b.refuse(f, reasonWords(codeTopicInvalid))
-		}
+	err := s.l.publish(f, p)
+	switch {
+	case errors.Is(err, errUnsendable):
+		s.b.refuse(f, reasonWords(codeTopicInvalid))
+		return
+	case err != nil && p.QoS == 0:
 		return
 	}
+	// Else with an error, too, it may be out, and be why the link went down.
 	s.b.pace.take(size, f.replayed, time.Now())
 	s.b.count.add(&s.b.count.Sent)
 	if p.QoS == 0 && s.b.cfg.Version == MQTT5 { // for 3.1.1 the link says when it is out
@@ -236,8 +248,9 @@ func (s *sender) settle(a ack) {
 	}
 	switch {
 	case a.code < 0x80: // 0x10, no subscribers, is success, too
+		s.passed = s.passed || a.source != nil || s.b.latest == nil
 		s.b.accept(a.flight)
-	case (a.code == codeQuota || a.code == codeReceiveMaximum) && !s.hopeless(a.flight):
+	case !a.again && (a.code == codeQuota || a.code == codeReceiveMaximum) && !s.hopeless(a.flight):
 		s.postpone(a.flight)
 	default:
 		s.b.refuse(a.flight, reasonWords(a.code))

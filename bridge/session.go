@@ -3,6 +3,7 @@ package bridge
 import (
 	"context"
 	"io"
+	"slices"
 	"sync"
 
 	"github.com/eclipse/paho.golang/packets"
@@ -26,8 +27,17 @@ type session struct {
 	last    uint16    // packet id given out last
 	flights map[uint16]*flight
 	waiting map[uint16]chan<- packets.ControlPacket // SUBSCRIBE; has room for its answer
-	refused map[uint16]byte                         // inbound PUBLISH to be answered with this reason code
+	owed    []owed                                  // to inbound PUBLISH, in the order they came
 	goodbye *packets.Disconnect                     // what the server sent, if it did
+
+	answered chan struct{} // something in owed is; full: that is known already
+}
+
+// An owed is the PUBACK of an inbound message.
+type owed struct {
+	id    uint16
+	ready bool
+	code  byte
 }
 
 // An ack is the far broker's answer to a flight.
@@ -42,7 +52,8 @@ func newSession(acks chan<- ack) *session {
 		lost:    make(chan struct{}),
 		flights: make(map[uint16]*flight),
 		waiting: make(map[uint16]chan<- packets.ControlPacket),
-		refused: make(map[uint16]byte),
+
+		answered: make(chan struct{}, 1),
 	}
 }
 
@@ -135,27 +146,73 @@ func (s *session) PacketReceived(recv *packets.ControlPacket, inbound chan<- *pa
 		if p.QoS > 1 { // more than we subscribed with
 			return s.write(&packets.Pubrec{PacketID: p.PacketID, ReasonCode: packets.PubrecImplementationSpecificError})
 		}
+		if p.QoS == 1 {
+			s.owe(p.PacketID)
+		}
 		inbound <- p // has room for our Receive Maximum; reading waits for a server that sends more
 	}
 	return nil
 }
 
-// refuse has the PUBLISH with this id answered with a reason code when it is
-// acknowledged next.
-func (s *session) refuse(id uint16, code byte) {
+// owe notes an inbound PUBLISH. One that comes again before it was answered is
+// answered once.
+func (s *session) owe(id uint16) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.refused[id] = code
+	if !slices.ContainsFunc(s.owed, func(o owed) bool { return o.id == id }) {
+		s.owed = append(s.owed, owed{id: id})
+	}
 }
 
-// Ack answers an inbound PUBLISH; paho calls it in the order they came.
-func (s *session) Ack(p *packets.Publish) error {
+// answer has the PUBLISH with this id acknowledged once those before it are
+// (MQTT 5, 4.6). It never waits.
+func (s *session) answer(id uint16, code byte) {
 	s.mu.Lock()
-	code := s.refused[p.PacketID]
-	delete(s.refused, p.PacketID)
-	s.mu.Unlock()
-	return s.write(&packets.Puback{PacketID: p.PacketID, ReasonCode: code})
+	defer s.mu.Unlock()
+	for i := range s.owed {
+		if o := &s.owed[i]; o.id == id && !o.ready {
+			o.ready, o.code = true, code
+			break
+		}
+	}
+	select {
+	case s.answered <- struct{}{}:
+	default:
+	}
 }
+
+// acknowledge sends what answer was called for until the connection ends. It
+// takes the place of paho's manual acknowledgement, which looks twenty times a
+// second whether there is anything to send.
+func (s *session) acknowledge() {
+	for {
+		select {
+		case <-s.answered:
+		case <-s.lost:
+			return
+		}
+		for {
+			o, ok := s.nextAnswer()
+			if !ok || s.write(&packets.Puback{PacketID: o.id, ReasonCode: o.code}) != nil {
+				break
+			}
+		}
+	}
+}
+
+// nextAnswer takes out the first that is owed, if it may be sent.
+func (s *session) nextAnswer() (o owed, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.owed) == 0 || !s.owed[0].ready {
+		return o, false
+	}
+	o, s.owed = s.owed[0], s.owed[1:]
+	return o, true
+}
+
+// Ack is called by paho when a handler has returned, which is too early.
+func (s *session) Ack(*packets.Publish) error { return nil }
 
 func (s *session) write(packet io.WriterTo) error {
 	s.mu.Lock()

@@ -63,6 +63,7 @@ type flight struct {
 	data     []byte
 	to       string // topic upstream
 	replayed bool
+	again    bool // accepted before, and sent to see whether anything passes
 
 	tries    int    // refused so often for lack of quota
 	accepted uint64 // how many messages had been accepted at the first time

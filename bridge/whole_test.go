@@ -112,6 +112,8 @@ func TestWholePathAcrossOutageAndRestart(t *testing.T) {
 			g.publish(2000, 3000)
 			m.start()
 			g.publish(3000, 4000)
+			await(t, "all is acknowledged", func() bool { return g.bridge.backlogRecords() == 0 })
+			m.attach(w) // see testOutage
 			var got []string
 			var again int
 			await(t, "all have arrived", func() bool { got, again = w.distinct(); return len(got) >= 4000 })

@@ -23,6 +23,7 @@ type Message struct {
 	QoS     byte
 	Retain  bool
 	Class   Class
+	Local   bool        // not for bridges, whatever their filters are; not stored
 	Props   *Properties // nil: none
 
 	// Stamp is CLOCK_BOOTTIME in nanoseconds at which what it tells happened:

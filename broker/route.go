@@ -319,7 +319,7 @@ func (d *delivery) subscribed(p *publication, o *options) {
 // owes says whether p is to be stored for d, which may be asked for it several
 // times.
 func (b *Broker) owes(p *publication, d *Durable) bool {
-	if d.met == b.routes || b.logs[p.msg.Class] == nil || p.msg.From == d.from {
+	if d.met == b.routes || b.logs[p.msg.Class] == nil || p.msg.From == d.from || p.msg.Local {
 		return false
 	}
 	d.met = b.routes

@@ -89,6 +89,11 @@ timeout = "2s"
 		t.Fatalf("exit code %d after SIGTERM:\n%s", code, s.out)
 	}
 	checkPublished(t, acked, w.on("dt/site/log"))
+	for _, payload := range w.on("dt/plant/_status") { // the bridge's own; the site's has a time, which would be past
+		if strings.Contains(payload, `"time"`) {
+			t.Errorf("a status from the buffer arrived: %s", payload)
+		}
+	}
 	checkCounts(t, w.on("dt/plant/plc/count"))
 }
 

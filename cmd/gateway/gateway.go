@@ -605,8 +605,9 @@ func (g *gateway) statusPayload(status string) []byte {
 	return text
 }
 
-// publishStatus publishes NAME/_status to the site. With QoS 0 no bridge is
-// owed it: each tells its own far side whether the gateway is connected.
+// publishStatus publishes NAME/_status to the site. No bridge is owed it: each
+// tells its own far side whether the gateway is connected, and one that was
+// stored in an outage would tell it of a start long past.
 func (g *gateway) publishStatus(status string) {
 	now, clock := int64(devices.Now()), g.clock.Now()
 	s := gatewayStatus{Status: status, Version: version(), Config: g.works.Load().cfg.Hash(), Time: clock.Wall(now).Format(payloadTime)}
@@ -614,7 +615,7 @@ func (g *gateway) publishStatus(status string) {
 		s.Clock = clock.Quality.String()
 	}
 	text, _ := json.Marshal(s)
-	g.broker.Publish(&broker.Message{Topic: g.cfg.Name + "/_status", Payload: text, Retain: true, Stamp: now})
+	g.broker.Publish(&broker.Message{Topic: g.cfg.Name + "/_status", Payload: text, Retain: true, Local: true, Stamp: now})
 }
 
 // A gapMessage is the payload of NAME/_gap.

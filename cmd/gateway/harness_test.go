@@ -292,6 +292,14 @@ func (w *watcher) session(ctx context.Context, addr string, config *tls.Config) 
 		return
 	}
 	defer conn.Close()
+	w.receive(ctx, conn, &paho.Connect{
+		ClientID: "watcher", KeepAlive: 30, Username: "watcher", UsernameFlag: true,
+		Password: []byte("secret-of-the-watcher"), PasswordFlag: true,
+	})
+}
+
+// receive subscribes to everything in a session that lasts, until conn ends.
+func (w *watcher) receive(ctx context.Context, conn net.Conn, connect *paho.Connect) {
 	client := paho.NewClient(paho.ClientConfig{
 		Conn: conn,
 		OnPublishReceived: []func(paho.PublishReceived) (bool, error){
@@ -299,11 +307,7 @@ func (w *watcher) session(ctx context.Context, addr string, config *tls.Config) 
 		},
 	})
 	expiry := uint32(3600)
-	connect := &paho.Connect{
-		ClientID: "watcher", KeepAlive: 30, Username: "watcher", UsernameFlag: true,
-		Password: []byte("secret-of-the-watcher"), PasswordFlag: true,
-		Properties: &paho.ConnectProperties{SessionExpiryInterval: &expiry},
-	}
+	connect.Properties = &paho.ConnectProperties{SessionExpiryInterval: &expiry}
 	if _, err := client.Connect(ctx, connect); err != nil {
 		return
 	}

@@ -208,7 +208,7 @@ func (l *loader) readQoS(c *bridge.Config, q integer) {
 	switch {
 	case !q.set():
 	case q.V == 2:
-		l.errorAt(q.at, "qos 2 is not for bridges: it takes two round trips for each message, and clouds such as AWS and Azure have none; with 1 each message carries an id by which a repetition is known")
+		l.errorAt(q.at, "qos 2 is not for bridges: the MQTT library keeps what it needs in memory only and may answer over a connection that is gone, so that a crash would lose or double messages all the same, and AWS and Azure have no QoS 2; write qos = 1: each message carries an id (user property mid, over 3.1.1 id = true in [publish.NAME]), and the receiver drops the ids that it has seen")
 	case q.within(l.binder, 0, 1, "qos"):
 		c.QoS = byte(q.V)
 	}

@@ -224,7 +224,6 @@ func (l *loader) flows() (list []flow) {
 			rate := rateOf(dev, p)
 			for _, r := range m.Routes(dev, p) {
 				switch {
-				case r.QoS == 0: // bridges are not owed it
 				case r.Per == "device":
 					objects[r.Topic] = max(objects[r.Topic], rate)
 				default:
