@@ -27,6 +27,7 @@ type Bridge struct {
 	user    string // as which it publishes locally
 	local   local
 	clock   func() broker.Clock
+	clockAt broker.ClockAt
 	log     *slog.Logger
 	send    *table
 	recv    *table
@@ -96,6 +97,7 @@ func newBridge(cfg Config, br local, clock func() broker.Clock, log *slog.Logger
 		user:       "bridge:" + cfg.Name,
 		local:      br,
 		clock:      clock,
+		clockAt:    cfg.ClockAt,
 		log:        log.With("bridge", cfg.Name),
 		send:       newTable(cfg.Send, false),
 		recv:       newTable(cfg.Receive, true),
@@ -106,6 +108,9 @@ func newBridge(cfg Config, br local, clock func() broker.Clock, log *slog.Logger
 		newest:     make(map[topicOf]spool.Seq),
 		told:       make(map[string]bool),
 		refused:    make(map[string]string),
+	}
+	if b.clockAt == nil {
+		b.clockAt = broker.ClockAs(cfg.BootID, clock)
 	}
 	b.pace = pace{
 		messages: bucket{rate: cfg.Limits.Rate}, bytes: bucket{rate: cfg.Limits.ByteRate}, replay: bucket{rate: cfg.ReplayRate},

@@ -61,8 +61,11 @@ type Config struct {
 	AckTimeout     time.Duration // with messages in flight and none acknowledged for so long: reconnect: 30 s
 	DrainTime      time.Duration // for the backlog once Run is to end: 5 s; negative: none
 
-	BootID [16]byte     // of this boot, as given to the spool
-	Now    func() int64 // CLOCK_BOOTTIME in ns; nil: the kernel's
+	BootID [16]byte // of this boot, as given to the spool
+	// ClockAt tells the time of what waited, also since before a reboot. Nil:
+	// what New's clock tells, and of other boots what their records do.
+	ClockAt broker.ClockAt
+	Now     func() int64 // CLOCK_BOOTTIME in ns; nil: the kernel's
 
 	// OnGap, if not nil, is told of each hole in what is sent, so that the
 	// gateway can publish it. It is called from the bridge's goroutines, one

@@ -77,7 +77,7 @@ The exit code is 1 if a step failed.`,
 			if b.Preset == "azure-iot-hub" && !probe.SameID {
 				return usageError("Azure IoT Hub knows a device by its client id: add --same-id, which throws a running bridge out for a moment")
 			}
-			probe.Clock = clock.New(cfg.TrustClock, nil).Now
+			probe.Clock = clock.New(cfg.TrustClock).Now
 			return testBridge(b, probe, asJSON, os.Stdout)
 		},
 	}
