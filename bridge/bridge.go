@@ -36,6 +36,7 @@ type Bridge struct {
 	dial    func(context.Context, *url.URL) (net.Conn, error)
 	random  func() float64
 	count   counters
+	hold    holding
 	gaps    sync.Mutex  // held while OnGap is called
 	barred  atomic.Bool // what came from upstream last was not accepted here
 
@@ -218,6 +219,7 @@ func (b *Bridge) backoff(failed int) time.Duration {
 // serve uses a link until it is lost, which is an error, or ctx is done.
 func (b *Bridge) serve(ctx context.Context, l *link) error {
 	b.restored(l)
+	b.connected()
 	streams := b.newStreams()
 	s := b.newSender(l, streams)
 	if b.cfg.Status != nil {
@@ -367,9 +369,14 @@ func (b *Bridge) bury(f *flight, words string) {
 	b.deadErr = said
 }
 
-// today names the day it is in the bridge's time zone.
-func (b *Bridge) today() string {
-	return b.clock().Wall(b.cfg.Now()).In(b.cfg.Zone).Format(time.DateOnly)
+// today names the day it is in the bridge's time zone. While nobody knows, days
+// are counted from the start of the computer, and known is false.
+func (b *Bridge) today() (day string, known bool) {
+	clock, now := b.clock(), b.cfg.Now()
+	if clock.Quality == broker.Unsynced {
+		return fmt.Sprintf("day %d", now/int64(24*time.Hour)), false
+	}
+	return clock.Wall(now).In(b.cfg.Zone).Format(time.DateOnly), true
 }
 
 // reportGap counts a hole and tells the gateway.

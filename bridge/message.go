@@ -18,13 +18,14 @@ const (
 	propReplayed = "replayed" // "1": from the backlog
 )
 
-// Why a record is not sent. max_age is a loss, what is thinned or superseded a
-// wanted one; all others are none.
+// Why a record is not sent. max_age and unsynced are losses, what is thinned or
+// superseded a wanted one; all others are none.
 const (
 	skipOwn       = "own"       // this bridge received it
 	skipUnmatched = "unmatched" // by any send rule as they are now
 	skipExpired   = "expired"   // its publisher gave it a lifetime
 	skipMaxAge    = ReasonMaxAge
+	skipUnsynced  = ReasonUnsynced
 	skipThinned   = ReasonThinned    // as Thin wants
 	skipOld       = ReasonSuperseded // a newer one of its topic waits, and Replay is Latest
 )

@@ -135,7 +135,7 @@ type Config struct {
 	// ClockAt does so for what waited, also since before a reboot. Nil: what
 	// Clock tells, and of other boots what their records do.
 	ClockAt ClockAt
-	Log   *slog.Logger // nil: none
+	Log     *slog.Logger // nil: none
 }
 
 // A Broker routes messages between clients, the gateway and bridges. All its
@@ -152,7 +152,7 @@ type Broker struct {
 	counts   counters
 	past     traffic // of clients that are gone, and of the gateway itself
 
-	boot       [16]byte      // this one, as the logs have it
+	boot       [16]byte // this one, as the logs have it
 	clockAt    ClockAt
 	sessionLog *sessionStore // nil: no session lasts; its next field is guarded by mu
 

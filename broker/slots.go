@@ -158,6 +158,17 @@ func (m *Message) rewrite(fill func(dst []byte, s Slot) []byte) {
 	m.Payload, m.Slots = append(payload, m.Payload[from:]...), slots
 }
 
+// Timed reports whether the payload of m holds a time.
+func (m *Message) Timed() bool {
+	return slices.ContainsFunc(m.Slots, func(s Slot) bool {
+		switch s.Kind {
+		case SlotTime, SlotUnixNano, SlotUnixMilli, SlotUnixSec, SlotBaseTime:
+			return true
+		}
+		return false
+	})
+}
+
 // has reports whether m has a slot of a kind.
 func (m *Message) has(kind SlotKind) bool {
 	return slices.ContainsFunc(m.Slots, func(s Slot) bool { return s.Kind == kind })

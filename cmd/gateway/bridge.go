@@ -219,6 +219,8 @@ func bridgeTrouble(b *bridge.Stats) string {
 	switch {
 	case b.State != bridge.Up:
 		return b.LastError
+	case b.Held > 0:
+		return fmt.Sprintf("%d readings wait for the clock to be set, at most %s longer (unsynced): does the computer reach a time server? See `timedatectl`", b.Held, b.HeldFor.Round(time.Second))
 	case b.DayLimit > 0 && b.DayBytes >= b.DayLimit:
 		return fmt.Sprintf("the day's bytes are spent (daily_bytes = %d): only critical messages go until midnight", b.DayLimit)
 	case refused > 0:

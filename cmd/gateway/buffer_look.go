@@ -69,16 +69,16 @@ type BufferConsumer struct {
 // A BufferMessage is one message that waits. Its payload is a string if it is
 // UTF-8.
 type BufferMessage struct {
-	ID      string   `json:"id"`
-	Class   string   `json:"class"`
-	Topic   string   `json:"topic"`
-	Payload *string  `json:"payload,omitempty"`
-	Binary  []byte   `json:"payload_base64,omitempty"`
-	QoS     byte     `json:"qos"`
-	Retain  bool     `json:"retain"`
-	Time    string   `json:"time"`
+	ID      string  `json:"id"`
+	Class   string  `json:"class"`
+	Topic   string  `json:"topic"`
+	Payload *string `json:"payload,omitempty"`
+	Binary  []byte  `json:"payload_base64,omitempty"`
+	QoS     byte    `json:"qos"`
+	Retain  bool    `json:"retain"`
+	Time    string  `json:"time"`
 	broker.ClockNote
-	Age     *float64 `json:"age"`             // seconds; null: of another boot, nobody knows
+	Age *float64 `json:"age"` // seconds; null: of another boot, nobody knows
 }
 
 // A purged says what purge did.
