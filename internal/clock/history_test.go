@@ -170,7 +170,11 @@ func honest(t *testing.T, seed uint64) (count [4]int) {
 		if !spoiled {
 			monotone(t, s.At, all)
 		}
-		if rng.IntN(2) == 0 {
+		if rng.IntN(2) == 0 { // politely
+			s.poll()
+			s.due = true
+			s.save()
+		} else {
 			disk.PowerCut(rng)
 		}
 		disk.Start()
@@ -248,5 +252,37 @@ func (w *world) look(s *Source, last *int64) {
 		*last = w.boot
 		s.poll()
 		s.save()
+	}
+}
+
+// Of several boots in a row that never knew the time, each is pushed up by those
+// before it and down by those behind it.
+func TestBoundsOfBootsInARow(t *testing.T) {
+	w, disk := synchronised(), spooltest.NewDisk()
+	var list []noted
+	var s *Source
+	for n := range 5 {
+		if n > 0 {
+			w.pass(time.Second)
+			w.start(-90e-6, -100*24*time.Hour)
+		}
+		s = Open(Config{BootID: id(n), Dir: "state", FS: disk, Kernel: w})
+		w.pass(10 * time.Hour)
+		if n == 0 || n == 4 {
+			w.sync = Sync{OK: true}
+			w.offset = w.truth - w.boot
+		}
+		s.poll()
+		s.due = true
+		s.save()
+		list = append(list, noted{ref: spool.BootRef{ID: id(n)}, stamp: w.boot, truth: w.truth})
+	}
+	if c := check(t, "in the end", s.At, list); c[broker.Bounded] != 3 || c[broker.Exact] != 2 {
+		t.Errorf("%v", c)
+	}
+	for _, n := range list[1:4] { // 10 h by 100 ppm are 3.6 s, and a second between two
+		if c := s.At(n.ref, n.stamp); c.Early > 25*time.Second || c.Late > 25*time.Second {
+			t.Errorf("boot %x: -%v +%v", n.ref.ID[:1], c.Early, c.Late)
+		}
 	}
 }
