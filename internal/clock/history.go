@@ -284,7 +284,7 @@ func (h *history) at(found spool.BootRef, stamp int64) broker.Clock {
 		b, known = h.stranger(found), false
 	}
 	if len(b.knots) == 0 {
-		h.learn(b, found)
+		h.learn(b, found, stamp)
 	}
 	synced := beside(found, stamp)
 	switch {
@@ -311,12 +311,16 @@ func (h *history) at(found spool.BootRef, stamp int64) broker.Clock {
 // learn takes what a record tells of its boot for a reference, if it is one
 // and there is no better: that was lost with the file, or the power failed
 // before it was written.
-func (h *history) learn(b *boot, found spool.BootRef) {
-	if !found.Synced || found.At <= 0 {
+func (h *history) learn(b *boot, found spool.BootRef, stamp int64) {
+	if !found.Synced {
 		return
 	}
-	b.Refs = append(b.Refs[:0], ref{At: found.At, Offset: found.Offset, Error: int64(notedError)})
-	b.Seen = max(b.Seen, found.At)
+	r := ref{At: found.At, Offset: found.Offset, Error: int64(notedError)}
+	if r.At == 0 { // of an older program: some time before
+		r.At, r.Error = stamp, r.Error+stamp/drift
+	}
+	b.Refs = append(b.Refs[:0], r)
+	b.Seen = max(b.Seen, r.At)
 	b.derive()
 	h.bounds()
 }

@@ -124,7 +124,7 @@ func TestTimeIsHonest(t *testing.T) {
 		seed, _ = strconv.ParseUint(text, 10, 64)
 		runs = 1
 	} else if os.Getenv("GATEWAY_LONG") != "" {
-		runs = 5000
+		runs = 2000
 	}
 	var count [4]int
 	for i := range runs {
@@ -280,8 +280,8 @@ func TestBoundsOfBootsInARow(t *testing.T) {
 	if c := check(t, "in the end", s.At, list); c[broker.Bounded] != 3 || c[broker.Exact] != 2 {
 		t.Errorf("%v", c)
 	}
-	for _, n := range list[1:4] { // 10 h by 100 ppm are 3.6 s, and a second between two
-		if c := s.At(n.ref, n.stamp); c.Early > 25*time.Second || c.Late > 25*time.Second {
+	for _, n := range list[1:4] { // 40 h by 100 ppm are 14 s, and in both directions
+		if c := s.At(n.ref, n.stamp); c.Early+c.Late > 40*time.Second {
 			t.Errorf("boot %x: -%v +%v", n.ref.ID[:1], c.Early, c.Late)
 		}
 	}
