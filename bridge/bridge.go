@@ -30,6 +30,7 @@ type Bridge struct {
 	user    string // as which it publishes locally
 	local   local
 	clock   func() broker.Clock
+	clockAt broker.ClockAt
 	log     *slog.Logger
 	send    *table
 	recv    *table
@@ -38,6 +39,7 @@ type Bridge struct {
 	dial    func(context.Context, *url.URL) (net.Conn, error)
 	random  func() float64
 	count   counters
+	hold    holding
 	gaps    sync.Mutex // held while OnGap is called
 	status  atomic.Pointer[Status]
 	changed chan struct{} // room for one: status is another one
@@ -107,6 +109,7 @@ func newBridge(cfg Config, br local, clock func() broker.Clock, log *slog.Logger
 		user:       "bridge:" + cfg.Name,
 		local:      br,
 		clock:      clock,
+		clockAt:    cfg.ClockAt,
 		log:        log.With("bridge", cfg.Name),
 		send:       newTable(cfg.Send, false),
 		recv:       newTable(cfg.Receive, true),
@@ -118,6 +121,9 @@ func newBridge(cfg Config, br local, clock func() broker.Clock, log *slog.Logger
 		changed:    make(chan struct{}, 1),
 		told:       make(map[string]bool),
 		refused:    make(map[string]string),
+	}
+	if b.clockAt == nil {
+		b.clockAt = broker.ClockAs(cfg.BootID, clock)
 	}
 	b.pace = pace{
 		messages: bucket{rate: cfg.Limits.Rate}, bytes: bucket{rate: cfg.Limits.ByteRate}, replay: bucket{rate: cfg.ReplayRate},
@@ -292,6 +298,7 @@ func (b *Bridge) backoff(failed int) time.Duration {
 // serve uses a link until it is lost, which is an error, or ctx is done.
 func (b *Bridge) serve(ctx context.Context, l *link) error {
 	b.restored(l)
+	b.connected()
 	streams := b.newStreams()
 	s := b.newSender(l, streams)
 	if status := b.status.Load(); status != nil {
@@ -535,9 +542,14 @@ func (b *Bridge) bury(f *flight, words string) {
 	b.deadErr = said
 }
 
-// today names the day it is in the bridge's time zone.
-func (b *Bridge) today() string {
-	return b.clock().Wall(b.cfg.Now()).In(b.cfg.Zone).Format(time.DateOnly)
+// today names the day it is in the bridge's time zone. While nobody knows, days
+// are counted from the start of the computer, and known is false.
+func (b *Bridge) today() (day string, known bool) {
+	clock, now := b.clock(), b.cfg.Now()
+	if clock.Quality == broker.Unsynced {
+		return fmt.Sprintf("day %d", now/int64(24*time.Hour)), false
+	}
+	return clock.Wall(now).In(b.cfg.Zone).Format(time.DateOnly), true
 }
 
 // reportGap counts a hole and tells the gateway.

@@ -40,6 +40,10 @@ type Config struct {
 	Replay  Replay
 	Thin    Thin          // of what is old; critical messages never are
 	MaxAge  time.Duration // older records are skipped and become a gap; 0: kept for ever
+	// Unsynced says what becomes of readings while nobody knows their time, and
+	// UnsyncedHold how long they wait for it once there is a connection: 15 min.
+	Unsynced     Unsynced
+	UnsyncedHold time.Duration
 
 	Limits     Limits
 	ReplayRate float64 // messages of the backlog in a second, with LiveFirst and Latest; 0: no limit but theirs
@@ -64,8 +68,11 @@ type Config struct {
 	AckTimeout     time.Duration // with messages in flight and none acknowledged for so long: reconnect: 30 s
 	DrainTime      time.Duration // for the backlog once Run is to end: 5 s; negative: none
 
-	BootID [16]byte     // of this boot, as given to the spool
-	Now    func() int64 // CLOCK_BOOTTIME in ns; nil: the kernel's
+	BootID [16]byte // of this boot, as given to the spool
+	// ClockAt tells the time of what waited, also since before a reboot. Nil:
+	// what New's clock tells, and of other boots what their records do.
+	ClockAt broker.ClockAt
+	Now     func() int64 // CLOCK_BOOTTIME in ns; nil: the kernel's
 
 	// OnGap, if not nil, is told of each hole in what is sent, so that the
 	// gateway can publish it. It is called from the bridge's goroutines, one
@@ -99,6 +106,21 @@ const (
 
 func (r Replay) String() string { return [...]string{"live-first", "strict", "latest"}[r] }
 
+// Unsynced says what becomes of readings while the clock was never set.
+type Unsynced uint8
+
+const (
+	// HoldUnsynced keeps them until it is set, and sends them flagged when it
+	// was not for too long.
+	HoldUnsynced Unsynced = iota
+	// FlagUnsynced sends them at once, flagged.
+	FlagUnsynced
+	// DropUnsynced is HoldUnsynced, but in the end they become a gap.
+	DropUnsynced
+)
+
+func (u Unsynced) String() string { return [...]string{"hold", "flag", "drop"}[u] }
+
 // A Status is a retained message upstream that says whether the gateway is
 // connected. Offline is its Will and is published at a polite end.
 type Status struct {
@@ -117,6 +139,7 @@ func (c Config) withDefaults() (Config, []*url.URL, error) {
 	c.ConnectTimeout = cmp.Or(c.ConnectTimeout, 30*time.Second)
 	c.WriteTimeout = cmp.Or(c.WriteTimeout, 20*time.Second)
 	c.AckTimeout = cmp.Or(c.AckTimeout, 30*time.Second)
+	c.UnsyncedHold = cmp.Or(c.UnsyncedHold, 15*time.Minute)
 	c.DrainTime = cmp.Or(c.DrainTime, 5*time.Second)
 	if c.Zone == nil {
 		c.Zone = time.Local

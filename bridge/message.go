@@ -18,13 +18,14 @@ const (
 	propReplayed = "replayed" // "1": from the backlog
 )
 
-// Why a record is not sent. max_age is a loss, what is thinned or superseded a
-// wanted one; all others are none.
+// Why a record is not sent. max_age and unsynced are losses, what is thinned or
+// superseded a wanted one; all others are none.
 const (
 	skipOwn       = "own"       // this bridge received it
 	skipUnmatched = "unmatched" // by any send rule as they are now
 	skipExpired   = "expired"   // its publisher gave it a lifetime
 	skipMaxAge    = ReasonMaxAge
+	skipUnsynced  = ReasonUnsynced
 	skipThinned   = ReasonThinned    // as Thin wants
 	skipOld       = ReasonSuperseded // a newer one of its topic waits, and Replay is Latest
 )
@@ -49,29 +50,19 @@ func (b *Bridge) route(f *flight) string {
 	return ""
 }
 
-// clockFor returns the best relation to wall time for stamps of a boot.
-func (b *Bridge) clockFor(boot spool.BootRef) broker.Clock {
-	switch {
-	case boot.ID == b.cfg.BootID:
-		return b.clock()
-	case boot.Synced:
-		return broker.Clock{Offset: boot.Offset, Quality: broker.Exact}
-	}
-	return broker.Clock{Offset: boot.Offset, Quality: broker.Unsynced}
-}
-
-// age returns how old f is: by boot time within this boot, else by wall time
-// if both then and now it was exact. Otherwise nobody can know.
+// age returns how old f is at the least: by boot time within this boot, else by
+// the latest time at which it can have been read and the earliest that it can
+// be now. Without such bounds nobody can know.
 func (b *Bridge) age(f *flight) (time.Duration, bool) {
 	now := b.cfg.Now()
 	if f.boot.ID == b.cfg.BootID {
 		return time.Duration(now - f.msg.Stamp), true
 	}
-	here := b.clock()
-	if !f.boot.Synced || here.Quality != broker.Exact {
+	here, then := b.clock(), b.clockAt(f.boot, f.msg.Stamp)
+	if here.Quality == broker.Unsynced || then.Quality == broker.Unsynced {
 		return 0, false
 	}
-	return time.Duration(now + here.Offset - f.msg.Stamp - f.boot.Offset), true
+	return time.Duration(now+here.Offset-f.msg.Stamp-then.Offset) - here.Early - then.Late, true
 }
 
 // packet returns f as it goes upstream now.
@@ -79,7 +70,7 @@ func (b *Bridge) packet(f *flight, l limits) *paho.Publish {
 	if f.source == nil { // our own status
 		return &paho.Publish{Topic: f.to, Payload: f.msg.Payload, QoS: min(f.msg.QoS, l.qos), Retain: l.retain}
 	}
-	f.msg.Rebase(b.clockFor(f.boot))
+	f.msg.Rebase(b.clockAt(f.boot, f.msg.Stamp))
 	f.msg.Identify(MessageID(f.source.id, f.seq), f.replayed)
 	p := &paho.Publish{
 		Topic:   f.to,

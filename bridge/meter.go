@@ -55,10 +55,11 @@ const overhead = 60
 type budget struct {
 	limit int64  // 0: none
 	file  string // "": it is not kept
-	day   func() string
+	day   func() (name string, known bool)
 
 	mu     sync.Mutex
 	today  string
+	known  bool // today is one of the calendar
 	spent  int64
 	stored int64 // of spent
 }
@@ -67,13 +68,14 @@ type budget struct {
 type budgetFile struct {
 	Day   string `json:"day"`
 	Bytes int64  `json:"bytes"`
+	Known bool   `json:"known"`
 }
 
-func newBudget(limit int64, file string, day func() string) *budget {
+func newBudget(limit int64, file string, day func() (string, bool)) *budget {
 	b := &budget{limit: limit, file: file, day: day}
 	var was budgetFile
 	if text, err := os.ReadFile(file); limit > 0 && err == nil && json.Unmarshal(text, &was) == nil {
-		b.today, b.spent, b.stored = was.Day, was.Bytes, was.Bytes
+		b.today, b.known, b.spent, b.stored = was.Day, was.Known, was.Bytes, was.Bytes
 	}
 	return b
 }
@@ -92,11 +94,14 @@ func (b *budget) add(n int) {
 	}
 }
 
-// turnLocked begins a new day.
+// turnLocked begins a new day. When the clock is set, what was spent is of the
+// day that it turns out to be: it gives nobody a second budget.
 func (b *budget) turnLocked() {
-	if day := b.day(); day != b.today {
-		b.today, b.spent, b.stored = day, 0, 0
+	day, known := b.day()
+	if day != b.today && known == b.known {
+		b.spent, b.stored = 0, 0
 	}
+	b.today, b.known = day, known
 }
 
 // storeLocked writes the file. It is in memory, and what is wrong with it only
@@ -104,7 +109,7 @@ func (b *budget) turnLocked() {
 func (b *budget) storeLocked() {
 	b.stored = b.spent
 	if b.file != "" {
-		text, _ := json.Marshal(budgetFile{b.today, b.spent})
+		text, _ := json.Marshal(budgetFile{b.today, b.spent, b.known})
 		_ = os.WriteFile(b.file, text, 0o600)
 	}
 }

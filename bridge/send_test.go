@@ -3,6 +3,7 @@ package bridge
 import (
 	"context"
 	"fmt"
+	"math"
 	"net"
 	"net/url"
 	"slices"
@@ -522,9 +523,9 @@ func TestClockForOtherBoots(t *testing.T) {
 	}{
 		{spool.BootRef{ID: [16]byte{1}, Offset: 5}, testClock},
 		{spool.BootRef{ID: [16]byte{2}, Offset: 5, Synced: true}, broker.Clock{Offset: 5, Quality: broker.Exact}},
-		{spool.BootRef{ID: [16]byte{2}, Offset: 5}, broker.Clock{Offset: 5, Quality: broker.Unsynced}},
+		{spool.BootRef{ID: [16]byte{2}, Offset: 5}, broker.Clock{Offset: 5, Quality: broker.Unsynced, Late: math.MaxInt64}},
 	} {
-		if got := r.clockFor(c.boot); got != c.want {
+		if got := r.clockAt(c.boot, 0); got != c.want {
 			t.Errorf("%+v: %+v, want %+v", c.boot, got, c.want)
 		}
 	}

@@ -330,7 +330,7 @@ func (s *sender) drained() bool {
 	if s.inFlight > 0 || len(s.postponed) > 0 {
 		return false
 	}
-	return s.b.backlogRecords() == 0
+	return s.b.backlogRecords() <= uint64(s.b.hold.held.Load())
 }
 
 // announce sends the bridge's own status and counts it as in flight.

@@ -25,17 +25,19 @@ type Stats struct {
 	URL       string    `json:"url"`                  // host and port connected to or tried last
 	LastError string    `json:"last_error,omitempty"` // in words; kept while up
 
-	Sent      uint64            `json:"sent"`                // PUBLISH packets, repetitions included
-	Acked     uint64            `json:"acked"`               // messages the far broker has
-	Refused   map[string]uint64 `json:"refused,omitempty"`   // given up, by what the far broker said
-	Postponed uint64            `json:"postponed,omitempty"` // refused for lack of quota and tried again
-	Skipped   map[string]uint64 `json:"skipped,omitempty"`   // not sent, by reason
-	DayBytes  int64             `json:"day_bytes,omitempty"` // over the link today, where that is bounded
-	DayLimit  int64             `json:"day_limit,omitempty"` // its bound
-	Gaps      uint64            `json:"gaps"`                // holes reported
-	Lost      uint64            `json:"lost"`                // records in them, as far as known
-	Received  uint64            `json:"received"`            // published locally
-	Rejected  uint64            `json:"rejected,omitempty"`  // received, but not published
+	Sent      uint64            `json:"sent"`                  // PUBLISH packets, repetitions included
+	Acked     uint64            `json:"acked"`                 // messages the far broker has
+	Refused   map[string]uint64 `json:"refused,omitempty"`     // given up, by what the far broker said
+	Postponed uint64            `json:"postponed,omitempty"`   // refused for lack of quota and tried again
+	Skipped   map[string]uint64 `json:"skipped,omitempty"`     // not sent, by reason
+	DayBytes  int64             `json:"day_bytes,omitempty"`   // over the link today, where that is bounded
+	DayLimit  int64             `json:"day_limit,omitempty"`   // its bound
+	Held      int64             `json:"held,omitempty"`        // readings that wait for the clock to be set
+	HeldFor   time.Duration     `json:"held_for_ns,omitempty"` // at most so much longer
+	Gaps      uint64            `json:"gaps"`                  // holes reported
+	Lost      uint64            `json:"lost"`                  // records in them, as far as known
+	Received  uint64            `json:"received"`              // published locally
+	Rejected  uint64            `json:"rejected,omitempty"`    // received, but not published
 
 	Reconnects    uint64             `json:"reconnects"` // connections after the first
 	InFlight      int                `json:"in_flight"`
@@ -147,6 +149,9 @@ func (b *Bridge) Stats() Stats {
 	}
 	b.count.mu.Unlock()
 
+	if s.Held = b.hold.held.Load(); s.Held > 0 {
+		s.HeldFor = max(0, time.Duration(b.hold.until.Load()-now))
+	}
 	s.DayBytes, _ = b.pace.day.used()
 	s.DayLimit = b.cfg.DailyBytes
 	s.Backlog = make(map[string]Backlog)

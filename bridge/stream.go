@@ -49,6 +49,7 @@ type Gap struct {
 // Reasons for gaps that a bridge itself makes; others are the spool's.
 const (
 	ReasonMaxAge     = "max_age"    // older than Config.MaxAge
+	ReasonUnsynced   = "unsynced"   // nobody knew its time, and Config.Unsynced is DropUnsynced
 	ReasonUnreadable = "unreadable" // the record holds no message
 	ReasonThinned    = "thinned"    // as Config.Thin wants
 	ReasonSuperseded = "superseded" // as Latest wants: a newer one of its topic was sent
@@ -98,8 +99,14 @@ type stream struct {
 	rank         int // critical, live or backlog
 	after, until spool.Seq
 	out          chan *flight
-	expired      []spool.Seq // skipped, not yet reported as a gap
+	lost         []spool.Seq // skipped, not yet reported as a gap
+	lostFor      string      // why
 	thin         thinner
+
+	heldFrom spool.Seq       // the first that waits for the clock; 0: none does
+	held     int64           // how many do
+	waiting  context.Context // done when they need not any more; nil: none does
+	again    bool            // it reads what had to wait
 }
 
 // newStreams cuts the logs into streams for a new link.
@@ -125,20 +132,55 @@ func (b *Bridge) newStreams() (list []*stream) {
 	return list
 }
 
-// run reads until ctx is done or the stream's end.
+// run reads until ctx is done or the stream's end. What had to wait is read
+// again when it need not any more, up to where the stream had come.
 func (s *stream) run(ctx context.Context) error {
 	if err := s.findLatest(ctx); err != nil {
 		return fmt.Errorf("read the %s spool after %d: %w", s.class, s.after, err)
 	}
-	r := s.consumer.Reader(s.after, s.until)
-	defer r.Close()
 	defer s.thin.report(s)
-	defer s.reportExpired()
+	defer s.reportLost()
 	for {
-		f := newFlight()
-		rec, err := r.Next(ctx, f.data[:0])
-		if errors.Is(err, io.EOF) || ctx.Err() != nil {
+		err := s.read(ctx, s.after, s.until)
+		from, edge := s.heldFrom, s.after
+		if s.waiting != nil && err == nil { // the end of the stream
+			<-s.waiting.Done()
+		}
+		s.release()
+		if ctx.Err() != nil {
 			return nil
+		}
+		if from == 0 || err != nil && err != errHeld {
+			return err
+		}
+		s.reportLost()
+		s.thin.report(s)
+		s.again = true
+		again := s.read(ctx, from-1, edge)
+		s.again, s.after = false, edge
+		if again != nil || err == nil {
+			return again
+		}
+	}
+}
+
+// read sends what is after a number up to another. It ends with nil there and
+// when ctx is done, and with errHeld when what it passed over may be sent.
+func (s *stream) read(ctx context.Context, after, until spool.Seq) error {
+	r := s.consumer.Reader(after, until)
+	defer r.Close()
+	for {
+		here := ctx
+		if s.waiting != nil {
+			here = s.waiting
+		}
+		f := newFlight()
+		rec, err := r.Next(here, f.data[:0])
+		if ctx.Err() != nil || errors.Is(err, io.EOF) {
+			return nil
+		}
+		if here.Err() != nil {
+			return errHeld
 		}
 		if err != nil {
 			return fmt.Errorf("read the %s spool after %d: %w", s.class, s.after, err)
@@ -147,7 +189,7 @@ func (s *stream) run(ctx context.Context) error {
 		if rec.Data != nil {
 			f.data = rec.Data
 		}
-		if !s.take(f, &rec) {
+		if !s.take(ctx, f, &rec) {
 			f.release()
 			continue
 		}
@@ -161,9 +203,9 @@ func (s *stream) run(ctx context.Context) error {
 
 // take prepares f for sending and reports whether it is to be sent. What is
 // not has been counted and acknowledged.
-func (s *stream) take(f *flight, rec *spool.Record) bool {
+func (s *stream) take(ctx context.Context, f *flight, rec *spool.Record) bool {
 	if rec.Gap != nil {
-		s.reportExpired()
+		s.reportLost()
 		s.thin.report(s)
 		s.b.reportGap(s.source, *rec.Gap)
 		s.consumer.Ack(rec.Seq)
@@ -174,13 +216,26 @@ func (s *stream) take(f *flight, rec *spool.Record) bool {
 		s.consumer.Ack(rec.Seq)
 		return false
 	}
+	reading := s.reading(f)
+	if s.again && !reading {
+		return false // it went before
+	}
 	f.source, f.seq, f.boot, f.replayed = s.source, rec.Seq, rec.Boot, s.rank == backlog
 	why := s.b.route(f)
-	if why == skipMaxAge {
-		s.expire(rec.Seq)
+	if why == "" && reading {
+		switch {
+		case s.heldFrom != 0, !s.again && s.b.holds() && s.b.unsynced(f): // and all behind it, for their order
+			s.hold(ctx, f)
+			return false
+		case s.b.cfg.Unsynced == DropUnsynced && s.b.unsynced(f):
+			why = skipUnsynced
+		}
+	}
+	if why == skipMaxAge || why == skipUnsynced {
+		s.lose(rec.Seq, why)
 		return false
 	}
-	s.reportExpired()
+	s.reportLost()
 	if why == "" {
 		if why = s.thin.judge(s, f); why != "" {
 			s.thin.skip(s, rec.Seq, why)
@@ -195,29 +250,34 @@ func (s *stream) take(f *flight, rec *spool.Record) bool {
 	return true
 }
 
-// maxExpired bounds how many skipped records wait to be reported together.
-const maxExpired = 256
+// maxLost bounds how many skipped records wait to be reported together.
+const maxLost = 256
 
-// expire notes a record that is too old. Its run is reported as one gap.
-func (s *stream) expire(seq spool.Seq) {
-	s.b.count.skip(skipMaxAge)
-	if s.expired = append(s.expired, seq); len(s.expired) == maxExpired {
-		s.reportExpired()
+// lose notes a record that is too old, or whose time nobody knows. Its run is
+// reported as one gap.
+func (s *stream) lose(seq spool.Seq, why string) {
+	if why != s.lostFor {
+		s.reportLost()
+	}
+	s.b.count.skip(why)
+	s.lostFor = why
+	if s.lost = append(s.lost, seq); len(s.lost) == maxLost {
+		s.reportLost()
 	}
 }
 
-// reportExpired reports the run before it is acknowledged, so that a crash in
+// reportLost reports the run before it is acknowledged, so that a crash in
 // between repeats the report rather than losing it.
-func (s *stream) reportExpired() {
-	if len(s.expired) == 0 {
+func (s *stream) reportLost() {
+	if len(s.lost) == 0 {
 		return
 	}
-	first, last := s.expired[0], s.expired[len(s.expired)-1]
-	s.b.reportGap(s.source, spool.Gap{First: first, Last: last, Count: uint64(len(s.expired)), Reason: ReasonMaxAge})
-	for _, seq := range s.expired {
+	first, last := s.lost[0], s.lost[len(s.lost)-1]
+	s.b.reportGap(s.source, spool.Gap{First: first, Last: last, Count: uint64(len(s.lost)), Reason: s.lostFor})
+	for _, seq := range s.lost {
 		s.consumer.Ack(seq)
 	}
-	s.expired = s.expired[:0]
+	s.lost = s.lost[:0]
 }
 
 // A turns decides which stream sends next: the first that has something, but

@@ -107,7 +107,7 @@ func (t *thinner) skip(s *stream, seq spool.Seq, why string) {
 	}
 }
 
-// report reports what was skipped before it is acknowledged, as reportExpired
+// report reports what was skipped before it is acknowledged, as reportLost
 // does. Between the first and the last of a report some were sent.
 func (t *thinner) report(s *stream) {
 	if len(t.skipped) == 0 {

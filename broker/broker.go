@@ -132,7 +132,10 @@ type Config struct {
 
 	Now   func() int64 // CLOCK_BOOTTIME, nanoseconds; nil: the system's
 	Clock func() Clock // nil: never synchronised
-	Log   *slog.Logger // nil: none
+	// ClockAt does so for what waited, also since before a reboot. Nil: what
+	// Clock tells, and of other boots what their records do.
+	ClockAt ClockAt
+	Log     *slog.Logger // nil: none
 }
 
 // A Broker routes messages between clients, the gateway and bridges. All its
@@ -149,6 +152,8 @@ type Broker struct {
 	counts   counters
 	past     traffic // of clients that are gone, and of the gateway itself
 
+	boot       [16]byte // this one, as the logs have it
+	clockAt    ClockAt
 	sessionLog *sessionStore // nil: no session lasts; its next field is guarded by mu
 
 	hanging  sync.WaitGroup  // connections that have ended but for their last bytes
@@ -206,9 +211,16 @@ func New(cfg Config) (*Broker, error) {
 	}
 	for c, l := range cfg.Logs {
 		if l != nil {
+			b.boot = l.BootID()
 			b.logs[c] = l
 			b.urgent[c] = l.Policy().Mode == spool.Always
 		}
+	}
+	if cfg.Sessions != nil {
+		b.boot = cfg.Sessions.BootID()
+	}
+	if b.clockAt = cfg.ClockAt; b.clockAt == nil {
+		b.clockAt = ClockAs(b.boot, cfg.Clock)
 	}
 	if c := cfg.Certificate; c != nil {
 		c.log = b.log

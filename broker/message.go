@@ -1,7 +1,10 @@
 package broker
 
 import (
+	"math"
 	"time"
+
+	"edgegateway/broker/spool"
 )
 
 // A Class says which spool log holds a message that someone durable is owed.
@@ -63,16 +66,19 @@ const (
 	// SlotTime holds the wall time of Stamp as RFC 3339 in UTC with
 	// milliseconds, always 24 bytes: 2026-11-20T23:06:00.123Z.
 	SlotTime SlotKind = iota + 1
-	// SlotClock is empty while the clock is exact and holds
-	// `,"clock":"unsynced"` (or another quality) when it is not.
+	// SlotClock is empty while the clock is exact. When it is not, it holds
+	// `,"clock":"unsynced"`; `,"clock":"interpolated","clock_error":58` with
+	// the error in milliseconds; or `,"clock":"bounded"` with the error and
+	// `,"clock_from":"…","clock_to":"…"`, the bounds as SlotTime has times.
 	SlotClock
 	// SlotUnixNano, SlotUnixMilli and SlotUnixSec hold decimal digits, as
 	// InfluxDB lines (ns) and SenML (s with three decimals) want them.
 	SlotUnixNano
 	SlotUnixMilli
 	SlotUnixSec
-	// SlotClockField is SlotClock as a field of an InfluxDB line:
-	// `,clock="unsynced"`.
+	// SlotClockField is SlotClock as fields of an InfluxDB line:
+	// `,clock="bounded",clock_error=58i,clock_from=…i,clock_to=…i`, the bounds
+	// in nanoseconds.
 	SlotClockField
 	// SlotBaseTime holds `,"bt":1795215960.123`, the base time of SenML, and
 	// is empty for times that are below 2^28 s, which would be relative there
@@ -96,18 +102,47 @@ type Slot struct {
 type Clock struct {
 	Offset  int64 // wall time in Unix nanoseconds = stamp + Offset
 	Quality Quality
+
+	// The true time is at most Early before and Late behind the wall time, but
+	// for an exact one, of which both are 0. Of one that is unsynced Late is the
+	// largest number: nobody knows.
+	Early, Late time.Duration
 }
 
 // Quality says how far wall time can be trusted.
 type Quality uint8
 
 const (
-	Unsynced Quality = iota // never set since boot: may be off by months
-	Bounded                 // between two known times
-	Exact                   // synchronised
+	Unsynced     Quality = iota // never set since boot: may be off by months
+	Bounded                     // between two known times
+	Interpolated                // computed from moments before or after at which it was known
+	Exact                       // synchronised, and off by a second at the very most
 )
 
-func (q Quality) String() string { return [...]string{"unsynced", "bounded", "exact"}[q] }
+func (q Quality) String() string {
+	return [...]string{"unsynced", "bounded", "interpolated", "exact"}[q]
+}
 
 // Wall returns the wall time of a boot-time stamp, in UTC.
 func (c Clock) Wall(stamp int64) time.Time { return time.Unix(0, stamp+c.Offset).UTC() }
+
+// Error returns how far the wall time is off at the very most.
+func (c Clock) Error() time.Duration { return max(c.Early, c.Late) }
+
+// A ClockAt returns the best relation to wall time that is known by now for a
+// stamp of a boot. It may be called from any goroutine.
+type ClockAt func(boot spool.BootRef, stamp int64) Clock
+
+// ClockAs returns a ClockAt that knows only the present boot, and of others
+// what their records tell.
+func ClockAs(present [16]byte, now func() Clock) ClockAt {
+	return func(boot spool.BootRef, _ int64) Clock {
+		switch {
+		case boot.ID == present && now != nil:
+			return now()
+		case boot.Synced:
+			return Clock{Offset: boot.Offset, Quality: Exact}
+		}
+		return Clock{Offset: boot.Offset, Quality: Unsynced, Late: math.MaxInt64}
+	}
+}

@@ -2,9 +2,11 @@ package broker
 
 import (
 	"bytes"
+	"encoding/json"
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"edgegateway/broker/spool"
 )
@@ -76,6 +78,22 @@ func TestRebaseRewritesSlotsInACopy(t *testing.T) {
 	if string(m.Payload) != want {
 		t.Errorf("got  %s\nwant %s", m.Payload, want)
 	}
+	for _, c := range []struct {
+		clock Clock
+		want  string
+	}{
+		{Clock{Offset: exact.Offset, Quality: Interpolated, Early: 58e6, Late: 57_000_001}, `,"clock":"interpolated","clock_error":58}`},
+		{Clock{Offset: exact.Offset, Quality: Bounded, Early: time.Minute, Late: time.Hour + 1}, `,"clock":"bounded","clock_error":3600001,"clock_from":"2026-11-20T23:05:00.123Z","clock_to":"2026-11-21T00:06:00.124Z"}`},
+	} {
+		if m.Rebase(c.clock); string(m.Payload) != want[:len(want)-1]+c.want {
+			t.Errorf("got  %s\nwant %s", m.Payload, want[:len(want)-1]+c.want)
+		}
+		var note struct{ ClockNote }
+		text, _ := json.Marshal(c.clock.Note(stamp))
+		if again := "{" + c.want[1:]; string(text) != again || json.Unmarshal(m.Payload, &note) != nil || note.Clock == "" {
+			t.Errorf("note %s, want %s", text, again)
+		}
+	}
 	m.Rebase(Clock{})
 	if !bytes.Equal(m.Payload, payload) || !reflect.DeepEqual(m.Slots, slots) {
 		t.Errorf("back again: %s %+v", m.Payload, m.Slots)
@@ -100,7 +118,8 @@ func TestSlotsOfOtherFormats(t *testing.T) {
 		want  string
 	}{
 		{Clock{Offset: 1_795_215_960_123_000_000, Quality: Exact}, `a=1 1795215960123000005|{"n":1,"bt":1795215960.123}|`},
-		{Clock{Offset: 1 << 28 * 1e9, Quality: Bounded}, `a=1,clock="bounded" 268435456000000005|{"n":1,"bt":268435456.000}|`},
+		{Clock{Offset: 1 << 28 * 1e9, Quality: Bounded, Early: 7, Late: 3e6}, `a=1,clock="bounded",clock_error=3i,clock_from=268435455999999998i,clock_to=268435456003000005i 268435456000000005|{"n":1,"bt":268435456.000}|`},
+		{Clock{Offset: 1 << 28 * 1e9, Quality: Interpolated, Early: 1, Late: 1}, `a=1,clock="interpolated",clock_error=1i 268435456000000005|{"n":1,"bt":268435456.000}|`},
 		{Clock{}, `a=1,clock="unsynced" 5|{"n":1}|`},
 	} {
 		if m.Rebase(c.clock); string(m.Payload) != c.want {

@@ -134,13 +134,9 @@ func (b *Broker) PublishFrom(ctx context.Context, msg *Message, done func(error)
 // gateway itself has published, is retained, and holds times. It is to be
 // called when wall time was synchronised for the first time.
 func (b *Broker) Resync() {
-	clock := Clock{}
-	if b.cfg.Clock != nil {
-		clock = b.cfg.Clock()
-	}
 	for _, old := range b.ownRetained() {
 		m := *old
-		m.Rebase(clock)
+		m.Rebase(b.clockAt(spool.BootRef{ID: b.boot}, m.Stamp))
 		b.route(&publication{msg: &m, renews: old})
 	}
 }

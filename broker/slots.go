@@ -3,6 +3,7 @@ package broker
 import (
 	"slices"
 	"strconv"
+	"time"
 )
 
 // timeFormat is RFC 3339 in UTC with milliseconds: 24 bytes.
@@ -16,11 +17,7 @@ func AppendSlot(dst []byte, kind SlotKind, stamp int64, c Clock) []byte {
 	case SlotTime:
 		return c.Wall(stamp).AppendFormat(dst, timeFormat)
 	case SlotClock:
-		if c.Quality == Exact {
-			return dst
-		}
-		dst = append(dst, `,"clock":"`...)
-		return append(append(dst, c.Quality.String()...), '"')
+		return appendClock(dst, stamp, c)
 	case SlotUnixNano:
 		return strconv.AppendInt(dst, wall, 10)
 	case SlotUnixMilli:
@@ -28,10 +25,7 @@ func AppendSlot(dst []byte, kind SlotKind, stamp int64, c Clock) []byte {
 	case SlotUnixSec:
 		return appendSeconds(dst, wall)
 	case SlotClockField:
-		if c.Quality == Exact {
-			return dst
-		}
-		return append(append(append(dst, `,clock="`...), c.Quality.String()...), '"')
+		return appendClockFields(dst, wall, c)
 	case SlotBaseTime:
 		if wall < 1<<28*1e9 {
 			return dst
@@ -39,6 +33,82 @@ func AppendSlot(dst []byte, kind SlotKind, stamp int64, c Clock) []byte {
 		return appendSeconds(append(dst, `,"bt":`...), wall)
 	}
 	return dst
+}
+
+// appendClock appends the members that say how far a time can be trusted.
+func appendClock(dst []byte, stamp int64, c Clock) []byte {
+	if c.Quality == Exact {
+		return dst
+	}
+	dst = append(append(append(dst, `,"clock":"`...), c.Quality.String()...), '"')
+	if c.Quality == Unsynced {
+		return dst
+	}
+	dst = strconv.AppendInt(append(dst, `,"clock_error":`...), c.millis(), 10)
+	if c.Quality == Bounded {
+		from, to := c.bounds(stamp)
+		dst = from.AppendFormat(append(dst, `,"clock_from":"`...), timeFormat)
+		dst = to.AppendFormat(append(dst, `","clock_to":"`...), timeFormat)
+		dst = append(dst, '"')
+	}
+	return dst
+}
+
+// appendClockFields is appendClock for InfluxDB lines.
+func appendClockFields(dst []byte, wall int64, c Clock) []byte {
+	if c.Quality == Exact {
+		return dst
+	}
+	dst = append(append(append(dst, `,clock="`...), c.Quality.String()...), '"')
+	if c.Quality == Unsynced {
+		return dst
+	}
+	field := func(name string, n int64) {
+		dst = append(strconv.AppendInt(append(append(append(dst, ','), name...), '='), n, 10), 'i')
+	}
+	field("clock_error", c.millis())
+	if c.Quality == Bounded {
+		field("clock_from", wall-int64(c.Early))
+		field("clock_to", wall+int64(c.Late))
+	}
+	return dst
+}
+
+// millis returns the error in milliseconds, rounded up.
+func (c Clock) millis() int64 {
+	return int64((c.Error() + time.Millisecond - 1) / time.Millisecond)
+}
+
+// bounds returns between what the true time of a stamp lies, rounded outwards
+// to milliseconds.
+func (c Clock) bounds(stamp int64) (from, to time.Time) {
+	wall := c.Wall(stamp)
+	return wall.Add(-c.Early).Truncate(time.Millisecond), wall.Add(c.Late + time.Millisecond - 1).Truncate(time.Millisecond)
+}
+
+// A ClockNote says in a JSON object how far its time can be trusted, in the
+// words of SlotClock; it is to be embedded.
+type ClockNote struct {
+	Clock string `json:"clock,omitempty"`
+	Error *int64 `json:"clock_error,omitempty"`
+	From  string `json:"clock_from,omitempty"`
+	To    string `json:"clock_to,omitempty"`
+}
+
+// Note returns the note for the time of a stamp; an exact one has none.
+func (c Clock) Note(stamp int64) (n ClockNote) {
+	if c.Quality == Exact {
+		return n
+	}
+	n.Clock = c.Quality.String()
+	if c.Quality != Unsynced {
+		n.Error = new(c.millis())
+	}
+	if c.Quality == Bounded {
+		from, to := c.bounds(stamp)
+		n.From, n.To = from.Format(timeFormat), to.Format(timeFormat)
+	}
+	return n
 }
 
 func appendSeconds(dst []byte, wall int64) []byte {
@@ -86,6 +156,17 @@ func (m *Message) rewrite(fill func(dst []byte, s Slot) []byte) {
 		from = s.At + s.Len
 	}
 	m.Payload, m.Slots = append(payload, m.Payload[from:]...), slots
+}
+
+// Timed reports whether the payload of m holds a time.
+func (m *Message) Timed() bool {
+	return slices.ContainsFunc(m.Slots, func(s Slot) bool {
+		switch s.Kind {
+		case SlotTime, SlotUnixNano, SlotUnixMilli, SlotUnixSec, SlotBaseTime:
+			return true
+		}
+		return false
+	})
 }
 
 // has reports whether m has a slot of a kind.

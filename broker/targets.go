@@ -134,16 +134,10 @@ func (b *Broker) sessionDelivery(s *session, rec *spool.Record) (delivery, bool)
 // of another boot counts as new for its expiry, for nobody knows how long the
 // gateway was off.
 func (b *Broker) retime(m *Message, boot *spool.BootRef) {
-	if boot.ID == b.sessionLog.boot {
-		if len(m.Slots) > 0 && b.cfg.Clock != nil {
-			m.Rebase(b.cfg.Clock())
-		}
-		return
+	if len(m.Slots) > 0 {
+		m.Rebase(b.clockAt(*boot, m.Stamp))
 	}
-	c := Clock{Offset: boot.Offset, Quality: Unsynced}
-	if boot.Synced {
-		c.Quality = Exact
+	if boot.ID != b.sessionLog.boot {
+		m.Stamp, m.Slots = b.now(), nil
 	}
-	m.Rebase(c)
-	m.Stamp, m.Slots = b.now(), nil
 }

@@ -396,9 +396,9 @@ func (c *Command) Live(now devices.Stamp, clock broker.Clock) error {
 	switch {
 	case c.Expires.IsZero():
 		return nil
-	case clock.Quality != broker.Exact:
+	case clock.Quality < broker.Interpolated:
 		return errors.New("the clock is not synchronised, so expires means nothing; use the MQTT 5 message expiry")
-	case !clock.Wall(int64(now)).Before(c.Expires):
+	case !clock.Wall(int64(now)).Add(clock.Late).Before(c.Expires): // it may be so late
 		return ErrExpired
 	}
 	return nil

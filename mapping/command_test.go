@@ -251,6 +251,9 @@ func TestLive(t *testing.T) {
 		{Command{Expires: wall.Add(1)}, exact, ""},
 		{Command{Expires: wall}, exact, "expired"},
 		{Command{Expires: wall.Add(time.Hour)}, broker.Clock{}, "the clock is not synchronised"},
+		{Command{Expires: wall.Add(time.Hour)}, broker.Clock{Offset: exact.Offset, Quality: broker.Bounded}, "the clock is not synchronised"},
+		{Command{Expires: wall.Add(time.Second)}, broker.Clock{Offset: exact.Offset, Quality: broker.Interpolated, Late: time.Second - 1}, ""},
+		{Command{Expires: wall.Add(time.Second)}, broker.Clock{Offset: exact.Offset, Quality: broker.Interpolated, Late: time.Second}, "expired"},
 		{Command{Expires: wall.Add(time.Hour), Deadline: boot}, broker.Clock{}, "expired"},
 	} {
 		err := c.cmd.Live(boot, c.clock)

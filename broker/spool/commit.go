@@ -344,7 +344,7 @@ func appendBlocks(dst []byte, b *batch, p place) ([]byte, uint32) {
 	for _, e := range b.entries {
 		at := p.time
 		if e.boot != nil {
-			at = timeRef{boot: *e.boot}
+			at = timeRef{*e.boot, e.boot.At}
 		}
 		if w.blk.records > 0 && (at != w.blk.time || len(w.body)+len(e.body) > p.targets) {
 			w.end(e.seq - 1)

@@ -310,6 +310,7 @@ func (b *block) parse(p []byte, logID uint64, gen uint32) error {
 	b.first, b.last = Seq(le.Uint64(p[24:])), Seq(le.Uint64(p[32:]))
 	copy(b.time.boot.ID[:], p[40:56])
 	b.time.at = int64(le.Uint64(p[56:]))
+	b.time.boot.At = b.time.at
 	b.time.boot.Offset = int64(le.Uint64(p[64:]))
 	b.time.boot.Synced = p[72]&flagSynced != 0
 	b.table = p[72]&flagTable != 0

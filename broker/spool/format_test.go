@@ -43,7 +43,7 @@ func goldenBatch() (*batch, place) {
 		cursors: []cursor{{consumer: 1, born: 7, version: 3, acked: seqSet{4, []span{{6, 8}}}, records: 1, bytes: 12,
 			gaps: []gap{{seq: 10, Gap: Gap{1, 2, 2, ReasonDamage}}}}},
 	}
-	return b, place{gen: 9, no: 4, logID: 0x0102030405060708, time: timeRef{BootRef{[16]byte{0xaa}, -1, true}, 1000}, targets: blockTarget}
+	return b, place{gen: 9, no: 4, logID: 0x0102030405060708, time: timeRef{BootRef{[16]byte{0xaa}, -1, true, 1000}, 1000}, targets: blockTarget}
 }
 
 func TestBlockLayout(t *testing.T) {

@@ -393,7 +393,7 @@ func (l *Log) trimLocked() {
 // timeRef returns the present time and how this boot relates to wall time.
 func (l *Log) timeRef() timeRef {
 	boot, wall, synced := l.cfg.Time()
-	return timeRef{BootRef{l.cfg.BootID, wall - boot, synced}, boot}
+	return timeRef{BootRef{l.cfg.BootID, wall - boot, synced, boot}, boot}
 }
 
 // Stats are the figures of a log. Counters count since Open.

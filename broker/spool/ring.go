@@ -37,7 +37,8 @@ import (
 //	16 16  boot id
 //	32  8  wall time - boot time, ns
 //	40  1  1: wall time synchronised
-//	41 ..  0
+//	41  8  boot time at which that was so, ns
+//	49 ..  0
 //	64 ..  entries, each:
 //	        0  4  length of what follows the checksum
 //	        4  4  CRC32C of it, seeded with log id and generation
@@ -153,6 +154,7 @@ func appendArea(dst []byte, logID uint64, gen uint32, epoch Seq, boot BootRef) [
 		synced = 1
 	}
 	dst = append(dst, synced)
+	dst = le.AppendUint64(dst, uint64(boot.At))
 	dst = append(dst, make([]byte, areaHeader-(len(dst)-start))...)
 	p := dst[start:]
 	le.PutUint32(p[8:], crc32.Update(seed(logID, gen), castagnoli, p[12:]))
@@ -244,6 +246,7 @@ func (s *ringState) parseArea(p []byte, logID uint64, parity uint32) {
 	copy(s.boot.ID[:], p[16:32])
 	s.boot.Offset = int64(le.Uint64(p[32:]))
 	s.boot.Synced = p[40] == 1
+	s.boot.At = int64(le.Uint64(p[41:])) // 0 of programs that did not note it
 	s.entries = nil
 	for p = p[areaHeader:]; len(p) >= ringEntry; {
 		n := int64(le.Uint32(p)) + 8

@@ -86,6 +86,7 @@ type BootRef struct {
 	ID     [16]byte // boot id of the kernel
 	Offset int64    // wall time in Unix nanoseconds = boot time + Offset
 	Synced bool     // wall time was synchronised
+	At     int64    // boot time at which that was so, ns; 0: not known
 }
 
 // A Gap stands for records that are lost. Count of the sequence numbers First

@@ -332,7 +332,7 @@ func TestRecordsKeepTheirBoot(t *testing.T) {
 		c = mustConsumer(t, l, "aws")
 		put(t, l, c, 2, 1)
 		r := c.Reader(0, l.Last())
-		want := []BootRef{{[16]byte{1}, 1000, false}, {[16]byte{1}, 1000, false}, {[16]byte{2}, 9000, true}}
+		want := []BootRef{{[16]byte{1}, 1000, false, 50}, {[16]byte{1}, 1000, false, 50}, {[16]byte{2}, 9000, true, 50}}
 		for i := range want {
 			rec, err := r.Next(t.Context(), nil)
 			if err != nil || rec.Boot != want[i] || rec.Stamp != int64(i) {

@@ -141,7 +141,7 @@ func openPlant(cfg *config.Config) (*plant, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	now := clock.New(cfg.TrustClock, nil)
+	now := clock.New(cfg.TrustClock)
 	p := &plant{
 		cfg: cfg, mapper: mapper, buses: map[string]*plantBus{},
 		clock: func() broker.Clock { return now.Now() },

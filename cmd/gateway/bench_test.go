@@ -82,6 +82,7 @@ topic = "{name}/{device}"
 url = "tcp://%s"
 client_id = "bench"
 window = 200
+unsynced = "flag"
 send = { "{name}/+" = "dt/{name}/+" }
 `
 	benchDevice = `[device.plc]

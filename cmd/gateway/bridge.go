@@ -77,7 +77,7 @@ The exit code is 1 if a step failed.`,
 			if b.Preset == "azure-iot-hub" && !probe.SameID {
 				return usageError("Azure IoT Hub knows a device by its client id: add --same-id, which throws a running bridge out for a moment")
 			}
-			probe.Clock = clock.New(cfg.TrustClock, nil).Now
+			probe.Clock = clock.New(cfg.TrustClock).Now
 			return testBridge(b, probe, asJSON, os.Stdout)
 		},
 	}
@@ -222,6 +222,8 @@ func bridgeTrouble(b *bridge.Stats) string {
 	switch {
 	case b.State != bridge.Up:
 		return b.LastError
+	case b.Held > 0:
+		return fmt.Sprintf("%d readings wait for the clock to be set, at most %s longer (unsynced): does the computer reach a time server? See `timedatectl`", b.Held, b.HeldFor.Round(time.Second))
 	case b.DayLimit > 0 && b.DayBytes >= b.DayLimit:
 		return fmt.Sprintf("the day's bytes are spent (daily_bytes = %d): only critical messages go until midnight", b.DayLimit)
 	case refused > 0:

@@ -32,6 +32,7 @@ type buffers struct {
 	broken  map[string]error // those that cannot be opened
 	bridges map[string]bool  // that the configuration has
 	clock   func() broker.Clock
+	clockAt broker.ClockAt
 	running bool
 }
 
@@ -68,16 +69,16 @@ type BufferConsumer struct {
 // A BufferMessage is one message that waits. Its payload is a string if it is
 // UTF-8.
 type BufferMessage struct {
-	ID      string   `json:"id"`
-	Class   string   `json:"class"`
-	Topic   string   `json:"topic"`
-	Payload *string  `json:"payload,omitempty"`
-	Binary  []byte   `json:"payload_base64,omitempty"`
-	QoS     byte     `json:"qos"`
-	Retain  bool     `json:"retain"`
-	Time    string   `json:"time"`
-	Clock   string   `json:"clock,omitempty"` // quality of the time, unless it is exact
-	Age     *float64 `json:"age"`             // seconds; null: of another boot, nobody knows
+	ID      string  `json:"id"`
+	Class   string  `json:"class"`
+	Topic   string  `json:"topic"`
+	Payload *string `json:"payload,omitempty"`
+	Binary  []byte  `json:"payload_base64,omitempty"`
+	QoS     byte    `json:"qos"`
+	Retain  bool    `json:"retain"`
+	Time    string  `json:"time"`
+	broker.ClockNote
+	Age *float64 `json:"age"` // seconds; null: of another boot, nobody knows
 }
 
 // A purged says what purge did.
@@ -88,7 +89,7 @@ type purged struct {
 
 // buffers returns those of the running gateway.
 func (g *gateway) buffers() *buffers {
-	return &buffers{logs: g.allLogs(), bridges: bridgeNames(g.cfg), clock: g.clock.Now, running: true}
+	return &buffers{logs: g.allLogs(), bridges: bridgeNames(g.cfg), clock: g.clock.Now, clockAt: g.clock.At, running: true}
 }
 
 func bridgeNames(cfg *config.Config) map[string]bool {
@@ -139,8 +140,8 @@ func lookIntoBuffers(opts *options) (*buffers, error) {
 	if err != nil {
 		return nil, err
 	}
-	source := clock.New(cfg.TrustClock, nil)
-	b := &buffers{logs: map[string]*spool.Log{}, broken: map[string]error{}, bridges: bridgeNames(cfg), clock: source.Now}
+	source := openClock(cfg, opts.state, true, nil, nil)
+	b := &buffers{logs: map[string]*spool.Log{}, broken: map[string]error{}, bridges: bridgeNames(cfg), clock: source.Now, clockAt: source.At}
 	at := lookPlaces(opts.state)
 	for name, settings := range spoolSettings(cfg) {
 		where := spoolConfig(at, name, settings, source, nil)
@@ -211,28 +212,17 @@ func (b *buffers) consumer(log string, c *spool.Consumer) BufferConsumer {
 	return e
 }
 
-// then returns the best relation to wall time for stamps of a boot.
-func (b *buffers) then(boot spool.BootRef) broker.Clock {
-	switch {
-	case boot.ID == bootID():
-		return b.clock()
-	case boot.Synced:
-		return broker.Clock{Offset: boot.Offset, Quality: broker.Exact}
-	}
-	return broker.Clock{Offset: boot.Offset, Quality: broker.Unsynced}
-}
-
 // age returns how long ago a stamp of a boot was, nil when nobody can know.
 func (b *buffers) age(stamp int64, boot spool.BootRef) *float64 {
 	now := int64(devices.Now())
 	if boot.ID == bootID() {
 		return new(time.Duration(now - stamp).Seconds())
 	}
-	here := b.clock()
-	if !boot.Synced || here.Quality != broker.Exact {
+	here, then := b.clock(), b.clockAt(boot, stamp)
+	if then.Quality == broker.Unsynced || here.Quality == broker.Unsynced {
 		return nil
 	}
-	return new(here.Wall(now).Sub(time.Unix(0, stamp+boot.Offset)).Seconds())
+	return new(max(0, here.Wall(now).Sub(then.Wall(stamp)).Seconds()))
 }
 
 // messages gives fn the messages that a consumer is owed, oldest first in each
@@ -311,14 +301,12 @@ func (b *buffers) message(log, id string, rec *spool.Record) *BufferMessage {
 	if err := decode(rec, &m); err != nil {
 		m = broker.Message{Payload: rec.Data, Topic: ""} // shown as it is
 	}
-	then := b.then(rec.Boot)
+	then := b.clockAt(rec.Boot, rec.Stamp)
 	m.Stamp = rec.Stamp
 	m.Rebase(then)
 	e.Topic, e.QoS, e.Retain = m.Topic, m.QoS, m.Retain
 	e.Time = then.Wall(rec.Stamp).Format(payloadTime)
-	if then.Quality != broker.Exact {
-		e.Clock = then.Quality.String()
-	}
+	e.ClockNote = then.Note(rec.Stamp)
 	if utf8.Valid(m.Payload) {
 		e.Payload = new(string(m.Payload))
 	} else {
@@ -381,8 +369,8 @@ func purgeStopped(opts *options, consumer string) (p purged, err error) {
 		return p, err
 	}
 	at := lookPlaces(opts.state)
-	source := clock.New(cfg.TrustClock, nil)
-	b := &buffers{logs: map[string]*spool.Log{}, bridges: bridgeNames(cfg), clock: source.Now}
+	source := openClock(cfg, opts.state, true, nil, nil)
+	b := &buffers{logs: map[string]*spool.Log{}, bridges: bridgeNames(cfg), clock: source.Now, clockAt: source.At}
 	defer func() {
 		for name, l := range b.logs {
 			if cerr := l.Close(); cerr != nil {

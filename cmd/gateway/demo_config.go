@@ -50,6 +50,7 @@ qos       = 1
 send      = { "{name}/#" = "dt/{name}/#" }
 receive   = { "cmd/{name}/+/+/set" = "{name}/+/+/set" }
 replay    = "strict"
+unsynced  = "flag"                # without it values wait up to 15 minutes for a clock that is not set
 `,
 	"devices.d/boiler.toml": `# A PLC on Modbus TCP.
 [device.boiler]

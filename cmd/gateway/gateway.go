@@ -97,7 +97,7 @@ func newGateway(cfg *config.Config, at places, readOnly bool, log *slog.Logger) 
 			g.close()
 		}
 	}()
-	g.clock = clock.New(cfg.TrustClock, g.clockChanged)
+	g.clock = openClock(cfg, at.state, false, g.clockChanged, log)
 	if err := g.openLogs(at); err != nil {
 		return g, err
 	}
@@ -223,6 +223,7 @@ func (g *gateway) newBroker(at places) (err error) {
 		Version:     version(),
 		Now:         func() int64 { return int64(devices.Now()) }, // without a system call
 		Clock:       g.clock.Now,
+		ClockAt:     g.clock.At,
 		Log:         g.log,
 		Allow: func(user, clientID, topic string, access broker.Access) bool {
 			return ours(user, clientID, topic, access) && g.access.Allow(user, clientID, topic, access)
@@ -267,7 +268,7 @@ func owns(name string, ours func(topic string) bool) func(user, clientID, topic 
 func (g *gateway) newUplink(settings *config.Bridge) (*uplink, error) {
 	cfg := settings.Config
 	equip(&cfg, settings, g.at)
-	cfg.OnGap = g.publishGap
+	cfg.OnGap, cfg.ClockAt = g.publishGap, g.clock.At
 	if settings.StatusTopic != "" {
 		cfg.Status = &bridge.Status{Topic: settings.StatusTopic, Online: g.statusPayload("online"), Offline: g.statusPayload("offline")}
 	}
@@ -592,7 +593,7 @@ type gatewayStatus struct {
 	Version string `json:"version"`
 	Config  string `json:"config"` // hash of the configuration
 	Time    string `json:"time,omitempty"`
-	Clock   string `json:"clock,omitempty"` // its quality, unless it is exact
+	broker.ClockNote
 }
 
 // payloadTime is how times are written in payloads that hold no slots.
@@ -610,10 +611,7 @@ func (g *gateway) statusPayload(status string) []byte {
 // stored in an outage would tell it of a start long past.
 func (g *gateway) publishStatus(status string) {
 	now, clock := int64(devices.Now()), g.clock.Now()
-	s := gatewayStatus{Status: status, Version: version(), Config: g.works.Load().cfg.Hash(), Time: clock.Wall(now).Format(payloadTime)}
-	if clock.Quality != broker.Exact {
-		s.Clock = clock.Quality.String()
-	}
+	s := gatewayStatus{Status: status, Version: version(), Config: g.works.Load().cfg.Hash(), Time: clock.Wall(now).Format(payloadTime), ClockNote: clock.Note(now)}
 	text, _ := json.Marshal(s)
 	g.broker.Publish(&broker.Message{Topic: g.cfg.Name + "/_status", Payload: text, Retain: true, Local: true, Stamp: now})
 }
@@ -627,14 +625,15 @@ type gapMessage struct {
 	Count  uint64 `json:"count"` // 0: not known
 	Reason string `json:"reason"`
 	Time   string `json:"time"`
+	broker.ClockNote
 }
 
 // publishGap tells everybody that messages a bridge was owed are lost.
 func (g *gateway) publishGap(gap bridge.Gap) {
-	now, log := int64(devices.Now()), g.logs[gap.Class].ID()
+	now, clock, log := int64(devices.Now()), g.clock.Now(), g.logs[gap.Class].ID()
 	text, _ := json.Marshal(gapMessage{
 		Bridge: gap.Bridge, Class: gap.Class.String(), First: bridge.MessageID(log, gap.First), Last: bridge.MessageID(log, gap.Last),
-		Count: gap.Count, Reason: gap.Reason, Time: g.clock.Now().Wall(now).Format(payloadTime),
+		Count: gap.Count, Reason: gap.Reason, Time: clock.Wall(now).Format(payloadTime), ClockNote: clock.Note(now),
 	})
 	g.broker.Publish(&broker.Message{
 		Topic: g.cfg.Name + "/_gap", Payload: text, QoS: 1, Class: broker.Critical, Stamp: now,

@@ -230,6 +230,7 @@ password  = "${file:%[2]s/password}"
 ca        = "${file:%[2]s/credentials/ca.crt}"
 cert      = "${file:%[2]s/credentials/gateway.crt}"
 key       = "${file:%[2]s/credentials/gateway.key}"
+unsynced  = "flag" # nobody sets the clock where tests run
 %[3]s
 `, c.port, c.dir, rest)
 }

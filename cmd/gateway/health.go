@@ -16,16 +16,17 @@ const healthEvery = time.Minute
 // A health is the payload of NAME/_health: the gateway's own figures, for
 // sites whose metrics nobody can reach.
 type health struct {
-	Time    string                  `json:"time"`
-	Clock   string                  `json:"clock"` // its quality, also while it is exact
-	Started string                  `json:"started"`
-	Version string                  `json:"version"`
-	Config  string                  `json:"config"`
-	Buses   map[string]busHealth    `json:"buses"`   // by table key
-	Devices map[string]int          `json:"devices"` // by state
-	Bridges map[string]bridgeHealth `json:"bridges"` // by table key
-	Buffer  int64                   `json:"buffer"`  // bytes that bridges have not delivered yet
-	Clients int                     `json:"clients"` // of the broker
+	Time       string                  `json:"time"`
+	Clock      string                  `json:"clock"`                 // its quality, also while it is exact
+	ClockError *int64                  `json:"clock_error,omitempty"` // milliseconds
+	Started    string                  `json:"started"`
+	Version    string                  `json:"version"`
+	Config     string                  `json:"config"`
+	Buses      map[string]busHealth    `json:"buses"`   // by table key
+	Devices    map[string]int          `json:"devices"` // by state
+	Bridges    map[string]bridgeHealth `json:"bridges"` // by table key
+	Buffer     int64                   `json:"buffer"`  // bytes that bridges have not delivered yet
+	Clients    int                     `json:"clients"` // of the broker
 }
 
 type busHealth struct {
@@ -60,7 +61,7 @@ func (g *gateway) runHealth(ctx context.Context) error {
 func (g *gateway) health(before map[string]devices.BusStats) *health {
 	clock := g.clock.Now()
 	h := &health{
-		Time: clock.Wall(int64(devices.Now())).Format(payloadTime), Clock: clock.Quality.String(),
+		Time: clock.Wall(int64(devices.Now())).Format(payloadTime), Clock: clock.Quality.String(), ClockError: clock.Note(0).Error,
 		Started: clock.Wall(int64(g.started)).Format(payloadTime), Version: version(), Config: g.cfg.Hash(),
 		Buses: map[string]busHealth{}, Devices: map[string]int{"online": 0, "stale": 0, "offline": 0}, Bridges: map[string]bridgeHealth{},
 		Clients: g.broker.Stats().Clients,

@@ -287,7 +287,7 @@ func (h *holds) review() time.Duration {
 type holdMessage struct {
 	Points map[string]heldPoint `json:"points"`
 	Time   string               `json:"time"`
-	Clock  string               `json:"clock,omitempty"`
+	broker.ClockNote
 }
 
 type heldPoint struct {
@@ -305,10 +305,7 @@ func (h *holds) tell(device string) {
 	}
 	clock, now := h.clock(), int64(h.now())
 	msg := &broker.Message{Topic: h.gateway + "/" + name + "/_hold", QoS: 1, Retain: true, Stamp: now}
-	text := holdMessage{Points: map[string]heldPoint{}, Time: clock.Wall(now).Format(payloadTime)}
-	if clock.Quality != broker.Exact {
-		text.Clock = clock.Quality.String()
-	}
+	text := holdMessage{Points: map[string]heldPoint{}, Time: clock.Wall(now).Format(payloadTime), ClockNote: clock.Note(now)}
 	for _, one := range h.list() {
 		if one.Device == device {
 			text.Points[one.Point] = heldPoint{one.Value, one.By, h.until(&one).Format(payloadTime)}

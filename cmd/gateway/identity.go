@@ -3,9 +3,14 @@ package main
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"edgegateway/broker"
+	"edgegateway/internal/clock"
+	"edgegateway/internal/config"
 )
 
 // machine names this computer, so that a spool can notice that its card was
@@ -24,6 +29,12 @@ func machine() string {
 	}
 	sum := sha256.Sum256([]byte("gateway spool " + both))
 	return hex.EncodeToString(sum[:8])
+}
+
+// openClock follows the system clock with what earlier runs have learned of the
+// time.
+func openClock(cfg *config.Config, state string, look bool, changed func(broker.Quality), log *slog.Logger) *clock.Source {
+	return clock.Open(clock.Config{Trusted: cfg.TrustClock, OnChange: changed, BootID: bootID(), Dir: state, ReadOnly: look, Log: log})
 }
 
 // bootID names this boot of the computer; stamps of another boot cannot be

@@ -9,7 +9,7 @@ import (
 )
 
 func TestNowRelatesBootTimeToWallTime(t *testing.T) {
-	s := New(true, nil)
+	s := New(true)
 	c := s.Now()
 	if c.Quality != broker.Exact {
 		t.Fatalf("quality of a trusted clock = %v, want exact", c.Quality)
@@ -24,7 +24,7 @@ func TestNowRelatesBootTimeToWallTime(t *testing.T) {
 }
 
 func TestTimesAgree(t *testing.T) {
-	boot, wall, synced := New(true, nil).Times()
+	boot, wall, synced := New(true).Times()
 	if !synced {
 		t.Fatal("a trusted clock must count as synchronised")
 	}

@@ -221,6 +221,7 @@ func (l *loader) readReplay(t text) bridge.Replay {
 func (l *loader) readBridgeLimits(c *bridge.Config, raw *rawBridge) {
 	raw.MaxAge.atLeast(l.binder, time.Second, "max_age")
 	c.MaxAge = raw.MaxAge.V
+	l.readUnsynced(c, raw)
 	if k := raw.KeepAlive; k.set() && (k.V < time.Second || k.V > 65535*time.Second) {
 		l.errorAt(k.at, `keepalive is %s; it is "1s" to "65535s"`, k.at.value)
 	}
@@ -230,6 +231,22 @@ func (l *loader) readBridgeLimits(c *bridge.Config, raw *rawBridge) {
 	if raw.Window.within(l.binder, 1, 1024, "window") && raw.Window.set() {
 		c.Window = int(raw.Window.V)
 	}
+}
+
+// readUnsynced reads what becomes of readings while the clock was never set.
+func (l *loader) readUnsynced(c *bridge.Config, raw *rawBridge) {
+	c.Unsynced = map[string]bridge.Unsynced{"hold": bridge.HoldUnsynced, "flag": bridge.FlagUnsynced, "drop": bridge.DropUnsynced}[l.choice(raw.Unsynced, "hold", "hold", "flag", "drop")]
+	h := raw.UnsyncedHold
+	if !h.set() {
+		return
+	}
+	switch {
+	case c.Unsynced == bridge.FlagUnsynced:
+		l.errorAt(h.at, `unsynced_hold has no use with unsynced = "flag", which holds nothing; keep one`)
+	case h.V < time.Second || h.V > 7*24*time.Hour:
+		l.errorAt(h.at, `unsynced_hold is %s; it is "1s" to "168h"; unsynced = "flag" holds nothing`, h.at.value)
+	}
+	c.UnsyncedHold = h.V
 }
 
 // readRules reads send and receive, and finds where the status goes.

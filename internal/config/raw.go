@@ -127,14 +127,18 @@ type rawBridge struct {
 	Username text   `toml:"username"`
 	Password secret `toml:"password"`
 	rawTLS
-	MinTLS    text     `toml:"min_tls"`
-	ALPN      texts    `toml:"alpn"`
-	Proxy     text     `toml:"proxy"`
-	QoS       integer  `toml:"qos"`
-	Send      words    `toml:"send"`
-	Receive   words    `toml:"receive"`
-	Replay    text     `toml:"replay"`
-	MaxAge    duration `toml:"max_age"`
+	MinTLS  text     `toml:"min_tls"`
+	ALPN    texts    `toml:"alpn"`
+	Proxy   text     `toml:"proxy"`
+	QoS     integer  `toml:"qos"`
+	Send    words    `toml:"send"`
+	Receive words    `toml:"receive"`
+	Replay  text     `toml:"replay"`
+	MaxAge  duration `toml:"max_age"`
+
+	Unsynced     text     `toml:"unsynced"`
+	UnsyncedHold duration `toml:"unsynced_hold"`
+
 	KeepAlive duration `toml:"keepalive"`
 	Window    integer  `toml:"window"`
 	rawPace
