@@ -38,6 +38,8 @@ type Bridge struct {
 	gaps    sync.Mutex  // held while OnGap is called
 	barred  atomic.Bool // what came from upstream last was not accepted here
 
+	turns chan struct{} // without room: taken each time the loop of Run comes round
+
 	// The rest belongs to the goroutine of Run.
 
 	willQoS    byte // what the far broker supports, as far as known
@@ -103,6 +105,7 @@ func newBridge(cfg Config, br local, clock func() broker.Clock, log *slog.Logger
 		random:     rand.Float64,
 		willQoS:    1,
 		willRetain: true,
+		turns:      make(chan struct{}),
 		newest:     make(map[topicOf]spool.Seq),
 		told:       make(map[string]bool),
 		refused:    make(map[string]string),
@@ -178,11 +181,35 @@ func (b *Bridge) Run(ctx context.Context) error {
 			continue
 		}
 		b.lost(err, u.Host, login)
-		select {
-		case <-time.After(b.backoff(failed)):
-		case <-ctx.Done():
+		if !b.pause(ctx, b.backoff(failed)) {
 			return nil
 		}
+	}
+}
+
+// pause waits for d and reports whether ctx is not done.
+func (b *Bridge) pause(ctx context.Context, d time.Duration) bool {
+	over := time.After(d)
+	for {
+		select {
+		case <-b.turns:
+		case <-over:
+			return true
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// Turn waits until the loop of Run comes round: between two messages, or while
+// it waits for anything but a connection. It reports whether it did before ctx
+// was done, for whoever restarts a program that hangs.
+func (b *Bridge) Turn(ctx context.Context) bool {
+	select {
+	case b.turns <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 

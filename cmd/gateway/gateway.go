@@ -452,6 +452,8 @@ func (g *gateway) run(ctx context.Context, ready func()) error {
 	}
 	orders.run("commands", g.command.run)
 	field.run("clock", g.clock.Run)
+	site.run("status line", g.runStatusLine)
+	site.run("watchdog", g.watch().run) // also while the others end
 	ready()
 	<-ctx.Done()
 	return errStopped(ctx)

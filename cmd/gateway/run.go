@@ -41,6 +41,7 @@ may use the broker: passwords, ACL file and [broker.user] tables.`,
 }
 
 func runGateway(opts *options, readOnly bool, log *slog.Logger) error {
+	followMemory("/", log)
 	ctx, stop := withSignals(context.Background())
 	defer stop()
 	hangups, ignore := catchHangups()
@@ -67,7 +68,7 @@ func runGateway(opts *options, readOnly bool, log *slog.Logger) error {
 	debug.FreeOSMemory() // reading a large configuration takes more than running it
 	err = g.run(ctx, func() {
 		log.Info("ready", "broker", g.listening(), "control", g.control.path)
-		notify(log, daemon.SdNotifyReady+"\nSTATUS="+g.summary())
+		notify(log, daemon.SdNotifyReady+"\nSTATUS="+g.statusLine())
 	})
 	notify(log, daemon.SdNotifyStopping)
 	return errors.Join(err, g.close())

@@ -152,11 +152,6 @@ func (g *gateway) listening() (urls []string) {
 	return urls
 }
 
-// summary is the line that systemctl status shows.
-func (g *gateway) summary() string {
-	return fmt.Sprintf("%d buses, %d devices, %d bridges", len(g.buses), len(g.cfg.Devices), len(g.bridges))
-}
-
 func newStatus(opts *options) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
