@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"edgegateway/devices/serial"
+	"edgegateway/internal/clock"
 	"edgegateway/internal/config"
 )
 
@@ -65,6 +66,9 @@ func runGateway(opts *options, readOnly bool, log *slog.Logger) error {
 	g.reloads = &reloader{path: opts.config, name: cfg.Name, access: g.access, broker: g.broker, log: log, hangups: hangups}
 	log.Info("starting", "name", cfg.Name, "version", version(), "config", cfg.Hash(),
 		"buses", len(g.buses), "devices", len(cfg.Devices), "bridges", len(g.bridges))
+	if !cfg.TrustClock && clock.Blind() {
+		log.Warn("nobody here can tell whether the clock is synchronised, so values say \"clock\":\"unsynced\": the sandbox keeps the kernel from being asked and systemd-timesyncd does not run; where chrony or ntpd does, see \"Another keeper of the time\" in docs/install.md")
+	}
 	debug.FreeOSMemory() // reading a large configuration takes more than running it
 	err = g.run(ctx, func() {
 		log.Info("ready", "broker", g.listening(), "control", g.control.path)
