@@ -55,7 +55,7 @@ func (b *build) deb(t target, binary []byte, c *contents) (name string, err erro
 	}
 	info.Deb.Arch = t.debian
 	info.Deb.Compression = "xz"
-	info.Depends = []string{"init-system-helpers (>= 1.54~)", "systemd | systemd-standalone-sysusers"}
+	info.Depends = []string{"init-system-helpers (>= 1.54~)", "procps", "systemd | systemd-standalone-sysusers"} // procps has kill
 	info.Recommends = []string{"ca-certificates"}
 	scripts := filepath.Join(b.repo, "packaging/debian")
 	info.Scripts.PostInstall = filepath.Join(scripts, "postinst")

@@ -49,7 +49,7 @@ func debian(t *testing.T, suite string) string {
 	if err != nil || mirror == "" {
 		t.Fatalf("no Debian mirror is configured for apt here: %v", err)
 	}
-	if _, err := output(exec.Command("debootstrap", "--variant=minbase", "--include=systemd,dbus,udev,init-system-helpers", suite, root, mirror)); err != nil {
+	if _, err := output(exec.Command("debootstrap", "--variant=minbase", "--include=systemd,dbus,udev,init-system-helpers,procps", suite, root, mirror)); err != nil {
 		t.Fatalf("%v (apt-get install debootstrap)", err)
 	}
 	return root
