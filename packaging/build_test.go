@@ -141,7 +141,7 @@ func TestBuildIsReproducible(t *testing.T) {
 			"/usr/share/doc/gateway/docs/install.md", "/usr/share/doc/gateway/examples/gateway.rules", "/usr/share/man/man1/gateway.1.gz",
 			"/usr/share/bash-completion/completions/gateway",
 		} {
-			if !strings.Contains(list, " ."+path+"\n") {
+			if !strings.Contains(list+"\n", " ."+path+"\n") {
 				t.Errorf("%s is missing in\n%s", path, list)
 			}
 		}
