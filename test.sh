@@ -17,13 +17,19 @@ esac
 step() { printf '\n== %s\n' "$*"; }
 
 # --- what the tests need ------------------------------------------------------
-need_commands=(gcc strace qemu-storage-daemon mkfs.ext4 losetup mosquitto mosquitto_pub mosquitto_sub mbpoll openssl node npm)
-need_packages=(gcc strace qemu-system-common fuse3 e2fsprogs mount libc6-dev libmodbus-dev mosquitto mosquitto-clients mbpoll openssl python3 python3-pymodbus python3-serial-asyncio python3-six python3-jsonschema python3-jinja2)
+need_commands=(gcc strace qemu-storage-daemon mkfs.ext4 losetup mosquitto mosquitto_pub mosquitto_sub mbpoll openssl node npm systemd-analyze lintian)
+need_packages=(gcc strace qemu-system-common fuse3 e2fsprogs mount libc6-dev libmodbus-dev mosquitto mosquitto-clients mbpoll openssl python3 python3-pymodbus python3-serial-asyncio python3-six python3-jsonschema python3-jinja2 systemd lintian)
 # A Node.js from elsewhere has its npm with it and does not go with Debian's.
 command -v npm >/dev/null || need_packages+=(nodejs npm)
 python='import pymodbus, serial_asyncio, six, jsonschema, jinja2'
 
 export PATH="$PATH:/usr/sbin:/sbin" # where Debian puts mosquitto
+
+# The long run boots Debians, and emulates the processors of Pis.
+if [ -n "$long" ]; then
+	need_commands+=(debootstrap qemu-arm-static)
+	need_packages+=(debootstrap qemu-user-static)
+fi
 
 missing() {
 	local c
@@ -63,6 +69,9 @@ step staticcheck
 go tool -modfile=tools/go.mod staticcheck ./...
 
 # --- static builds for every Pi -----------------------------------------------
+step "sandbox of the service"
+systemd-analyze security --offline=yes --no-pager --threshold=15 systemd/gateway.service | tail -1
+
 step builds
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
@@ -83,6 +92,15 @@ if [ -n "$long" ]; then
 else
 	go test -race -count=1 -timeout 9m ./...
 fi
+step packages
+# The long run boots Debians with them where this is root, and says so where not.
+(
+	export CGO_ENABLED=0 GATEWAY_LONG=${long:+1}
+	cd packaging
+	unformatted=$(gofmt -l .)
+	[ -z "$unformatted" ] || { echo "not formatted: $unformatted" >&2; exit 1; }
+	go vet ./... && go test -count=1 ${long:+-v} -timeout 60m ./...
+)
 step "tests with parsers and clients of others"
 (
 	cd tools/interop/clients/testdata/mqttjs

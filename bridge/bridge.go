@@ -45,6 +45,8 @@ type Bridge struct {
 	changed chan struct{} // room for one: status is another one
 	barred  atomic.Bool   // what came from upstream last was not accepted here
 
+	turns chan struct{} // without room: taken each time the loop of Run comes round
+
 	// The rest belongs to the goroutine of Run.
 
 	failed     int  // times in a row
@@ -117,6 +119,7 @@ func newBridge(cfg Config, br local, clock func() broker.Clock, log *slog.Logger
 		random:     rand.Float64,
 		willQoS:    1,
 		willRetain: true,
+		turns:      make(chan struct{}),
 		newest:     make(map[topicOf]spool.Seq),
 		changed:    make(chan struct{}, 1),
 		told:       make(map[string]bool),
@@ -203,9 +206,7 @@ func (b *Bridge) Run(ctx context.Context) error {
 		aside.Go(func() { b.watchCertificate(ctx) })
 	}
 	for wait := b.firstWait(); ; {
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
+		if !b.pause(ctx, wait) {
 			return nil
 		}
 		u := b.nextURL()
@@ -236,6 +237,32 @@ func (b *Bridge) try(ctx context.Context, u *url.URL) (lasted time.Duration, log
 	start := time.Now()
 	err = b.serve(ctx, l)
 	return time.Since(start), false, err
+}
+
+// pause waits for d and reports whether ctx is not done.
+func (b *Bridge) pause(ctx context.Context, d time.Duration) bool {
+	over := time.After(d)
+	for {
+		select {
+		case <-b.turns:
+		case <-over:
+			return true
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// Turn waits until the loop of Run comes round: between two messages, or while
+// it waits for anything but a connection. It reports whether it did before ctx
+// was done, for whoever restarts a program that hangs.
+func (b *Bridge) Turn(ctx context.Context) bool {
+	select {
+	case b.turns <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // credentials returns user and password for the next connection.

@@ -67,6 +67,7 @@ func (s *sender) run(ctx context.Context) error {
 		select {
 		case a := <-s.l.acks:
 			s.settle(a)
+		case <-s.b.turns:
 		case f := <-s.open(critical):
 			s.send(f)
 		case f := <-s.open(live):
@@ -104,6 +105,7 @@ func (s *sender) collect() {
 		select {
 		case a := <-s.l.acks:
 			s.settle(a)
+		case <-s.b.turns:
 		default:
 			return
 		}

@@ -65,6 +65,7 @@ func (p *Poller) refuse(ctx context.Context, l *loan, err error) {
 			}
 		case other := <-p.loans:
 			other.begun <- err
+		case <-p.turns:
 		case <-l.ctx.Done():
 			return
 		case <-ctx.Done():

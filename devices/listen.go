@@ -67,6 +67,7 @@ func (p *Poller) listen(ctx context.Context) error {
 			p.hear(b)
 		case err := <-ended:
 			return p.listenerEnded(ctx, err)
+		case <-p.turns:
 		case <-timer.C:
 		case <-ctx.Done():
 			return nil

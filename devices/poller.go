@@ -45,6 +45,7 @@ type Poller struct {
 	now     func() Stamp
 	asks    chan *ask     // those that wait, at most maxAsks
 	loans   chan *loan    // without room: who wants the bus waits until it is to be had
+	turns   chan struct{} // without room: taken each time the loop comes round
 	stopped chan struct{} // closed when Run has returned
 	ledger  *ledger
 	outbox  *outbox
@@ -76,6 +77,7 @@ func NewPoller(cfg PollerConfig) (*Poller, error) {
 		now:     cfg.Now,
 		asks:    make(chan *ask, maxAsks),
 		loans:   make(chan *loan),
+		turns:   make(chan struct{}),
 		stopped: make(chan struct{}),
 		outbox:  newOutbox(8+2*len(cfg.Devices), cfg.Out),
 		byDev:   make(map[*Device]*health),
@@ -146,6 +148,7 @@ func (p *Poller) poll(ctx context.Context) {
 			p.serve(ctx, a)
 		case l := <-p.loans:
 			p.lend(ctx, l)
+		case <-p.turns:
 		default:
 		}
 		fresh := min(p.age(p.now()), p.align(p.now()))
@@ -162,6 +165,7 @@ func (p *Poller) poll(ctx context.Context) {
 			p.lend(ctx, l)
 		case f := <-p.landed:
 			p.land(f)
+		case <-p.turns:
 		case <-timer.C:
 		case <-ctx.Done():
 		}
@@ -169,6 +173,20 @@ func (p *Poller) poll(ctx context.Context) {
 	p.landAll()
 	for _, h := range p.health {
 		p.closeCycles(h)
+	}
+}
+
+// Turn waits until the loop of Run comes round: between two queries, however
+// much there is to do, and while the bus is lent. It reports whether it did
+// before ctx was done, for whoever restarts a program that hangs.
+func (p *Poller) Turn(ctx context.Context) bool {
+	select {
+	case p.turns <- struct{}{}:
+		return true
+	case <-p.stopped:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 

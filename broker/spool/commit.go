@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"context"
 	"errors"
 	"math/bits"
 	"slices"
@@ -29,6 +30,10 @@ func (l *Log) commitLoop() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
+		select {
+		case <-l.turns:
+		default:
+		}
 		switch step, wait := l.plan(); step {
 		case stepCommit:
 			l.commit()
@@ -43,8 +48,21 @@ func (l *Log) commitLoop() {
 			select {
 			case <-timer.C:
 			case <-l.kick:
+			case <-l.turns:
 			}
 		}
+	}
+}
+
+// Turn waits until the committer comes round: between two writes, however much
+// there is to do. It reports whether it did before ctx was done, for whoever
+// restarts a program that hangs. A log that was closed does not come round.
+func (l *Log) Turn(ctx context.Context) bool {
+	select {
+	case l.turns <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 

@@ -82,6 +82,7 @@ type Log struct {
 
 	kick      chan struct{} // wakes the committer
 	frontKick chan struct{} // wakes the front
+	turns     chan struct{} // without room: taken each time the committer comes round
 	loops     sync.WaitGroup
 }
 

@@ -87,7 +87,7 @@ func newLog(cfg Config) *Log {
 		cfg: cfg, start: time.Now(),
 		log:     cfg.Log.With("spool", cfg.Name),
 		decoder: sync.OnceValue(newDecoder),
-		kick:    make(chan struct{}, 1), frontKick: make(chan struct{}, 1),
+		kick:    make(chan struct{}, 1), frontKick: make(chan struct{}, 1), turns: make(chan struct{}),
 	}
 	room := int(cfg.Segment) - pageSize - 2*cursorRoom
 	l.recordMax = min(maxRecord, room-2*pageSize)

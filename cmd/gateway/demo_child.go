@@ -22,11 +22,15 @@ type child struct {
 	err    error
 }
 
-// startChild runs this program's run command on the configuration in dir.
+// startChild runs this program's run command on the configuration in dir. It is
+// called by the name that this one was called by, which may be a script that has
+// an emulator run it.
 func startChild(dir string) (*child, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
+	self, err := exec.LookPath(os.Args[0])
+	if err != nil { // called by a name that leads nowhere
+		if self, err = os.Executable(); err != nil {
+			return nil, err
+		}
 	}
 	state := filepath.Join(dir, "state")
 	c := &child{

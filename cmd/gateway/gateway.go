@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -42,7 +43,8 @@ type gateway struct {
 	broker  *broker.Broker
 	reloads *reloader // nil: nothing is ever reloaded
 	works   atomic.Pointer[works]
-	stages  *stages // while it runs
+	stages  *stages   // while it runs
+	dog     *watchdog // likewise
 	command *commander
 	control *control
 	learned *notebook
@@ -523,6 +525,9 @@ func (g *gateway) run(ctx context.Context, ready func()) error {
 		return errStopped(ctx)
 	}
 	g.publishStatus("online")
+	g.dog = newWatchdog(g.log)
+	g.followRest()
+	s.site.run("watchdog", g.dog.run) // also while the others end
 	w := g.works.Load()
 	g.beginAnnouncer(w)
 	s.pumps.run("health", g.runHealth)
@@ -541,12 +546,17 @@ func (g *gateway) run(ctx context.Context, ready func()) error {
 	if g.reloads != nil {
 		s.site.run("reload", g.reloads.run)
 	}
+	s.site.run("status line", g.runStatusLine)
 	ready()
 	<-ctx.Done()
 	return errStopped(ctx)
 }
 
-func (g *gateway) beginUplink(u *uplink) { u.stop = g.stages.uplinks.run("bridge "+u.name, u.Run) }
+func (g *gateway) beginUplink(u *uplink) {
+	end := g.stages.uplinks.run("bridge "+u.name, u.Run)
+	leave := g.dog.follow("bridge "+u.name, bridgeAllowance, u.Turn)
+	u.stop = func() { leave(); end() }
+}
 
 func (g *gateway) beginAnnouncer(w *works) {
 	w.ha.stop = g.stages.site.run("Home Assistant", w.ha.run)
@@ -556,6 +566,9 @@ func (g *gateway) beginAnnouncer(w *works) {
 func (g *gateway) beginBus(b *bus) {
 	pump := g.stages.pumps.run("bus "+b.ID, b.pump.run)
 	b.leave = append(b.leave, g.stages.field.run("bus "+b.ID, b.poller.Run), g.stages.field.run("doubts of bus "+b.ID, b.doubts.run))
+	b.leave = slices.Insert(b.leave, 0,
+		g.dog.follow("bus "+b.ID, busAllowance+4*b.longestTimeout(), b.poller.Turn),
+		g.dog.follow("values of bus "+b.ID, otherAllowance, b.pump.turn))
 	if b.doctor != nil {
 		b.leave = append(b.leave, g.stages.field.run("diagnosis of bus "+b.ID, b.doctor.run))
 	}

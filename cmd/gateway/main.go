@@ -126,8 +126,15 @@ func newVersion() *cobra.Command {
 	}
 }
 
-// version is what the build knows of itself: the module version or the commit.
+// release is the version of a package, which its build sets.
+var release string
+
+// version is what the build knows of itself: the release, the module version or
+// the commit.
 func version() string {
+	if release != "" {
+		return release
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "unknown"

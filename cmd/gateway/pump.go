@@ -136,6 +136,13 @@ func (p *pump) remap(ctx context.Context, m *mapping.Mapper) {
 	})
 }
 
+// turn waits until the pump comes round, and reports whether it did before ctx
+// was done.
+func (p *pump) turn(ctx context.Context) (did bool) {
+	p.call(ctx, func(*mapping.Mapper) { did = true })
+	return did
+}
+
 // call runs f in the pump's goroutine and waits for it; f is not run if ctx
 // is done first.
 func (p *pump) call(ctx context.Context, f func(*mapping.Mapper)) {

@@ -84,7 +84,7 @@ func (r *reloader) status() *ReloadStatus {
 
 func (r *reloader) reload(ctx context.Context) {
 	notify(r.log, daemon.SdNotifyReloading+"\n"+daemon.SdNotifyMonotonicUsec())
-	defer func() { notify(r.log, daemon.SdNotifyReady+"\nSTATUS="+r.gateway.summary()) }()
+	defer func() { notify(r.log, daemon.SdNotifyReady+"\nSTATUS="+r.gateway.statusLine()) }()
 	now := r.gateway.clock.Now().Wall(int64(devices.Now()))
 	c, err := r.read(ctx)
 	status := &ReloadStatus{Time: now, OK: err == nil}

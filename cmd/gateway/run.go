@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"edgegateway/devices/serial"
+	"edgegateway/internal/clock"
 	"edgegateway/internal/config"
 )
 
@@ -45,6 +46,7 @@ beforehand what a reload would do.`,
 }
 
 func runGateway(opts *options, readOnly bool, log *slog.Logger) error {
+	followMemory("/", log)
 	ctx, stop := withSignals(context.Background())
 	defer stop()
 	hangups, ignore := catchHangups()
@@ -70,10 +72,13 @@ func runGateway(opts *options, readOnly bool, log *slog.Logger) error {
 	startApplied(cfg, at, log)
 	log.Info("starting", "name", cfg.Name, "version", version(), "config", cfg.Hash(),
 		"buses", len(g.works.Load().buses), "devices", len(cfg.Devices), "bridges", len(cfg.Bridges))
+	if !cfg.TrustClock && clock.Blind() {
+		log.Warn("nobody here can tell whether the clock is synchronised, so values say \"clock\":\"unsynced\": the sandbox keeps the kernel from being asked and systemd-timesyncd does not run; where chrony or ntpd does, see \"Another keeper of the time\" in docs/install.md")
+	}
 	debug.FreeOSMemory() // reading a large configuration takes more than running it
 	err = g.run(ctx, func() {
 		log.Info("ready", "broker", g.listening(), "control", g.control.path)
-		notify(log, daemon.SdNotifyReady+"\nSTATUS="+g.summary())
+		notify(log, daemon.SdNotifyReady+"\nSTATUS="+g.statusLine())
 	})
 	notify(log, daemon.SdNotifyStopping)
 	return errors.Join(err, g.close())

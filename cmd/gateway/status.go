@@ -154,12 +154,6 @@ func (g *gateway) listening() (urls []string) {
 	return urls
 }
 
-// summary is the line that systemctl status shows.
-func (g *gateway) summary() string {
-	w := g.works.Load()
-	return fmt.Sprintf("%d buses, %d devices, %d bridges", len(w.buses), len(w.cfg.Devices), len(w.bridges))
-}
-
 func newStatus(opts *options) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{

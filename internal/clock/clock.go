@@ -385,7 +385,7 @@ func (linux) Wall() int64 { return time.Now().UnixNano() }
 func (linux) Sync() Sync {
 	var tx unix.Timex
 	if _, err := unix.Adjtimex(&tx); err != nil {
-		return hint()
+		return hint(timesyncd+"/synchronized", time.Now())
 	}
 	unit := time.Microsecond
 	if tx.Status&unix.STA_NANO != 0 {
@@ -395,14 +395,28 @@ func (linux) Sync() Sync {
 	return Sync{OK: most < maxError, MaxError: most, Left: time.Duration(tx.Offset) * unit}
 }
 
-// hint is for a sandbox that forbids to ask the kernel: systemd-timesyncd
-// touches a file whenever it has set or checked the clock, at least each 34
-// minutes while it can.
-func hint() Sync {
-	info, err := os.Stat("/run/systemd/timesync/synchronized")
+// timesyncd is where systemd-timesyncd leaves what a sandbox may see that
+// forbids to ask the kernel.
+const timesyncd = "/run/systemd/timesync"
+
+// hint is for such a sandbox: systemd-timesyncd touches a file whenever it has
+// set or checked the clock, at least each 34 minutes while it can.
+func hint(path string, now time.Time) Sync {
+	info, err := os.Stat(path)
 	if err != nil {
 		return Sync{}
 	}
-	age := time.Since(info.ModTime())
+	age := now.Sub(info.ModTime())
 	return Sync{OK: age >= 0 && age < 3*time.Hour, MaxError: 500*time.Millisecond + age/drift}
+}
+
+// Blind reports whether nobody here can tell if the clock is synchronised: the
+// kernel may not be asked, and timesyncd does not run.
+func Blind() bool {
+	var tx unix.Timex
+	if _, err := unix.Adjtimex(&tx); err == nil {
+		return false
+	}
+	_, err := os.Stat(timesyncd)
+	return err != nil
 }
