@@ -52,6 +52,9 @@ func (k *card) close() {
 // file read to prove anything: after an error of a sync the kernel may show
 // data that the medium never got.
 func (l *Log) write(b *batch) (err error) {
+	if l.unlisted {
+		return errUnlisted
+	}
 	for range 3 {
 		if err = l.writeOnce(b); err == nil {
 			l.card.failed = false
@@ -416,11 +419,13 @@ func (l *Log) makeCursorFile() {
 }
 
 // losses reads the segment that is to be dropped and returns what each
-// consumer loses with it. What cannot be read is not counted.
+// consumer loses with it. Of a segment that cannot be read all of its consumers
+// lose an unknown number.
 func (l *Log) losses(s *segment) map[*Consumer]*Gap {
 	losses := make(map[*Consumer]*Gap)
-	f, err := l.dir.Open(s.name)
+	f, err := openSegment(l.dir, s.name)
 	if err != nil {
+		l.loseAll(losses, s)
 		return losses
 	}
 	defer f.Close()
@@ -436,7 +441,22 @@ func (l *Log) losses(s *segment) map[*Consumer]*Gap {
 			l.lose(losses, rec.seq, owedMask(rec.body))
 		}
 	}
+	if sc.failed {
+		l.loseAll(losses, s)
+	}
 	return losses
+}
+
+// loseAll has every consumer that s may be for lose what it has not
+// acknowledged of it, whatever that is.
+func (l *Log) loseAll(losses map[*Consumer]*Gap, s *segment) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.eachLocked(s.mask, func(c *Consumer) {
+		if first := max(s.after, c.acked.upto) + 1; first <= s.last {
+			losses[c] = &Gap{First: first, Last: s.last, Reason: ReasonQuota}
+		}
+	})
 }
 
 func (l *Log) lose(losses map[*Consumer]*Gap, n Seq, mask uint64) {

@@ -72,6 +72,7 @@ type Log struct {
 	news      chan struct{} // closed when readers should look again; nil: none waits
 	room      chan struct{} // closed when the queue has room; nil: nobody asked
 	looking   bool          // opened by Look
+	unlisted  bool          // the folder could not be read, so that it is left alone
 	closing   bool
 	frontDone bool
 	degraded  bool

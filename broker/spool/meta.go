@@ -138,6 +138,9 @@ func exists(d Dir, name string) bool {
 // saveMeta writes META as it is now; l.meta is held. On failure the log is
 // degraded: the committer writes it before the next block.
 func (l *Log) saveMeta() error {
+	if l.unlisted {
+		return errUnlisted
+	}
 	l.mu.Lock()
 	m := meta{Format: l.format, Log: l.id, Epoch: uint64(l.epoch), Machine: l.cfg.Machine}
 	if l.ringID != l.id {

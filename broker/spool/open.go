@@ -104,7 +104,13 @@ func (l *Log) open() (err error) {
 	}
 	m, err := readMeta(l.dir)
 	if err == nil {
-		err = l.recover(m)
+		var names []string
+		if names, err = listed(l.dir); err == nil {
+			err = l.recover(m, names)
+		} else if err = fmt.Errorf("%w: %w", errUnlisted, err); !l.looking {
+			l.goWithout(m, err)
+			err = nil
+		}
 	}
 	if errors.Is(err, ErrNewer) {
 		return fmt.Errorf("%w: install the version that wrote it again, or move the folder away to start an empty one", err)
@@ -112,8 +118,41 @@ func (l *Log) open() (err error) {
 	return err
 }
 
+// errUnlisted is why a log leaves its folder alone.
+var errUnlisted = errors.New("its folder cannot be read, so that nobody knows what is in it: nothing there is touched, and it is not used until the gateway is started again")
+
+// listed lists the files of a folder. An error may be one of the moment.
+func listed(d Dir) (names []string, err error) {
+	for range readTries {
+		if names, err = d.List(); err == nil {
+			return names, nil
+		}
+		time.Sleep(openPause)
+	}
+	return nil, err
+}
+
+// goWithout makes a log that keeps the gateway's own records in memory and
+// never writes: into files that are there and that it does not know it might
+// write over what consumers are owed, and move positions past it. What is there
+// is found again when the folder can be read.
+func (l *Log) goWithout(m *meta, err error) {
+	l.unlisted = true
+	l.id = newID()
+	l.ring.broken = true
+	l.format = firstFormat
+	if m != nil {
+		l.epoch = Seq(m.Epoch)
+	}
+	l.epoch++
+	l.last = l.epoch << counterBits
+	l.fronted = l.last
+	l.restoreConsumers(m, &recovery{l: l})
+	l.degrade(err)
+}
+
 // recover rebuilds the state of the log from META, segments and ring.
-func (l *Log) recover(m *meta) error {
+func (l *Log) recover(m *meta, names []string) error {
 	fresh := l.identify(m)
 	l.ringID = l.id
 	if !fresh {
@@ -125,7 +164,7 @@ func (l *Log) recover(m *meta) error {
 			rec.born[c.ID] = c.Born
 		}
 	}
-	if err := rec.segments(m); err != nil {
+	if err := rec.segments(m, names); err != nil {
 		return err
 	}
 	var ring ringState

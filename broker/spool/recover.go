@@ -19,11 +19,7 @@ type candidate struct {
 
 // segments finds the segment files, takes the state out of the newest ones and
 // makes ready to go on writing.
-func (r *recovery) segments(m *meta) error {
-	names, err := r.l.dir.List()
-	if err != nil {
-		r.l.log.Error("spool folder cannot be read", "err", err)
-	}
+func (r *recovery) segments(m *meta, names []string) error {
 	var found []*candidate
 	for _, name := range names {
 		c, err := r.candidate(name, m)
@@ -110,7 +106,7 @@ func (r *recovery) logID(m *meta) uint64 {
 // firstPage reads the first page of a file, zeros where there is none, and
 // returns the file's size.
 func (r *recovery) firstPage(name string, page []byte) (size int64, err error) {
-	f, err := r.open(name)
+	f, err := openSegment(r.l.dir, name)
 	if err != nil {
 		return 0, err
 	}
@@ -127,11 +123,11 @@ func (r *recovery) firstPage(name string, page []byte) (size int64, err error) {
 	return 0, err
 }
 
-// open opens a segment. An error may be one of the moment, so it is tried a few
-// times; and what cannot be opened is not to be taken for empty.
-func (r *recovery) open(name string) (f File, err error) {
+// openSegment opens a segment. An error may be one of the moment, so it is
+// tried a few times; and what cannot be opened is not to be taken for empty.
+func openSegment(d Dir, name string) (f File, err error) {
 	for range readTries {
-		if f, err = r.l.dir.Open(name); err == nil || errors.Is(err, fs.ErrNotExist) {
+		if f, err = d.Open(name); err == nil || errors.Is(err, fs.ErrNotExist) {
 			return f, err
 		}
 		time.Sleep(openPause)
@@ -195,7 +191,7 @@ func (r *recovery) chain(found []*candidate) []*candidate {
 // scan reads a segment that ends no later than limit and tells whether it
 // holds a valid block.
 func (r *recovery) scan(c *candidate, limit Seq, each func(*block)) (any bool, err error) {
-	f, err := r.open(c.name)
+	f, err := openSegment(r.l.dir, c.name)
 	if err != nil {
 		return false, err
 	}
@@ -228,7 +224,7 @@ type tailBlock struct {
 // tail finds the end of the newest segment and opens it for writing when
 // there is room. It tells whether there is a valid block.
 func (r *recovery) tail(c *candidate) bool {
-	f, err := r.open(c.name)
+	f, err := openSegment(r.l.dir, c.name)
 	if err != nil {
 		c.blind = true
 		return false

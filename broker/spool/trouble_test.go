@@ -3,6 +3,7 @@ package spool_test
 import (
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"syscall"
 	"testing"
@@ -436,6 +437,144 @@ func TestSegmentThatCannotBeReadAtOpenIsKept(t *testing.T) {
 			l = mustOpen(t, cfg)
 			defer l.Close()
 			equal(t, take(t, l, mustConsumer(t, l, "aws"), true), numbers(0, 60))
+		})
+	}
+}
+
+// A folder that cannot be listed when the log is opened is left alone, to the
+// byte: the gateway's own records go on in memory, others are refused, and what
+// lies there is delivered once it can be read. A listing that fails for a moment
+// is no trouble at all.
+func TestFolderThatCannotBeListedIsLeftAlone(t *testing.T) {
+	lives(t, func(t *testing.T, d *spooltest.Disk) {
+		cfg := config(t, d, Interval)
+		l := mustOpen(t, cfg)
+		put(t, l, mustConsumer(t, l, "aws"), 0, 20)
+		id := l.ID()
+		l.Close()
+		contents := func() (all []string) {
+			for _, dir := range []string{cfg.Dir, cfg.RingDir} {
+				for _, name := range d.Files(dir) {
+					all = append(all, fmt.Sprintf("%s/%s %x", dir, name, d.Bytes(dir, name)))
+				}
+			}
+			return all
+		}
+		before := fmt.Sprint(contents())
+
+		failing := 1 << 30
+		d.Fail(func(op spooltest.Op) error {
+			if op.Kind == "list" && failing > 0 {
+				failing--
+				return syscall.EIO
+			}
+			return nil
+		})
+		l = mustOpen(t, cfg)
+		c := mustConsumer(t, l, "aws")
+		other := mustConsumer(t, l, "new")
+		if s := l.Stats(); s.State != "degraded" || l.ID() == id {
+			t.Errorf("state %s, id %s", s.State, l.ID())
+		}
+		rec := Record{Targets: []Target{{Consumer: c.ID()}, {Consumer: other.ID()}}, Data: []byte("own")}
+		if _, err := l.Append(rec, nil); !errors.Is(err, ErrDegraded) {
+			t.Errorf("an external record: %v", err)
+		}
+		rec.Volatile = true
+		if _, err := l.Append(rec, nil); err != nil {
+			t.Errorf("one of the gateway's own: %v", err)
+		}
+		r := c.Reader(0, 0)
+		if got, err := r.Next(t.Context(), nil); err != nil || string(got.Data) != "own" {
+			t.Errorf("delivered %q, %v", got.Data, err)
+		} else {
+			c.Ack(got.Seq)
+		}
+		r.Close()
+		time.Sleep(10 * time.Minute)
+		l.Close()
+		if after := fmt.Sprint(contents()); after != before {
+			t.Error("files in the folder were changed")
+		}
+
+		failing = 2
+		l = mustOpen(t, cfg)
+		if s := l.Stats(); s.State != "ok" || l.ID() != id {
+			t.Errorf("state %s, id %s, was %s", s.State, l.ID(), id)
+		}
+		equal(t, take(t, l, mustConsumer(t, l, "aws"), false), numbers(0, 20))
+		l.Close()
+	})
+}
+
+// What is dropped and cannot be read any more is told all the same, as a gap of
+// an unknown number; a file that cannot be opened for a moment is counted.
+func TestDropOfWhatCannotBeReadIsTold(t *testing.T) {
+	for name, test := range map[string]struct {
+		failures int
+		unknown  bool
+	}{"for a moment": {2, false}, "for good": {1 << 30, true}} {
+		t.Run(name, func(t *testing.T) {
+			lives(t, func(t *testing.T, d *spooltest.Disk) {
+				cfg := config(t, d, Always)
+				l := mustOpen(t, cfg)
+				c := mustConsumer(t, l, "aws")
+				const size, n = 4 << 10, 300
+				first, failures := "", test.failures
+				d.Fail(func(op spooltest.Op) error {
+					if op.Kind == "open" && op.File == first && failures > 0 {
+						failures--
+						return syscall.EIO
+					}
+					return nil
+				})
+				for i := range n {
+					done := make(chan error, 1)
+					data := append(fmt.Appendf(nil, "%03d", i), make([]byte, size)...)
+					if _, err := l.Append(Record{Targets: []Target{{Consumer: c.ID()}}, Data: data}, func(err error) { done <- err }); err != nil {
+						t.Fatal(err)
+					}
+					if err := <-done; err != nil {
+						t.Fatal(err)
+					}
+					if i == 0 {
+						for _, f := range d.Files("card") {
+							if strings.HasSuffix(f, ".seg") && !strings.HasPrefix(f, "spare") {
+								first = f
+							}
+						}
+					}
+				}
+				got, told := 0, uint64(0)
+				var firstGap Gap
+				r := c.Reader(0, l.Last())
+				for {
+					rec, err := r.Next(t.Context(), nil)
+					if errors.Is(err, io.EOF) {
+						break
+					}
+					if err != nil {
+						t.Fatal(err)
+					}
+					if rec.Gap != nil {
+						if rec.Gap.Reason != ReasonQuota {
+							t.Errorf("gap %+v", *rec.Gap)
+						}
+						if told == 0 {
+							firstGap = *rec.Gap
+						}
+						told += rec.Gap.Count
+						continue
+					}
+					got++
+				}
+				r.Close()
+				missing := uint64(n - got)
+				if missing == 0 || firstGap.Last == 0 || test.unknown != (told < missing) || told > missing {
+					t.Errorf("%d of %d are there, %d are told to be lost, first gap %+v", got, n, told, firstGap)
+				}
+				l.Close()
+			})
 		})
 	}
 }
