@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"edgegateway/broker"
 	"edgegateway/mapping"
