@@ -107,7 +107,7 @@ func TestSenMLTimeBeforeTheClockIsSet(t *testing.T) {
 	}{
 		{broker.Clock{}, `[{"bn":"plant_a__b/main_meter/","clock":"unsynced","n":"x","v":1}]`},
 		{broker.Clock{Offset: exact.Offset, Quality: broker.Interpolated, Early: time.Second, Late: time.Second}, `[{"bn":"plant_a__b/main_meter/","bt":1795215960.123,"clock":"interpolated","clock_error":1000,"n":"x","v":1}]`},
-		{broker.Clock{Offset: exact.Offset, Quality: broker.Bounded, Early: time.Second, Late: 2 * time.Second}, `[{"bn":"plant_a__b/main_meter/","bt":1795215960.123,"clock":"bounded","clock_error":2000,"clock_from":"2026-11-20T23:05:59.123Z","clock_to":"2026-11-20T23:06:02.123Z","n":"x","v":1}]`},
+		{broker.Clock{Offset: exact.Offset, Quality: broker.Bounded, Early: time.Second, Late: 2 * time.Second}, `[{"bn":"plant_a__b/main_meter/","bt":1795215960.123,"clock":"bounded","clock_error":2000,"clock_from":"2026-11-20T23:05:59.123Z","clock_to":"2026-11-20T23:06:02.124Z","n":"x","v":1}]`},
 		{exact, `[{"bn":"plant_a__b/main_meter/","bt":1795215960.123,"n":"x","v":1}]`},
 	} {
 		msg.Rebase(c.clock)
