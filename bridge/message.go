@@ -40,12 +40,15 @@ func (b *Bridge) route(f *flight) string {
 		return skipUnmatched
 	}
 	f.to = to
-	age, known := b.age(f)
-	if known && b.cfg.MaxAge > 0 && age > b.cfg.MaxAge {
-		return skipMaxAge
+	if b.cfg.MaxAge > 0 {
+		if age, known := b.age(f); known && age > b.cfg.MaxAge {
+			return skipMaxAge
+		}
 	}
-	if p := f.msg.Props; known && p != nil && p.Expiry != nil && age >= time.Duration(*p.Expiry)*time.Second {
-		return skipExpired
+	if p := f.msg.Props; p != nil && p.Expiry != nil {
+		if age, known := b.age(f); known && age >= time.Duration(*p.Expiry)*time.Second {
+			return skipExpired
+		}
 	}
 	return ""
 }
@@ -70,7 +73,9 @@ func (b *Bridge) packet(f *flight, l limits) *paho.Publish {
 	if f.source == nil { // our own status
 		return &paho.Publish{Topic: f.to, Payload: f.msg.Payload, QoS: min(f.msg.QoS, l.qos), Retain: l.retain}
 	}
-	f.msg.Rebase(b.clockAt(f.boot, f.msg.Stamp))
+	if len(f.msg.Slots) > 0 {
+		f.msg.Rebase(b.clockAt(f.boot, f.msg.Stamp))
+	}
 	f.msg.Identify(MessageID(f.source.id, f.seq), f.replayed)
 	p := &paho.Publish{
 		Topic:   f.to,
