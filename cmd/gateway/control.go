@@ -36,6 +36,7 @@ type control struct {
 	// status is called from any goroutine.
 	status  func() *Status
 	buffers func() *buffers
+	reload  func(context.Context) (*ReloadStatus, error) // nil: nothing is ever reloaded
 	log     *slog.Logger
 }
 
@@ -75,6 +76,7 @@ func (c *control) serve(ctx context.Context, l net.Listener) error {
 	mux.HandleFunc("POST /hold", c.postHold)
 	mux.HandleFunc("POST /release", c.postRelease)
 	mux.HandleFunc("POST /lend", c.postLend)
+	mux.HandleFunc("POST /reload", c.postReload)
 	c.serveBuffers(mux)
 	mux.HandleFunc("GET /audit", func(w http.ResponseWriter, _ *http.Request) { answer(w, c.command.writes.Last(0), nil) })
 	server := &http.Server{
@@ -164,6 +166,15 @@ func (c *control) postRelease(w http.ResponseWriter, r *http.Request) {
 		err = c.command.release(req.Target, by)
 	}
 	answer(w, struct{}{}, err)
+}
+
+func (c *control) postReload(w http.ResponseWriter, r *http.Request) {
+	if c.reload == nil {
+		answer(w, nil, errors.New("this gateway reloads nothing"))
+		return
+	}
+	status, err := c.reload(r.Context())
+	answer(w, status, err)
 }
 
 // peer names who asks; without that nothing is written.

@@ -30,6 +30,7 @@ type reloader struct {
 	gateway *gateway
 	log     *slog.Logger
 	hangups chan os.Signal // one waits; more of them ask for the same
+	asked   chan chan *ReloadStatus
 
 	mu   sync.Mutex
 	last *ReloadStatus // nil: there was none
@@ -66,9 +67,22 @@ func (r *reloader) run(ctx context.Context) error {
 		select {
 		case <-r.hangups:
 			r.reload(ctx)
+		case tell := <-r.asked:
+			tell <- r.reload(ctx)
 		case <-ctx.Done():
 			return nil
 		}
+	}
+}
+
+// ask reloads and returns what became of it.
+func (r *reloader) ask(ctx context.Context) (*ReloadStatus, error) {
+	tell := make(chan *ReloadStatus, 1)
+	select {
+	case r.asked <- tell:
+		return <-tell, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
 	}
 }
 
@@ -82,7 +96,7 @@ func (r *reloader) status() *ReloadStatus {
 	return r.last
 }
 
-func (r *reloader) reload(ctx context.Context) {
+func (r *reloader) reload(ctx context.Context) *ReloadStatus {
 	notify(r.log, daemon.SdNotifyReloading+"\n"+daemon.SdNotifyMonotonicUsec())
 	defer func() { notify(r.log, daemon.SdNotifyReady+"\nSTATUS="+r.gateway.statusLine()) }()
 	now := r.gateway.clock.Now().Wall(int64(devices.Now()))
@@ -102,6 +116,7 @@ func (r *reloader) reload(ctx context.Context) {
 	r.mu.Lock()
 	r.last = status
 	r.mu.Unlock()
+	return status
 }
 
 // read reads the configuration and has the gateway work by it.

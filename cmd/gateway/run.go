@@ -68,7 +68,8 @@ func runGateway(opts *options, readOnly bool, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	g.reloads = &reloader{path: opts.config, gateway: g, log: log, hangups: hangups}
+	g.reloads = &reloader{path: opts.config, gateway: g, log: log, hangups: hangups, asked: make(chan chan *ReloadStatus)}
+	g.control.reload = g.reloads.ask
 	startApplied(cfg, at, log)
 	log.Info("starting", "name", cfg.Name, "version", version(), "config", cfg.Hash(),
 		"buses", len(g.works.Load().buses), "devices", len(cfg.Devices), "bridges", len(cfg.Bridges))
