@@ -253,7 +253,7 @@ func (s *system) reloads() {
 	pid := s.property("MainPID")
 	s.write("/etc/gateway/gateway.toml", plain+"[broker.user.panel]\nread = [\"#\"]\n")
 	s.run("systemctl reload gateway")
-	s.await("reloaded", func() bool { return strings.Contains(s.journal(), "users and rights reloaded") })
+	s.await("reloaded", func() bool { return strings.Contains(s.journal(), "msg=reloaded config=") })
 	s.write("/etc/gateway/gateway.toml", faulty)
 	out, code := s.try("systemctl reload gateway")
 	if code == 0 || s.property("ActiveState") != "active" || s.property("MainPID") != pid || s.property("NRestarts") != "0" {
