@@ -540,6 +540,10 @@ func (g *gateway) run(ctx context.Context, ready func()) error {
 	if g.reloads != nil {
 		s.site.run("reload", g.reloads.run)
 	}
+	if web := g.newWeb(); web != nil {
+		s.site.run("web", web.Run)
+		<-web.Ready()
+	}
 	ready()
 	<-ctx.Done()
 	return errStopped(ctx)

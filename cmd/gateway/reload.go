@@ -31,8 +31,10 @@ type reloader struct {
 	log     *slog.Logger
 	hangups chan os.Signal // one waits; more of them ask for the same
 
-	mu   sync.Mutex
-	last *ReloadStatus // nil: there was none
+	mu      sync.Mutex
+	last    *ReloadStatus // nil: there was none
+	good    devices.Stamp // when a configuration was last taken by a reload; 0: never
+	restart bool          // some of that waits for a restart
 }
 
 // A ReloadStatus is what became of the last reload.
@@ -100,8 +102,10 @@ func (r *reloader) reload(ctx context.Context) {
 		}
 	}
 	r.mu.Lock()
-	r.last = status
-	r.mu.Unlock()
+	defer r.mu.Unlock()
+	if r.last = status; status.OK {
+		r.good, r.restart = devices.Now(), len(status.Restart) > 0
+	}
 }
 
 // read reads the configuration and has the gateway work by it.
