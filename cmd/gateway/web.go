@@ -37,10 +37,13 @@ func (g *gateway) figures() *metrics.Figures {
 		CommandLog: g.writes.Trouble() == nil, Reload: g.reloads.figures(g.started), Certificates: map[string]time.Time{},
 	}
 	for _, b := range w.buses {
-		one := metrics.Bus{BusStats: b.poller.Stats(), Readings: b.pump.readings.Load()}
+		one := metrics.Bus{BusStats: b.poller.Stats(), Readings: b.pump.readings.Load(), Mute: map[string]bool{}}
 		if line, ok := w.plant.buses[b.ID].line.(*modbus.Line); ok {
 			stats := line.Stats()
 			one.Line = &stats
+		}
+		for _, dev := range b.Devices {
+			one.Mute[dev.ID] = dev.WrittenOnly()
 		}
 		f.Buses = append(f.Buses, one)
 	}

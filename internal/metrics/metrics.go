@@ -57,6 +57,7 @@ type Bus struct {
 	devices.BusStats
 	Line     *modbus.Stats
 	Readings uint64
+	Mute     map[string]bool // devices that never answer: they are all of their line
 }
 
 // Reload tells of the configuration.
@@ -66,12 +67,17 @@ type Reload struct {
 	Restart bool          // some of it waits for a restart
 }
 
-// Handler answers scrapes with what read returns, and with the figures of the
-// Go runtime and of the process. read may be called by several goroutines.
-func Handler(read func() *Figures) http.Handler {
+// New returns the figures that read returns, and those of the Go runtime and of
+// the process. read may be called by several goroutines.
+func New(read func() *Figures) *prometheus.Registry {
 	all := prometheus.NewRegistry()
 	all.MustRegister(collector(read), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	return promhttp.HandlerFor(all, promhttp.HandlerOpts{Timeout: 20 * time.Second})
+	return all
+}
+
+// Handler answers scrapes with them.
+func Handler(read func() *Figures) http.Handler {
+	return promhttp.HandlerFor(New(read), promhttp.HandlerOpts{Timeout: 20 * time.Second})
 }
 
 // A Metric is one that is shown.
@@ -262,6 +268,9 @@ func (s *sink) bus(b *Bus) {
 	s.count(pollOverruns, b.Overruns, b.Bus)
 	for i := range b.Devices {
 		d := &b.Devices[i]
+		if b.Mute[d.Device] {
+			continue
+		}
 		s.put(deviceUp, yes(d.State == devices.Online), b.Bus, d.Device)
 		s.put(deviceMaint, yes(d.State == devices.Maintenance), b.Bus, d.Device)
 		if d.LastAnswer != 0 {
@@ -312,10 +321,8 @@ func (s *sink) bridge(b *bridge.Stats) {
 	s.count(bridgeMessages, b.Acked, b.Name, "acknowledged")
 	s.count(bridgeMessages, refused, b.Name, "refused")
 	s.count(bridgePostponed, b.Postponed, b.Name)
-	for reason, n := range b.Skipped {
-		if reason != bridge.ReasonMaxAge { // a loss
-			s.count(bridgeSkipped, n, b.Name, reason)
-		}
+	for _, reason := range bridge.SkipReasons {
+		s.count(bridgeSkipped, b.Skipped[reason], b.Name, reason)
 	}
 	s.count(bridgeReceived, b.Received, b.Name, "published")
 	s.count(bridgeReceived, b.Rejected, b.Name, "rejected")
@@ -328,15 +335,8 @@ func (s *sink) bridge(b *bridge.Stats) {
 			s.put(bufferOldest, s.wall(s.Now-devices.Stamp(l.Oldest)), b.Name, class)
 		}
 	}
-	lost := make(map[string]uint64, len(b.LostBy))
 	for _, reason := range lossReasons {
-		lost[reason] = 0
-	}
-	for reason, n := range b.LostBy {
-		lost[reason] = n
-	}
-	for reason, n := range lost {
-		s.count(bufferDropped, n, b.Name, reason)
+		s.count(bufferDropped, b.LostBy[reason], b.Name, reason)
 	}
 }
 
