@@ -1,6 +1,7 @@
 package metrics
 
 import (
+	"fmt"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -121,5 +122,22 @@ func TestFiguresAreShown(t *testing.T) {
 	f.Clock.Quality = broker.Bounded
 	if got := scrape(t, f); got["clock_synchronised"] != "0" {
 		t.Errorf("the time is only bounded, but clock_synchronised is %s", got["clock_synchronised"])
+	}
+}
+
+// BenchmarkScrape is a large site: 100 buses with ten devices each.
+func BenchmarkScrape(b *testing.B) {
+	f := &Figures{Spools: map[string]spool.Stats{"telemetry": {}}, Bridges: []bridge.Stats{{Name: "aws"}}}
+	for i := range 100 {
+		bus := Bus{BusStats: devices.BusStats{Bus: fmt.Sprint("bus", i)}, Line: new(modbus.Stats)}
+		for j := range 10 {
+			bus.Devices = append(bus.Devices, devices.DeviceStats{Device: fmt.Sprint("device", i, "-", j), State: devices.Online, LastAnswer: 1})
+		}
+		f.Buses = append(f.Buses, bus)
+	}
+	h := Handler(func() *Figures { return f })
+	b.ReportAllocs()
+	for b.Loop() {
+		h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/metrics", nil))
 	}
 }

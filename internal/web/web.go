@@ -43,10 +43,10 @@ type Config struct {
 
 // A Server is what Run runs.
 type Server struct {
-	cfg    Config
-	conns  atomic.Int32
-	under  chan struct{} // holds one for each answer under way
-	ready  chan struct{} // closed when listening was tried once
+	cfg   Config
+	conns atomic.Int32
+	under chan struct{} // holds one for each answer under way
+	ready chan struct{} // closed when listening was tried once
 }
 
 // New returns a server that does not listen yet.
