@@ -177,8 +177,12 @@ func TestManyConnections(t *testing.T) {
 		t.Error("one too many is answered")
 	}
 	open[0].Close()
-	for t.Context().Err() == nil && s.conns.Load() >= maxConnections { // until the server has noticed
-		runtime.Gosched()
+	for late := time.After(time.Minute); s.conns.Load() >= maxConnections; runtime.Gosched() {
+		select {
+		case <-late:
+			t.Fatal("the server does not notice that a connection has gone")
+		default:
+		}
 	}
 	if err := ask(dial()); err != nil {
 		t.Errorf("after one has gone: %v", err)
