@@ -17,8 +17,8 @@ esac
 step() { printf '\n== %s\n' "$*"; }
 
 # --- what the tests need ------------------------------------------------------
-need_commands=(gcc strace qemu-storage-daemon mkfs.ext4 losetup mosquitto mosquitto_pub mosquitto_sub mbpoll openssl node npm systemd-analyze lintian)
-need_packages=(gcc strace qemu-system-common fuse3 e2fsprogs mount libc6-dev libmodbus-dev mosquitto mosquitto-clients mbpoll openssl python3 python3-pymodbus python3-serial-asyncio python3-six python3-jsonschema python3-jinja2 systemd lintian)
+need_commands=(gcc strace qemu-storage-daemon mkfs.ext4 losetup mosquitto mosquitto_pub mosquitto_sub mbpoll openssl promtool nginx node npm systemd-analyze lintian)
+need_packages=(gcc strace qemu-system-common fuse3 e2fsprogs mount libc6-dev libmodbus-dev mosquitto mosquitto-clients mbpoll openssl prometheus nginx-light python3 python3-pymodbus python3-serial-asyncio python3-six python3-jsonschema python3-jinja2 systemd lintian)
 # A Node.js from elsewhere has its npm with it and does not go with Debian's.
 command -v npm >/dev/null || need_packages+=(nodejs npm)
 python='import pymodbus, serial_asyncio, six, jsonschema, jinja2'

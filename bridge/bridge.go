@@ -138,7 +138,7 @@ func newBridge(cfg Config, br local, clock func() broker.Clock, log *slog.Logger
 	b.status.Store(cfg.Status)
 	b.dial = cfg.dialer().dial
 	now := cfg.Now()
-	b.count.Stats = Stats{Name: cfg.Name, State: Connecting, Refused: make(map[string]uint64), Skipped: make(map[string]uint64)}
+	b.count.Stats = Stats{Name: cfg.Name, State: Connecting, Refused: make(map[string]uint64), Skipped: make(map[string]uint64), LostBy: make(map[string]uint64)}
 	b.count.changed, b.count.outage, b.count.rateFrom = now, now, now
 	return b, nil
 }
@@ -585,6 +585,7 @@ func (b *Bridge) reportGap(s *source, g spool.Gap) {
 	b.count.Gaps++
 	if !wanted(g.Reason) {
 		b.count.Lost += g.Count
+		b.count.LostBy[g.Reason] += g.Count
 	}
 	b.count.mu.Unlock()
 	if b.cfg.OnGap != nil {

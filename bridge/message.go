@@ -30,6 +30,9 @@ const (
 	skipOld       = ReasonSuperseded // a newer one of its topic waits, and Replay is Latest
 )
 
+// SkipReasons are the keys that Stats.Skipped may have besides ReasonMaxAge.
+var SkipReasons = []string{skipOwn, skipUnmatched, skipExpired, skipThinned, skipOld}
+
 // route finds where f goes, and why it does not: "" if it does.
 func (b *Bridge) route(f *flight) string {
 	if f.msg.From == b.user {

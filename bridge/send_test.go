@@ -508,8 +508,9 @@ func TestSkippedRecords(t *testing.T) {
 			t.Errorf("skipped %v", s.Skipped)
 		}
 		if len(gaps) != 3 || gaps[0].Reason != ReasonMaxAge || gaps[0].First != 4 || gaps[0].Last != 6 || gaps[0].Count != 3 ||
-			gaps[1].Reason != spool.ReasonQuota || gaps[2].Reason != ReasonUnreadable || s.Lost != 11 {
-			t.Errorf("gaps %+v, lost %d", gaps, s.Lost)
+			gaps[1].Reason != spool.ReasonQuota || gaps[2].Reason != ReasonUnreadable || s.Lost != 11 ||
+			s.LostBy[ReasonMaxAge] != 3 || s.LostBy[spool.ReasonQuota] != 7 || s.LostBy[ReasonUnreadable] != 1 {
+			t.Errorf("gaps %+v, lost %d: %v", gaps, s.Lost, s.LostBy)
 		}
 		r.end()
 	})

@@ -36,6 +36,7 @@ type Stats struct {
 	HeldFor   time.Duration     `json:"held_for_ns,omitempty"` // at most so much longer
 	Gaps      uint64            `json:"gaps"`                  // holes reported
 	Lost      uint64            `json:"lost"`                  // records in them, as far as known
+	LostBy    map[string]uint64 `json:"lost_by,omitempty"`     // these by reason
 	Received  uint64            `json:"received"`              // published locally
 	Rejected  uint64            `json:"rejected,omitempty"`    // received, but not published
 
@@ -142,7 +143,7 @@ func (b *Bridge) Stats() Stats {
 	b.count.mu.Lock()
 	b.count.rate(now)
 	s := b.count.Stats
-	s.Refused, s.Skipped = maps.Clone(s.Refused), maps.Clone(s.Skipped)
+	s.Refused, s.Skipped, s.LostBy = maps.Clone(s.Refused), maps.Clone(s.Skipped), maps.Clone(s.LostBy)
 	s.Since = time.Now().Add(-time.Duration(now - b.count.changed)).UTC()
 	if s.State != Up {
 		s.LongestOutage = max(s.LongestOutage, time.Duration(now-b.count.outage))

@@ -100,6 +100,14 @@ func (c *Certificate) Config() *tls.Config {
 	}
 }
 
+// Leaf returns the certificate that is shown now.
+func (c *Certificate) Leaf() *x509.Certificate {
+	c.now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.leaf
+}
+
 // lookEvery is how often the files may be looked at.
 const lookEvery = 2 * time.Second
 

@@ -35,6 +35,9 @@ func TestCertificateIsReadAgain(t *testing.T) {
 		if got := shownBy(t, c); got != want {
 			t.Errorf("shows %q, want %q", got, want)
 		}
+		if got := c.Leaf().Subject.CommonName; got != want {
+			t.Errorf("says that it shows %q, want %q", got, want)
+		}
 		if n := strings.Count(log.String(), "\n"); n != lines {
 			t.Errorf("%d lines logged, want %d:\n%s", n, lines, log.String())
 		}

@@ -348,7 +348,7 @@ func (p *Poller) entered(dev *Device, readings []Reading, from Stamp, err error)
 	for _, r := range readings {
 		fault = cmp.Or(fault, r.Err)
 	}
-	p.ledger.exchanged(dev, p.busy, now, err, fault)
+	p.ledger.exchanged(dev, from, p.busy, now, err, fault)
 	p.busy = now
 	switch {
 	case from < p.lost:

@@ -3,6 +3,7 @@ package devices
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"math/bits"
 	"slices"
@@ -13,15 +14,19 @@ import (
 // BusStats are the figures of one bus. Counts run from the start of its
 // Poller.
 type BusStats struct {
-	Bus      string  `json:"bus"`
-	Requests uint64  `json:"requests"` // exchanges, or lines heard, or missed when asked for, on a bus that speaks by itself
-	OK       uint64  `json:"ok"`       // of these: answered, be it with an exception
-	Timeouts uint64  `json:"timeouts"` // no answer in time
-	Errors   uint64  `json:"errors"`   // anything else: bad replies, no port
-	Busy     float64 `json:"busy"`     // share of the last minute in which the bus was taken, 0 to 1
-	Overruns uint64  `json:"overruns"` // slots that passed before their device could be asked
-	Dropped  uint64  `json:"dropped"`  // batches thrown away because their receiver was late
-	Waiting  int     `json:"waiting"`  // queries of Poller.Do not begun yet
+	Bus      string        `json:"bus"`
+	Requests uint64        `json:"requests"` // exchanges, or lines heard, or missed when asked for, on a bus that speaks by itself
+	OK       uint64        `json:"ok"`       // of these: answered, be it with an exception
+	Timeouts uint64        `json:"timeouts"` // no answer in time
+	Errors   uint64        `json:"errors"`   // anything else: bad replies, no port
+	NoPort   uint64        `json:"no_port"`  // of the errors: the port or connection was not there
+	Refused  uint64        `json:"refused"`  // of those answered: with an exception, as all or some of it may not be read or written
+	Busy     float64       `json:"busy"`     // share of the last minute in which the bus was taken, 0 to 1
+	BusyTime time.Duration `json:"busy_ns"`  // in which it was taken, since the start
+	Overruns uint64        `json:"overruns"` // slots that passed before their device could be asked
+	Taken    Spans         `json:"-"`        // how long exchanges took for which there was a port; none on a bus that speaks by itself
+	Dropped  uint64        `json:"dropped"`  // batches thrown away because their receiver was late
+	Waiting  int           `json:"waiting"`  // queries of Poller.Do not begun yet
 
 	// How late cycles began, from their slot to when their first request
 	// left, in seconds, since the start: half of them, and 99 of 100, were not
@@ -56,6 +61,49 @@ type DeviceStats struct {
 	LastAnswer  Stamp  `json:"last_answer"`
 	LastError   string `json:"last_error,omitempty"` // kept after the device is well again
 	LastErrorAt Stamp  `json:"last_error_at"`
+
+	// Exceptions are queries that the device answered with a refusal, by what
+	// it said; there is no map while there was none.
+	Exceptions map[string]uint64 `json:"exceptions,omitempty"`
+}
+
+// mostCauses bounds Exceptions against devices that answer with random codes:
+// what is beyond counts as "other".
+const mostCauses = 16
+
+// refused counts an answer that refused. The map may have been handed out, so
+// that it is never changed.
+func (d *DeviceStats) refused(cause string) {
+	if _, ok := d.Exceptions[cause]; !ok && len(d.Exceptions) >= mostCauses {
+		cause = "other"
+	}
+	counts := make(map[string]uint64, len(d.Exceptions)+1)
+	maps.Copy(counts, d.Exceptions)
+	counts[cause]++
+	d.Exceptions = counts
+}
+
+// SpanBounds are the upper bounds of the classes of Spans: from a fast TCP
+// device to a slow line that retries.
+var SpanBounds = [...]time.Duration{
+	1 * time.Millisecond, 2500 * time.Microsecond, 5 * time.Millisecond, 10 * time.Millisecond, 25 * time.Millisecond, 50 * time.Millisecond,
+	100 * time.Millisecond, 250 * time.Millisecond, 500 * time.Millisecond, time.Second, 2500 * time.Millisecond, 5 * time.Second,
+}
+
+// Spans are durations: how many there were up to each of SpanBounds and not
+// up to the one before, the rest last, and all together.
+type Spans struct {
+	Counts [len(SpanBounds) + 1]uint64
+	Sum    time.Duration
+}
+
+func (s *Spans) add(d time.Duration) {
+	i := 0
+	for i < len(SpanBounds) && d > SpanBounds[i] {
+		i++
+	}
+	s.Counts[i]++
+	s.Sum += d
 }
 
 // MarshalText makes a State its name in JSON.
@@ -91,20 +139,30 @@ func newLedger(bus string, devs []*Device, now Stamp) *ledger {
 	return l
 }
 
-// exchanged enters one exchange with dev, which may be no device of the bus.
-// fault is what to remember as its last error, nil for none.
-func (l *ledger) exchanged(dev *Device, from, to Stamp, err, fault error) {
+// exchanged enters one exchange with dev, which may be no device of the bus. It
+// was begun then; of the bus it took the time from from on. fault is what to
+// remember as its last error, nil for none.
+func (l *ledger) exchanged(dev *Device, begun, from, to Stamp, err, fault error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.load.add(from, to)
 	l.stats.Requests++
+	if !errors.Is(err, ErrPort) { // nothing was asked
+		l.stats.Taken.add(to.Sub(begun))
+	}
 	switch {
 	case err == nil:
 		l.stats.OK++
+		if fault != nil {
+			l.stats.Refused++
+		}
 	case errors.Is(err, ErrTimeout):
 		l.stats.Timeouts++
 	default:
 		l.stats.Errors++
+		if errors.Is(err, ErrPort) {
+			l.stats.NoPort++
+		}
 	}
 	if i, ok := l.index[dev]; ok {
 		l.stats.Devices[i].exchanged(to, err, fault)
@@ -119,6 +177,9 @@ func (d *DeviceStats) exchanged(at Stamp, err, fault error) {
 	}
 	if fault != nil {
 		d.LastError, d.LastErrorAt = fault.Error(), at
+		if err == nil {
+			d.refused(Cause(fault))
+		}
 	}
 }
 
@@ -187,14 +248,16 @@ func (l *ledger) read(now Stamp) BusStats {
 	defer l.mu.Unlock()
 	s := l.stats
 	s.Devices = slices.Clone(s.Devices)
-	s.Busy = l.load.share(now)
+	s.Busy, s.BusyTime = l.load.share(now), l.load.total
 	s.LateHalf, s.LateMost = l.late.quantile(0.5).Seconds(), l.late.quantile(0.99).Seconds()
 	return s
 }
 
-// A load adds up how long a bus was taken in each of the last 60 seconds.
+// A load adds up how long a bus was taken, in all and in each of the last 60
+// seconds.
 type load struct {
 	start Stamp
+	total time.Duration
 	slots [60]struct {
 		second int64 // which one of boot time it holds
 		busy   time.Duration
@@ -205,6 +268,7 @@ const second = Stamp(time.Second)
 
 // add enters that the bus was taken from one moment to another.
 func (l *load) add(from, to Stamp) {
+	l.total += max(0, to.Sub(from))
 	from = max(from, to-Stamp(len(l.slots))*second)
 	for from < to {
 		n := int64(from / second)

@@ -548,6 +548,10 @@ func (g *gateway) run(ctx context.Context, ready func()) error {
 		s.site.run("reload", g.reloads.run)
 	}
 	s.site.run("status line", g.runStatusLine)
+	if web := g.newWeb(); web != nil {
+		s.site.run("web", web.Run)
+		<-web.Ready()
+	}
 	ready()
 	<-ctx.Done()
 	return errStopped(ctx)

@@ -32,8 +32,10 @@ type reloader struct {
 	hangups chan os.Signal // one waits; more of them ask for the same
 	asked   chan chan *ReloadStatus
 
-	mu   sync.Mutex
-	last *ReloadStatus // nil: there was none
+	mu      sync.Mutex
+	last    *ReloadStatus // nil: there was none
+	good    devices.Stamp // when a configuration was last taken by a reload; 0: never
+	restart bool          // some of that waits for a restart
 }
 
 // A ReloadStatus is what became of the last reload.
@@ -114,8 +116,10 @@ func (r *reloader) reload(ctx context.Context) *ReloadStatus {
 		}
 	}
 	r.mu.Lock()
-	r.last = status
-	r.mu.Unlock()
+	defer r.mu.Unlock()
+	if r.last = status; status.OK {
+		r.good, r.restart = devices.Now(), len(status.Restart) > 0
+	}
 	return status
 }
 

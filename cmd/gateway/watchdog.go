@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -128,6 +129,20 @@ func (w *watchdog) look(now time.Duration) (well bool) {
 		}
 	}
 	return well
+}
+
+// trouble names the parts that hang, nil for none.
+func (w *watchdog) trouble() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var errs []error
+	now := time.Since(w.start)
+	for _, p := range w.parts {
+		if late := now - time.Duration(p.last.Load()); late > p.allowance {
+			errs = append(errs, fmt.Errorf("%s has not come round for %s", p.name, late.Round(time.Second)))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // newWatchdog returns a watchdog that follows nothing yet.

@@ -72,8 +72,14 @@ func TestWatchdogIsNotFedWhileAPartHangs(t *testing.T) {
 		if text := log.String(); strings.Count(text, "level=ERROR") != 1 || !strings.Contains(text, `part="bus rs485"`) || strings.Contains(text, "part=well") {
 			t.Errorf("the log says %q", text)
 		}
+		if err := w.trouble(); err == nil || !strings.HasPrefix(err.Error(), "bus rs485 has not come round for 12m") {
+			t.Errorf("trouble: %v", err)
+		}
 		<-hang
 		feeds(20 * time.Second)
+		if err := w.trouble(); err != nil {
+			t.Errorf("trouble: %v", err)
+		}
 		if n := feeds(10 * time.Minute); n < 60 {
 			t.Errorf("fed %d times in ten minutes after it came round again", n)
 		}

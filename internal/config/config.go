@@ -76,6 +76,7 @@ type Config struct {
 	Origins     []string
 	Limits      broker.Limits
 	Access      access.Policy // who may use the broker
+	Web         string        // host:port on loopback where metrics and health are shown; "": nowhere
 	Spools      [broker.NumClasses]Spool
 	// SessionSpool holds what clients of the broker are owed that are away.
 	SessionSpool Spool

@@ -340,6 +340,7 @@ func (l *loader) readGateway(root *node) {
 		l.readBridge(e.key, e.value)
 	}
 	l.readHomeAssistant(&raw.HA)
+	l.readWeb(&raw.Web)
 	l.checkPlans()
 	l.summarize(root)
 	l.cfg.where = make(map[*devices.Point]origin, len(l.at))

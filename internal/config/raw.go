@@ -15,6 +15,7 @@ type rawGateway struct {
 	Bridge   tables[rawBridge]   `toml:"bridge"`
 	Publish  tables[rawPublish]  `toml:"publish"`
 	HA       rawHomeAssistant    `toml:"homeassistant"`
+	Web      rawWeb              `toml:"web"`
 	Device   tables[rawNode]     `toml:"device"`
 	Devices  tables[rawTemplate] `toml:"devices"`
 }
@@ -174,6 +175,11 @@ type rawPublish struct {
 }
 
 func (*rawPublish) what() string { return "a publish table" }
+
+type rawWeb struct {
+	here
+	Listen text `toml:"listen"`
+}
 
 type rawHomeAssistant struct {
 	here
