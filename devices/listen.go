@@ -50,6 +50,7 @@ func (p *Poller) listen(ctx context.Context) error {
 			h.stale = max(h.stale, leastQuiet)
 		}
 	}
+	p.reviewMuted()
 	heard, ended := make(chan *Batch), make(chan error, 1)
 	ctx, cancel := context.WithCancel(ctx)
 	var listener sync.WaitGroup
@@ -67,6 +68,8 @@ func (p *Poller) listen(ctx context.Context) error {
 			p.hear(b)
 		case err := <-ended:
 			return p.listenerEnded(ctx, err)
+		case <-p.reviews:
+			p.reviewMuted()
 		case <-timer.C:
 		case <-ctx.Done():
 			return nil
@@ -98,19 +101,24 @@ func (p *Poller) hear(b *Batch) {
 		b.Release()
 		return
 	}
-	if err := portError(b); err != nil {
+	err := portError(b)
+	if err != nil {
 		p.portDown(err)
-		if h.state != Offline {
-			h.muted = true
-			p.setState(h, Offline)
-		}
-	} else if p.portUp(); unproven(b) {
-		h.misses++
-	} else if len(b.Readings) > 0 {
-		p.answered(h, b)
 	} else {
+		p.portUp()
+	}
+	switch {
+	case h.barred != nil || err == nil && len(b.Readings) == 0:
 		b.Release()
 		return
+	case err != nil && h.state != Offline:
+		h.muted = true
+		p.setState(h, Offline)
+	case err != nil:
+	case unproven(b):
+		h.misses++
+	default:
+		p.answered(h, b)
 	}
 	p.ledger.heard(h.index, b)
 	p.put(h, b)
@@ -137,7 +145,7 @@ func portError(b *Batch) error {
 func (p *Poller) quiet(now Stamp) time.Duration {
 	soonest := time.Hour
 	for _, h := range p.health {
-		if h.state == Offline {
+		if h.state == Offline || h.barred != nil {
 			continue
 		}
 		silence := now.Sub(h.fresh)

@@ -32,6 +32,11 @@ type PollerConfig struct {
 	// multiples of their interval of wall time; else they are staggered.
 	Aligned func() time.Duration
 
+	// Muted, if set, says why a device is not to be asked, with an error that
+	// wraps ErrMuted; nil: it is. It is called at the start and after each
+	// Review, by Run's goroutine.
+	Muted func(device string) error
+
 	Log *slog.Logger // nil: slog.Default
 	Now func() Stamp // nil: Now
 }
@@ -45,6 +50,8 @@ type Poller struct {
 	now     func() Stamp
 	asks    chan *ask     // those that wait, at most maxAsks
 	loans   chan *loan    // without room: who wants the bus waits until it is to be had
+	first   *loan         // that begins with Run; nil: none does
+	reviews chan struct{} // room for one: it is to be looked who is muted
 	stopped chan struct{} // closed when Run has returned
 	ledger  *ledger
 	outbox  *outbox
@@ -76,6 +83,7 @@ func NewPoller(cfg PollerConfig) (*Poller, error) {
 		now:     cfg.Now,
 		asks:    make(chan *ask, maxAsks),
 		loans:   make(chan *loan),
+		reviews: make(chan struct{}, 1),
 		stopped: make(chan struct{}),
 		outbox:  newOutbox(8+2*len(cfg.Devices), cfg.Out),
 		byDev:   make(map[*Device]*health),
@@ -125,8 +133,9 @@ func (p *Poller) Run(ctx context.Context) error {
 // poll alternates between waiting queries and scheduled ones, so that neither
 // can starve the other. A waiting one has the bus to itself.
 func (p *Poller) poll(ctx context.Context) {
-	p.tellUnasked()
 	p.sched = newSchedule(p.now(), p.jobs(), len(p.health), p.offset())
+	p.reviewMuted()
+	p.tellUnasked()
 	for _, h := range p.health {
 		p.estimate(h)
 	}
@@ -135,6 +144,9 @@ func (p *Poller) poll(ctx context.Context) {
 	if p.cfg.Aligned != nil {
 		p.wall = p.cfg.Aligned()
 		p.sched.align(p.wall, p.now()+Stamp(firstSlots)) // all are read at once first
+	}
+	if p.first != nil && p.first.ctx.Err() == nil {
+		p.lend(ctx, p.first)
 	}
 	for ctx.Err() == nil {
 		asks := p.asks
@@ -146,6 +158,8 @@ func (p *Poller) poll(ctx context.Context) {
 			p.serve(ctx, a)
 		case l := <-p.loans:
 			p.lend(ctx, l)
+		case <-p.reviews:
+			p.reviewMuted()
 		default:
 		}
 		fresh := min(p.age(p.now()), p.align(p.now()))
@@ -160,6 +174,8 @@ func (p *Poller) poll(ctx context.Context) {
 			p.serve(ctx, a)
 		case l := <-p.loans:
 			p.lend(ctx, l)
+		case <-p.reviews:
+			p.reviewMuted()
 		case f := <-p.landed:
 			p.land(f)
 		case <-timer.C:
@@ -207,7 +223,7 @@ func (p *Poller) align(now Stamp) time.Duration {
 // tellUnasked tells of the devices that are only written that they can be.
 func (p *Poller) tellUnasked() {
 	for _, h := range p.health {
-		if h.WrittenOnly() {
+		if h.WrittenOnly() && h.barred == nil {
 			p.setState(h, Online)
 			p.put(h, NewBatch(h.Device))
 		}
@@ -408,7 +424,7 @@ func (p *Poller) portMissing(err error) {
 
 // mute sets a device offline for want of its port, which has been logged.
 func (p *Poller) mute(h *health, err error) {
-	if h.state == Offline || h.WrittenOnly() {
+	if h.state == Offline || h.WrittenOnly() || h.barred != nil {
 		return
 	}
 	h.muted = true
