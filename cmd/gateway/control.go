@@ -75,6 +75,7 @@ func (c *control) serve(ctx context.Context, l net.Listener) error {
 	mux.HandleFunc("POST /hold", c.postHold)
 	mux.HandleFunc("POST /release", c.postRelease)
 	mux.HandleFunc("POST /lend", c.postLend)
+	mux.HandleFunc("POST /mute", c.postMute)
 	c.serveBuffers(mux)
 	mux.HandleFunc("GET /audit", func(w http.ResponseWriter, _ *http.Request) { answer(w, c.command.writes.Last(0), nil) })
 	server := &http.Server{
@@ -164,6 +165,21 @@ func (c *control) postRelease(w http.ResponseWriter, r *http.Request) {
 		err = c.command.release(req.Target, by)
 	}
 	answer(w, struct{}{}, err)
+}
+
+func (c *control) postMute(w http.ResponseWriter, r *http.Request) {
+	var req muteRequest
+	if err := json.NewDecoder(r.Body).Decode(&req); err != nil {
+		answer(w, nil, usageError("mute request: %w", err))
+		return
+	}
+	by, err := peer(r)
+	if err != nil {
+		answer(w, nil, err)
+		return
+	}
+	status, err := c.command.mute(req, by)
+	answer(w, status, err)
 }
 
 // peer names who asks; without that nothing is written.

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"strings"
 	"text/tabwriter"
@@ -271,14 +270,7 @@ value stays until the next command.`,
 				if err := askRunning(cmd.Context(), socket, "/status", nil, &s); err != nil {
 					return err
 				}
-				if asJSON {
-					return json.NewEncoder(os.Stdout).Encode(append([]HoldStatus{}, s.Holds...))
-				}
-				if len(s.Holds) == 0 {
-					fmt.Fprintln(os.Stderr, "nothing is held")
-					return nil
-				}
-				return printHolds(os.Stdout, s.Holds)
+				return printList(s.Holds, asJSON, "nothing is held", printHolds)
 			}
 			if len(args) != 2 {
 				return usageError("hold needs DEVICE.POINT and VALUE")

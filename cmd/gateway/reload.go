@@ -211,7 +211,7 @@ func (g *gateway) reload(ctx context.Context, cfg *config.Config) (*changes, err
 	for _, b := range w.buses {
 		if begun(b) {
 			g.diary.give(b)
-			b.pump.screen = g.command.setup.screen
+			b.pump.screen = g.command.screen
 			g.beginBus(b)
 		}
 	}
