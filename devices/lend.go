@@ -20,9 +20,6 @@ type loan struct {
 // why the bus is not lent: ErrLent if it is to somebody else. Lent again with the
 // same ctx, the bus is called lent to the new `to`.
 func (p *Poller) Lend(ctx context.Context, to string) error {
-	if p.cfg.Line == nil {
-		return fmt.Errorf("bus %s: this bus speaks by itself and cannot be lent", p.cfg.Bus)
-	}
 	l := &loan{ctx: ctx, to: to, begun: make(chan error, 1)}
 	select {
 	case p.loans <- l:
@@ -44,11 +41,13 @@ func (p *Poller) LendFirst(ctx context.Context, to string) {
 // over or ctx is done.
 func (p *Poller) lend(ctx context.Context, l *loan) {
 	p.landAll()
-	p.cfg.Line.Close() // what it says of the port matters to nobody any more
+	if p.cfg.Line != nil {
+		p.cfg.Line.Close() // what it says of the port matters to nobody any more
+		p.forgetOutage()
+	}
 	from, err := p.now(), p.errLent(l)
 	p.log.Info("bus lent; its devices are not asked meanwhile", "to", l.to)
 	p.ledger.lend(l.to)
-	p.forgetOutage()
 	for _, h := range p.health {
 		if h.barred == nil {
 			h.muted = true

@@ -51,12 +51,12 @@ func (p *Poller) listen(ctx context.Context) error {
 		}
 	}
 	p.reviewMuted()
+	if p.first != nil && p.first.ctx.Err() == nil {
+		p.lend(ctx, p.first)
+	}
 	heard, ended := make(chan *Batch), make(chan error, 1)
-	ctx, cancel := context.WithCancel(ctx)
-	var listener sync.WaitGroup
-	defer listener.Wait()
-	defer cancel()
-	listener.Go(func() { ended <- p.cfg.Listener.Listen(ctx, emitTo(ctx, heard)) })
+	stop := p.beginListening(ctx, heard, ended)
+	defer func() { stop() }()
 
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -68,6 +68,11 @@ func (p *Poller) listen(ctx context.Context) error {
 			p.hear(b)
 		case err := <-ended:
 			return p.listenerEnded(ctx, err)
+		case l := <-p.loans:
+			stop()
+			p.lend(ctx, l)
+			ended = make(chan error, 1)
+			stop = p.beginListening(ctx, heard, ended)
 		case <-p.reviews:
 			p.reviewMuted()
 		case <-timer.C:
@@ -75,6 +80,14 @@ func (p *Poller) listen(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// beginListening has the listener listen until stop is called, which waits for it.
+func (p *Poller) beginListening(ctx context.Context, heard chan<- *Batch, ended chan<- error) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var listener sync.WaitGroup
+	listener.Go(func() { ended <- p.cfg.Listener.Listen(ctx, emitTo(ctx, heard)) })
+	return func() { cancel(); listener.Wait() }
 }
 
 func emitTo(ctx context.Context, heard chan<- *Batch) func(*Batch) {

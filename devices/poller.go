@@ -441,9 +441,15 @@ func (p *Poller) portBack() {
 
 // startOver lets all devices be asked at once, whatever is thought of them.
 func (p *Poller) startOver() {
-	p.sched.plugged(p.now())
+	now := p.now()
+	if p.sched != nil {
+		p.sched.plugged(now)
+	}
 	for _, h := range p.health {
 		h.misses = 0
+		if p.cfg.Listener != nil {
+			h.fresh = now // it is heard from now on
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -44,6 +45,7 @@ type gateway struct {
 	works   atomic.Pointer[works]
 	stages  *stages // while it runs
 	command *commander
+	pauses  *pauses
 	control *control
 	learned *notebook
 	writes  *writelog.Log
@@ -127,7 +129,8 @@ func newGateway(cfg *config.Config, at places, readOnly bool, log *slog.Logger) 
 	if err := g.newCommands(at); err != nil {
 		return g, err
 	}
-	g.control = &control{path: filepath.Join(at.runtime, "control.sock"), plant: g.plant, command: g.command, loan: loanTime, status: g.status, buffers: g.buffers, log: log}
+	g.pauses = newPauses(g.plant, g.clock.Now, log)
+	g.control = &control{path: filepath.Join(at.runtime, "control.sock"), plant: g.plant, command: g.command, pauses: g.pauses, loan: loanTime, status: g.status, buffers: g.buffers, log: log}
 	return g, nil
 }
 
@@ -415,7 +418,7 @@ func (g *gateway) remark(b *devices.Batch) mapping.Remark {
 	if b.State != devices.Maintenance {
 		return mapping.Remark{}
 	}
-	return g.command.mutes.remark(b.Device.ID)
+	return cmp.Or(g.command.mutes.remark(b.Device.ID), g.pauses.remark(b.Device.Bus))
 }
 
 // wall is local time minus boot time: what begins at multiples of an hour or a

@@ -208,6 +208,13 @@ func (g *gateway) reload(ctx context.Context, cfg *config.Config) (*changes, err
 	if !changed {
 		return nil, errors.New("the gateway is stopping")
 	}
+	pollers := make(map[string]*devices.Poller)
+	for _, b := range w.buses {
+		if begun(b) {
+			pollers[b.ID] = b.poller
+		}
+	}
+	g.pauses.keep(pollers)
 	for _, b := range w.buses {
 		if begun(b) {
 			g.diary.give(b)

@@ -43,6 +43,7 @@ type Status struct {
 	Listen  []string               `json:"listen"`
 	Holds   []HoldStatus           `json:"holds,omitempty"`
 	Mutes   []MuteStatus           `json:"mutes,omitempty"`
+	Pauses  []PauseStatus          `json:"pauses,omitempty"`
 	Writes  string                 `json:"writes,omitempty"` // why nothing is written; "": it is
 }
 
@@ -50,7 +51,8 @@ type Status struct {
 type BusStatus struct {
 	Protocol string `json:"protocol"`
 	Address  string `json:"address"`
-	Hint     string `json:"hint,omitempty"` // what is wrong with all of it, and what to check
+	Hint     string `json:"hint,omitempty"`   // what is wrong with all of it, and what to check
+	Paused   bool   `json:"paused,omitempty"` // its port is lent by `gateway pause`
 	devices.BusStats
 }
 
@@ -85,7 +87,7 @@ func (g *gateway) status() *Status {
 	s := &Status{
 		Name: g.cfg.Name, Version: version(), Config: w.cfg.Hash(), Reload: g.reloads.status(), PID: os.Getpid(),
 		Uptime: now.Sub(g.started).Seconds(), Clock: g.clock.Now().Quality.String(),
-		Spools: map[string]spool.Stats{}, Broker: g.broker.Stats(), Clients: g.broker.ClientStats(), Listen: g.listening(), Holds: g.command.holds.status(), Mutes: g.command.mutes.status(),
+		Spools: map[string]spool.Stats{}, Broker: g.broker.Stats(), Clients: g.broker.ClientStats(), Listen: g.listening(), Holds: g.command.holds.status(), Mutes: g.command.mutes.status(), Pauses: g.pauses.status(),
 	}
 	if err := g.writes.Trouble(); err != nil {
 		s.Writes = err.Error()
@@ -95,7 +97,7 @@ func (g *gateway) status() *Status {
 		if b.doubts.length("") != "" {
 			hint = "" // somebody is there
 		}
-		s.Buses = append(s.Buses, BusStatus{Protocol: b.Protocol, Address: b.Address, Hint: hint, BusStats: stats})
+		s.Buses = append(s.Buses, BusStatus{Protocol: b.Protocol, Address: b.Address, Hint: hint, Paused: slices.ContainsFunc(s.Pauses, func(p PauseStatus) bool { return p.Bus == b.ID }), BusStats: stats})
 		list := b.deviceStatus(now, stats)
 		for i := range list {
 			list[i].Hint = cmp.Or(list[i].Hint, g.command.setup.hint(list[i].ID))
@@ -212,6 +214,12 @@ func (s *Status) print(out io.Writer) error {
 			return err
 		}
 	}
+	if len(s.Pauses) > 0 {
+		fmt.Fprintln(w)
+		if err := errors.Join(w.Flush(), printPauses(out, s.Pauses)); err != nil {
+			return err
+		}
+	}
 	if len(s.Mutes) > 0 {
 		fmt.Fprintln(w)
 		if err := errors.Join(w.Flush(), printMutes(out, s.Mutes)); err != nil {
@@ -275,6 +283,9 @@ func (s *Status) printOthers(w io.Writer) {
 func (b *BusStatus) trouble() string {
 	if b.PortDown {
 		return b.PortError
+	}
+	if b.Paused && b.Lent != "" {
+		return "paused: lent to " + b.Lent
 	}
 	if b.Lent != "" {
 		return "lent to " + b.Lent + ": its devices are not asked until that ends"
