@@ -78,7 +78,7 @@ func (m *mutes) why(device string) error {
 	if !ok {
 		return nil
 	}
-	return fmt.Errorf("%w: %s", devices.ErrMuted, m.describe(one))
+	return fmt.Errorf("%w: %s", devices.ErrMuted, strings.TrimPrefix(m.describe(one), "muted "))
 }
 
 // screen keeps what a person reads of a muted device from being published: who
