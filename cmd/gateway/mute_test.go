@@ -2,7 +2,11 @@ package main
 
 import (
 	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -150,4 +154,57 @@ func TestStatusSaysWhoMutedIt(t *testing.T) {
 			t.Errorf("%s", got)
 		}
 	})
+}
+
+// The real thing: who subscribes is told, a reload of the bus and a kill -9 do not
+// end a mute, its time does.
+func TestMuteOfARunningGateway(t *testing.T) {
+	s := lentSite(t)
+	retained := func() string {
+		t.Helper()
+		out, err := exec.Command("mosquitto_sub", "-p", s.broker, "-t", "plant/tank/_status", "-C", "1", "-W", "20").Output()
+		if err != nil {
+			t.Fatalf("mosquitto_sub: %v", err)
+		}
+		return string(out)
+	}
+	out, code := s.command("mute", "tank", "--for", "1h", "--note", "pump is out")
+	if code != exitOK || !strings.HasPrefix(out, "tank is muted until ") {
+		t.Fatalf("code %d: %s", code, out)
+	}
+	muted := func(when string) {
+		t.Helper()
+		eventually(t, when, func() bool {
+			status := s.status()
+			return s.deviceIs("tank", devices.Maintenance) && status.Buses[0].Requests <= 2 && len(status.Mutes) == 1 && strings.Contains(status.Devices[0].Muted, "(pump is out)")
+		})
+		if got := retained(); !strings.HasPrefix(got, `{"status":"maintenance","by":"`+peerName(uint32(os.Getuid()))+`","note":"pump is out","until":"`) {
+			t.Errorf("%s: retained is %s", when, got)
+		}
+	}
+	eventually(t, "it is muted", func() bool { return s.deviceIs("tank", devices.Maintenance) })
+	if out, _, _ := s.talk("status"); !strings.Contains(out, "(pump is out); `gateway mute tank --end` ends that") || !strings.Contains(out, "MUTED") {
+		t.Errorf("status:\n%s", out)
+	}
+	if out, talk, code := s.talk("read", "tank.level"); code != exitOK || !strings.Contains(out, "holding 10") {
+		t.Errorf("a read: %d %s%s", code, out, talk)
+	}
+	if got := retained(); !strings.Contains(got, "maintenance") {
+		t.Errorf("after a read: %s", got)
+	}
+	writeFile(t, filepath.Join(s.config, "devices.d", "b.toml"), "[device.other]\nbus = \"rs485\"\nunit_id = 99\nevery = \"1h\"\npoints.x = { holding = 1 }\n")
+	s.cmd.Process.Signal(syscall.SIGHUP)
+	eventually(t, "the reload", func() bool { return len(s.status().Devices) == 2 })
+	muted("after a reload")
+	s.process.kill()
+	s.run()
+	muted("after a kill")
+	if out, code := s.command("mute", "tank", "--for", "1s"); code != exitOK {
+		t.Error(out)
+	}
+	eventually(t, "its time is over", func() bool { return s.deviceIs("tank", devices.Online) })
+	eventually(t, "who subscribes is told", func() bool { return strings.HasPrefix(retained(), `{"status":"online","time":`) })
+	if out := s.out.String(); !strings.Contains(out, "device=tank") || regexp.MustCompile(`level=WARN.*device=tank`).MatchString(out) {
+		t.Errorf("warned of a device that is muted:\n%s", out)
+	}
 }
