@@ -114,6 +114,27 @@ func TestMonitorAt80Columns(t *testing.T) {
 	}
 }
 
+// On a narrow terminal the words that say how a device does are seen still.
+func TestMonitorAt40Columns(t *testing.T) {
+	const want = `
+DEVICE.POINT      VALUE  STATE
+main                     online
+  power         230.1 W
+  mode            au?to
+  pf                  -  timeout
+  status     {"running…
+fan                      maintenance
+    muted by root until
+    2026-11-21T01:06:00Z (is replaced);
+    ` + "`gateway mute fan --end`" + ` ends that
+  speed               -  muted for main…
+old                      offline
+`
+	if got := seenView(40, 24).text(); !strings.Contains(got, want) {
+		t.Errorf("it shows\n%s\nwant in it\n%s", got, want)
+	}
+}
+
 // At no width is a line longer than the terminal, and words tell what colours
 // do; what steers a terminal does not come from a device.
 func TestMonitorAtAnyWidth(t *testing.T) {

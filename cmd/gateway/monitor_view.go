@@ -260,6 +260,9 @@ func stateColor(state string) string {
 	return plain
 }
 
+// ageWidth is how wide a terminal has to be for ages.
+const ageWidth = 60
+
 // addDevices lists devices by bus, in the order of the configuration: a table
 // whose lines move cannot be read.
 func (v *monitorView) addDevices(lines []monitorLine) []monitorLine {
@@ -273,6 +276,9 @@ func (v *monitorView) addDevices(lines []monitorLine) []monitorLine {
 	}
 	name, value = min(name, max(12, v.width*2/5)), min(value, max(8, v.width/4))
 	row := func(label, shown, age, state, sgr string) monitorLine {
+		if v.width < ageWidth { // the word is worth more
+			return monitorLine{fmt.Sprintf("%s %*s  %s", cell(label, name), value, clip(shown, value), state), sgr}
+		}
 		return monitorLine{fmt.Sprintf("%s %*s %7s  %s", cell(label, name), value, clip(shown, value), age, state), sgr}
 	}
 	lines = append(lines, row("DEVICE.POINT", "VALUE", "AGE", "STATE", bold))
