@@ -79,11 +79,12 @@ func (p *Poller) serve(ctx context.Context, a *ask) {
 }
 
 // settleAsk draws the conclusions from a query of Do. One to a device that is
-// silent already does not put its next probe off, nor those of others; and a
-// scan asks for devices that are not of this bus.
+// silent already does not put its next probe off, nor those of others; one to a
+// device that is muted says nothing; and a scan asks for devices that are not of
+// this bus.
 func (p *Poller) settleAsk(a *ask, from Stamp, err error) {
 	h := p.byDev[a.batch.Device]
-	if h != nil && !h.WrittenOnly() && (err == nil || !p.sched.units[h.index].silent) {
+	if h != nil && !h.WrittenOnly() && h.barred == nil && (err == nil || !p.sched.units[h.index].silent) {
 		p.settle(h, a.batch, err, from)
 	}
 }

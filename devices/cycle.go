@@ -201,9 +201,9 @@ func (c *cycle) query(n int) *planned {
 }
 
 // conclude draws the conclusions from a planned query that ended. One that was
-// under way when the port was lost allows none.
+// under way when the port was lost, or its device muted, allows none.
 func (p *Poller) conclude(f *flight) {
-	if errors.Is(f.err, ErrPort) || f.from < p.lost {
+	if errors.Is(f.err, ErrPort) || f.from < p.lost || f.barred != nil {
 		return
 	}
 	h := f.health
@@ -234,7 +234,7 @@ func (p *Poller) queryMissed(h *health, q *planned, err error, cost time.Duratio
 func (p *Poller) resting() (n time.Duration) {
 	for _, h := range p.health {
 		p.queriesOf(h, func(q *planned) {
-			if q.backoff > 0 {
+			if q.backoff > 0 && h.barred == nil {
 				n++
 			}
 		})

@@ -52,7 +52,9 @@
 //
 // A bus can be lent to another program, which wants its port or other speeds on
 // it: it is not asked meanwhile, and its devices are in maintenance, with no
-// values. When it is back all is due at once, and nothing counts as missed.
+// values. When it is back all is due at once, and nothing counts as missed. A
+// device can be muted while somebody works on it: it is in maintenance, too, and
+// its bus and the others on it go on as if it were not there.
 package devices
 
 import (
@@ -103,7 +105,7 @@ const (
 	Online                   // answers; up to two queries in a row may have gone without
 	Stale                    // late: no good reading for Device.Stale
 	Offline                  // silent, probed now and then; or its port is missing
-	Maintenance              // not asked, as its bus is lent (Poller.Lend); after that until it was asked again
+	Maintenance              // not asked, as its bus is lent (Poller.Lend) or it is muted; after that until it was asked again
 )
 
 func (s State) String() string {
@@ -182,6 +184,7 @@ var (
 	ErrPort    = errors.New("port unavailable")         // the port or connection is not there
 	ErrOffline = errors.New("offline")                  // not asked: its device is silent and waits for its next probe
 	ErrLent    = errors.New("bus lent for maintenance") // not asked: another program has the bus
+	ErrMuted   = errors.New("muted for maintenance")    // not asked: somebody works on its device
 )
 
 // A causer is an error that has a cause of its own.
@@ -196,7 +199,7 @@ func Cause(err error) string {
 	if c, ok := errors.AsType[causer](err); ok {
 		return c.Cause()
 	}
-	for _, e := range []error{ErrTimeout, ErrReply, ErrPort, ErrOffline, ErrLent} {
+	for _, e := range []error{ErrTimeout, ErrReply, ErrPort, ErrOffline, ErrLent, ErrMuted} {
 		if errors.Is(err, e) {
 			return e.Error()
 		}

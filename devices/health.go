@@ -16,6 +16,7 @@ type health struct {
 	misses int   // since it last answered
 	muted  bool  // away for want of its port or its bus: its return is not worth a line
 	untold bool  // a batch of it was dropped: its state may be unknown outside
+	barred error // why nothing is asked of it: somebody muted it; nil: it is
 
 	first, groups int            // its cycles
 	joints        map[set]*joint // of groups that were due together; nil: not to be had
@@ -100,6 +101,7 @@ type outage struct {
 	down  bool
 	since Stamp
 	n     int // attempts to open it
+	err   error
 }
 
 // portDown notes that the port is missing and reports whether that is new.
@@ -108,7 +110,7 @@ func (p *Poller) portDown(err error) bool {
 	if p.port.down {
 		return false
 	}
-	p.port = outage{down: true, since: p.now(), n: 1}
+	p.port = outage{down: true, since: p.now(), n: 1, err: err}
 	p.ledger.setPort(err, p.port.since)
 	p.log.Warn("port unavailable; retrying", "err", err)
 	return true

@@ -17,11 +17,9 @@ type loan struct {
 // nil the port is closed, nobody is asked, and who waits in Do or comes
 // is answered with ErrLent. The devices are in Maintenance until they are asked
 // again, all at once, after the loan. The cause of ctx is logged. An error says
-// why the bus is not lent: ErrLent if it is to somebody else.
+// why the bus is not lent: ErrLent if it is to somebody else. Lent again with the
+// same ctx, the bus is called lent to the new `to`.
 func (p *Poller) Lend(ctx context.Context, to string) error {
-	if p.cfg.Line == nil {
-		return fmt.Errorf("bus %s: this bus speaks by itself and cannot be lent", p.cfg.Bus)
-	}
 	l := &loan{ctx: ctx, to: to, begun: make(chan error, 1)}
 	select {
 	case p.loans <- l:
@@ -33,25 +31,50 @@ func (p *Poller) Lend(ctx context.Context, to string) error {
 	}
 }
 
+// LendFirst is Lend for a bus whose Run is yet to be called: it begins with the
+// loan, and asks nobody before.
+func (p *Poller) LendFirst(ctx context.Context, to string) {
+	p.first = &loan{ctx: ctx, to: to, begun: make(chan error, 1)}
+}
+
 // lend lends the bus, after the queries under way have ended, until the loan is
 // over or ctx is done.
 func (p *Poller) lend(ctx context.Context, l *loan) {
 	p.landAll()
-	p.cfg.Line.Close() // what it says of the port matters to nobody any more
-	from, err := p.now(), fmt.Errorf("%w: bus %s is lent to %s", ErrLent, p.cfg.Bus, l.to)
+	if p.cfg.Line != nil {
+		p.cfg.Line.Close() // what it says of the port matters to nobody any more
+		p.forgetOutage()
+	}
+	from, err := p.now(), p.errLent(l)
 	p.log.Info("bus lent; its devices are not asked meanwhile", "to", l.to)
 	p.ledger.lend(l.to)
-	p.forgetOutage()
 	for _, h := range p.health {
-		h.muted = true
-		p.setAway(h, Maintenance, err)
+		if h.barred == nil {
+			h.muted = true
+			p.setAway(h, Maintenance, err)
+		}
 	}
 	l.begun <- nil
 	p.refuse(ctx, l, err)
 	p.ledger.lend("")
 	p.log.Info("bus taken back; its devices are asked again", "from", l.to, "dur", p.now().Sub(from), "reason", cmp.Or(context.Cause(l.ctx), context.Cause(ctx)))
 	p.startOver()
+	p.reviewMuted()
 	p.tellUnasked()
+}
+
+func (p *Poller) errLent(l *loan) error {
+	return fmt.Errorf("%w: bus %s is lent to %s", ErrLent, p.cfg.Bus, l.to)
+}
+
+// rename has a loan be to somebody else, and returns what is said of it now.
+func (p *Poller) rename(l *loan, to string) error {
+	l.to = to
+	p.ledger.lend(to)
+	for _, h := range p.health {
+		p.put(h, NewBatch(h.Device))
+	}
+	return p.errLent(l)
 }
 
 // refuse answers all who want something of the bus with err until the loan is
@@ -64,7 +87,12 @@ func (p *Poller) refuse(ctx context.Context, l *loan, err error) {
 				a.done <- fmt.Errorf("%s: not run: %w", a.query, err)
 			}
 		case other := <-p.loans:
-			other.begun <- err
+			if other.ctx != l.ctx {
+				other.begun <- err
+				continue
+			}
+			err = p.rename(l, other.to)
+			other.begun <- nil
 		case <-p.turns:
 		case <-l.ctx.Done():
 			return

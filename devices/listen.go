@@ -50,12 +50,13 @@ func (p *Poller) listen(ctx context.Context) error {
 			h.stale = max(h.stale, leastQuiet)
 		}
 	}
+	p.reviewMuted()
+	if p.first != nil && p.first.ctx.Err() == nil {
+		p.lend(ctx, p.first)
+	}
 	heard, ended := make(chan *Batch), make(chan error, 1)
-	ctx, cancel := context.WithCancel(ctx)
-	var listener sync.WaitGroup
-	defer listener.Wait()
-	defer cancel()
-	listener.Go(func() { ended <- p.cfg.Listener.Listen(ctx, emitTo(ctx, heard)) })
+	stop := p.beginListening(ctx, heard, ended)
+	defer func() { stop() }()
 
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -68,11 +69,26 @@ func (p *Poller) listen(ctx context.Context) error {
 		case err := <-ended:
 			return p.listenerEnded(ctx, err)
 		case <-p.turns:
+		case l := <-p.loans:
+			stop()
+			p.lend(ctx, l)
+			ended = make(chan error, 1)
+			stop = p.beginListening(ctx, heard, ended)
+		case <-p.reviews:
+			p.reviewMuted()
 		case <-timer.C:
 		case <-ctx.Done():
 			return nil
 		}
 	}
+}
+
+// beginListening has the listener listen until stop is called, which waits for it.
+func (p *Poller) beginListening(ctx context.Context, heard chan<- *Batch, ended chan<- error) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var listener sync.WaitGroup
+	listener.Go(func() { ended <- p.cfg.Listener.Listen(ctx, emitTo(ctx, heard)) })
+	return func() { cancel(); listener.Wait() }
 }
 
 func emitTo(ctx context.Context, heard chan<- *Batch) func(*Batch) {
@@ -99,19 +115,24 @@ func (p *Poller) hear(b *Batch) {
 		b.Release()
 		return
 	}
-	if err := portError(b); err != nil {
+	err := portError(b)
+	if err != nil {
 		p.portDown(err)
-		if h.state != Offline {
-			h.muted = true
-			p.setState(h, Offline)
-		}
-	} else if p.portUp(); unproven(b) {
-		h.misses++
-	} else if len(b.Readings) > 0 {
-		p.answered(h, b)
 	} else {
+		p.portUp()
+	}
+	switch {
+	case h.barred != nil || err == nil && len(b.Readings) == 0:
 		b.Release()
 		return
+	case err != nil && h.state != Offline:
+		h.muted = true
+		p.setState(h, Offline)
+	case err != nil:
+	case unproven(b):
+		h.misses++
+	default:
+		p.answered(h, b)
 	}
 	p.ledger.heard(h.index, b)
 	p.put(h, b)
@@ -138,7 +159,7 @@ func portError(b *Batch) error {
 func (p *Poller) quiet(now Stamp) time.Duration {
 	soonest := time.Hour
 	for _, h := range p.health {
-		if h.state == Offline {
+		if h.state == Offline || h.barred != nil {
 			continue
 		}
 		silence := now.Sub(h.fresh)

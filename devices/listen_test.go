@@ -143,3 +143,76 @@ func TestListeningPollerEndsWithItsListener(t *testing.T) {
 		}
 	})
 }
+
+// A bus that is listened to can be lent, too: its port is closed meanwhile, its
+// devices are in maintenance, and after it they have their time to be heard.
+func TestListeningPollerLendsItsBus(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mast := testDevice("mast", 0, "speed")
+		l := make(fakeListener)
+		b := startBench(t, PollerConfig{Listener: l, Devices: []*Device{mast}}, newFakeLine())
+		l.hear(mast, nil)
+		b.run(time.Second)
+		ctx, giveBack := context.WithCancel(t.Context())
+		if err := b.p.Lend(ctx, "root"); err != nil {
+			t.Fatal(err)
+		}
+		b.run(time.Hour)
+		b.wantState("mast", Maintenance)
+		select {
+		case l <- nil:
+			t.Error("somebody listens on a bus that is lent")
+		default:
+		}
+		if gs := b.of("mast"); len(gs) != 2 || !errors.Is(gs[1].bad[0], ErrLent) || b.p.Stats().Lent != "root" {
+			t.Errorf("told %+v, lent to %q", gs, b.p.Stats().Lent)
+		}
+		giveBack()
+		b.run(20 * time.Second)
+		b.wantState("mast", Maintenance)
+		l.hear(mast, nil)
+		b.run(time.Second)
+		b.wantState("mast", Online)
+		b.run(time.Minute)
+		b.wantState("mast", Offline)
+	})
+}
+
+// A device that is muted on such a bus is not heard.
+func TestMutedDeviceIsNotHeard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mast, gps, line := testDevice("mast", 0, "speed"), testDevice("gps", 0, "lat"), newFakeLine()
+		l, muted := make(fakeListener), true
+		b := startBench(t, PollerConfig{Listener: l, Devices: []*Device{mast, gps}, Muted: func(device string) (err error) {
+			line.set(func() {
+				if muted && device == "mast" {
+					err = ErrMuted
+				}
+			})
+			return err
+		}}, line)
+		hear := func(err error) {
+			for range 60 {
+				l.hear(mast, err)
+				l.hear(gps, err)
+				b.run(time.Second)
+			}
+		}
+		hear(nil)
+		b.wantState("mast", Maintenance)
+		b.wantState("gps", Online)
+		if gs := b.of("mast"); len(gs) != 1 || gs[0].state != Maintenance {
+			t.Errorf("told %+v", gs)
+		}
+		hear(fmt.Errorf("%w: gone", ErrPort))
+		b.wantState("mast", Maintenance)
+		b.wantState("gps", Offline)
+		line.set(func() { muted = false })
+		b.p.Review()
+		b.run(time.Second)
+		b.wantState("mast", Offline)
+		hear(nil)
+		b.wantState("mast", Online)
+		b.wantState("gps", Online)
+	})
+}

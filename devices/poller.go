@@ -32,6 +32,11 @@ type PollerConfig struct {
 	// multiples of their interval of wall time; else they are staggered.
 	Aligned func() time.Duration
 
+	// Muted, if set, says why a device is not to be asked, with an error that
+	// wraps ErrMuted; nil: it is. It is called at the start and after each
+	// Review, by Run's goroutine.
+	Muted func(device string) error
+
 	Log *slog.Logger // nil: slog.Default
 	Now func() Stamp // nil: Now
 }
@@ -46,6 +51,8 @@ type Poller struct {
 	asks    chan *ask     // those that wait, at most maxAsks
 	loans   chan *loan    // without room: who wants the bus waits until it is to be had
 	turns   chan struct{} // without room: taken each time the loop comes round
+	first   *loan         // that begins with Run; nil: none does
+	reviews chan struct{} // room for one: it is to be looked who is muted
 	stopped chan struct{} // closed when Run has returned
 	ledger  *ledger
 	outbox  *outbox
@@ -78,6 +85,7 @@ func NewPoller(cfg PollerConfig) (*Poller, error) {
 		asks:    make(chan *ask, maxAsks),
 		loans:   make(chan *loan),
 		turns:   make(chan struct{}),
+		reviews: make(chan struct{}, 1),
 		stopped: make(chan struct{}),
 		outbox:  newOutbox(8+2*len(cfg.Devices), cfg.Out),
 		byDev:   make(map[*Device]*health),
@@ -127,8 +135,9 @@ func (p *Poller) Run(ctx context.Context) error {
 // poll alternates between waiting queries and scheduled ones, so that neither
 // can starve the other. A waiting one has the bus to itself.
 func (p *Poller) poll(ctx context.Context) {
-	p.tellUnasked()
 	p.sched = newSchedule(p.now(), p.jobs(), len(p.health), p.offset())
+	p.reviewMuted()
+	p.tellUnasked()
 	for _, h := range p.health {
 		p.estimate(h)
 	}
@@ -137,6 +146,9 @@ func (p *Poller) poll(ctx context.Context) {
 	if p.cfg.Aligned != nil {
 		p.wall = p.cfg.Aligned()
 		p.sched.align(p.wall, p.now()+Stamp(firstSlots)) // all are read at once first
+	}
+	if p.first != nil && p.first.ctx.Err() == nil {
+		p.lend(ctx, p.first)
 	}
 	for ctx.Err() == nil {
 		asks := p.asks
@@ -149,6 +161,8 @@ func (p *Poller) poll(ctx context.Context) {
 		case l := <-p.loans:
 			p.lend(ctx, l)
 		case <-p.turns:
+		case <-p.reviews:
+			p.reviewMuted()
 		default:
 		}
 		fresh := min(p.age(p.now()), p.align(p.now()))
@@ -163,6 +177,8 @@ func (p *Poller) poll(ctx context.Context) {
 			p.serve(ctx, a)
 		case l := <-p.loans:
 			p.lend(ctx, l)
+		case <-p.reviews:
+			p.reviewMuted()
 		case f := <-p.landed:
 			p.land(f)
 		case <-p.turns:
@@ -225,7 +241,7 @@ func (p *Poller) align(now Stamp) time.Duration {
 // tellUnasked tells of the devices that are only written that they can be.
 func (p *Poller) tellUnasked() {
 	for _, h := range p.health {
-		if h.WrittenOnly() {
+		if h.WrittenOnly() && h.barred == nil {
 			p.setState(h, Online)
 			p.put(h, NewBatch(h.Device))
 		}
@@ -426,7 +442,7 @@ func (p *Poller) portMissing(err error) {
 
 // mute sets a device offline for want of its port, which has been logged.
 func (p *Poller) mute(h *health, err error) {
-	if h.state == Offline || h.WrittenOnly() {
+	if h.state == Offline || h.WrittenOnly() || h.barred != nil {
 		return
 	}
 	h.muted = true
@@ -443,9 +459,15 @@ func (p *Poller) portBack() {
 
 // startOver lets all devices be asked at once, whatever is thought of them.
 func (p *Poller) startOver() {
-	p.sched.plugged(p.now())
+	now := p.now()
+	if p.sched != nil {
+		p.sched.plugged(now)
+	}
 	for _, h := range p.health {
 		h.misses = 0
+		if p.cfg.Listener != nil {
+			h.fresh = now // it is heard from now on
+		}
 	}
 }
 

@@ -67,6 +67,7 @@ type unit struct {
 	misses  int   // queries in a row without an answer
 	missed  Stamp // when the last of them was found to have none
 	held    bool  // nothing may be asked of it: what it was asked before its cycle was broken off is under way
+	out     bool  // nothing is asked of it, and nothing kept free for it
 	silent  bool
 	prober  int           // job that asks for it while silent
 	probe   Stamp         // when it may be asked
@@ -178,13 +179,14 @@ func (s *schedule) next(now Stamp) (int, time.Duration) {
 }
 
 func (s *schedule) nextReopen(now Stamp) (int, time.Duration) {
+	i := slices.IndexFunc(s.jobs, func(j job) bool { return !s.units[j.unit].out })
 	switch {
-	case s.jobs[0].held || s.units[s.jobs[0].unit].held:
+	case i < 0 || s.jobs[i].held || s.units[s.jobs[i].unit].held:
 		return -1, time.Duration(never)
 	case s.reopen > now:
 		return -1, s.reopen.Sub(now)
 	}
-	return 0, 0
+	return i, 0
 }
 
 // slot returns when job i may run and until when it should have. Probes of
@@ -194,7 +196,7 @@ func (s *schedule) slot(i int) (from, to Stamp) {
 	j := &s.jobs[i]
 	u := &s.units[j.unit]
 	switch {
-	case j.held || u.held:
+	case j.held || u.held || u.out:
 		return never, never
 	case !u.silent:
 		return j.due, j.due + Stamp(j.every)
@@ -281,9 +283,18 @@ func (s *schedule) unplugged(now Stamp) {
 func (s *schedule) plugged(now Stamp) {
 	s.missing, s.backoff = false, 0
 	for i := range s.units {
-		s.units[i] = unit{prober: s.units[i].prober, held: s.units[i].held}
+		s.units[i] = unit{prober: s.units[i].prober, held: s.units[i].held, out: s.units[i].out}
 		s.dueNow(i, now)
 	}
+}
+
+// leave lets a unit be as if it were not there, and enter has it back, with all
+// of its jobs due at once and without a past.
+func (s *schedule) leave(i int) { s.units[i].out = true }
+
+func (s *schedule) enter(i int, now Stamp) {
+	s.units[i] = unit{prober: s.units[i].prober, held: s.units[i].held}
+	s.dueNow(i, now)
 }
 
 func (s *schedule) dueNow(unit int, now Stamp) {
@@ -297,7 +308,7 @@ func (s *schedule) dueNow(unit int, now Stamp) {
 // due reports whether a cycle of job i may begin.
 func (s *schedule) due(i int, now Stamp) bool {
 	j := &s.jobs[i]
-	return j.due <= now && !j.held && !s.units[j.unit].held && !s.units[j.unit].silent
+	return j.due <= now && !j.held && !s.units[j.unit].held && !s.units[j.unit].silent && !s.units[j.unit].out
 }
 
 // bears reports whether jobs of one unit that are due may be asked for
@@ -317,7 +328,7 @@ func (s *schedule) bears(jobs []int, head, longest, before time.Duration, now St
 	begun, ended := now+Stamp(head), now+Stamp(first.cost) // by when all is done that begins by end, and that must end by then
 	for i := range s.jobs {
 		j, from := &s.jobs[i], s.jobs[i].due
-		if s.units[j.unit].silent {
+		if s.units[j.unit].silent || s.units[j.unit].out {
 			continue
 		}
 		if slices.Contains(jobs, i) {
@@ -336,12 +347,14 @@ func (s *schedule) bears(jobs []int, head, longest, before time.Duration, now St
 func (s *schedule) leaves(longest, every time.Duration) bool {
 	for i := range s.jobs {
 		span := s.jobs[i].every
-		if span >= every {
+		if span >= every || s.units[s.jobs[i].unit].out {
 			continue
 		}
 		need := longest
 		for k := range s.jobs {
-			need += span / s.jobs[k].every * s.jobs[k].cost
+			if !s.units[s.jobs[k].unit].out {
+				need += span / s.jobs[k].every * s.jobs[k].cost
+			}
 		}
 		if need > span {
 			return false

@@ -86,6 +86,12 @@ func (m *Mapper) statusMessage(d *deviceState) broker.Message {
 	o := &m.out
 	o.text(`{"status":`)
 	o.str(d.state.String())
+	for _, part := range [...]struct{ key, text string }{{"by", d.remark.By}, {"note", d.remark.Note}, {"until", d.remark.Until}} {
+		if part.text != "" {
+			o.text(`,"` + part.key + `":`)
+			o.str(part.text)
+		}
+	}
 	if d.latest != 0 {
 		o.text(",")
 		o.stamp(d.latest)

@@ -67,7 +67,8 @@ type deviceState struct {
 	routes  []route // one per publish table
 	status  string  // topic
 	state   devices.State
-	stated  bool          // state was published
+	stated  bool // state was published, with remark
+	remark  Remark
 	latest  devices.Stamp // of the readings so far; 0: none
 	due     bool          // something of this cycle is to be published
 	scaled  bool          // some points have their exponents from others
@@ -343,6 +344,17 @@ func (m *Mapper) Routes(dev *Device, p *Point) (routes []Route) {
 // Publishes reports whether m publishes readings on topic. Anybody may call
 // it.
 func (m *Mapper) Publishes(topic string) bool { return m.taken[topic] != "" }
+
+// A Remark is what a device's status says besides its state: who set the device
+// aside, why, and until when (RFC 3339). Empty parts are left out.
+type Remark struct{ By, Note, Until string }
+
+// Remark has r be in the status of dev from the next batch on.
+func (m *Mapper) Remark(dev *devices.Device, r Remark) {
+	if d := m.byDevice[dev]; d != nil && d.remark != r {
+		d.remark, d.stated = r, false
+	}
+}
 
 // AppendMessages appends what b is to the world, its times as c has them: the
 // device's status if it changed, the points that are worth it, and objects of

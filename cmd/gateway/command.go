@@ -34,6 +34,7 @@ type commander struct {
 	now     func() devices.Stamp
 	writes  *writelog.Log
 	holds   *holds
+	mutes   *mutes
 	loss    *lossGuard
 	setup   *starter
 
@@ -71,6 +72,7 @@ type order struct {
 	err     error // what its reading said against it
 	kind    orderKind
 	by      string                // who gave it, for the log
+	here    bool                  // somebody at the gateway waits for the answer
 	latest  devices.Stamp         // may not be begun from then on; 0: no bound but its own
 	ack     func(error)           // acknowledges its publisher; nil: nobody waits
 	tell    func(*mapping.Result) // takes the answer; nil: it is published
@@ -120,7 +122,7 @@ func (c *commander) handle(msg *broker.Message, done func(error)) {
 // submit has an order of this process carried out and waits for its answer.
 func (c *commander) submit(ctx context.Context, o *order) (*mapping.Result, error) {
 	answers := make(chan *mapping.Result, 1)
-	o.tell = func(r *mapping.Result) { answers <- r }
+	o.here, o.tell = true, func(r *mapping.Result) { answers <- r }
 	o.command.Received = c.now()
 	select {
 	case c.in <- o:
@@ -149,6 +151,7 @@ func (c *commander) run(ctx context.Context) error {
 	c.mu.Unlock()
 	parts.Go(func() { c.loss.run(ctx) })
 	parts.Go(func() { c.holds.run(ctx) })
+	parts.Go(func() { c.mutes.shelf.run(ctx) })
 	for {
 		select {
 		case o := <-c.in:
@@ -323,8 +326,11 @@ func (c *commander) refusal(o *order) error {
 	return c.heldBack(o)
 }
 
-// heldBack says which hold keeps o from being carried out, nil for none.
+// heldBack says which mute or hold keeps o from being carried out, nil for none.
 func (c *commander) heldBack(o *order) error {
+	if err := c.errMuted(o); err != nil {
+		return err
+	}
 	if o.kind == byHold {
 		return nil
 	}

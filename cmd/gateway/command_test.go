@@ -171,6 +171,7 @@ func (d *desk) build(p *plant) {
 		gateway: p.cfg.Name, clock: d.clock, publish: d.publish, log: log, now: d.now,
 		names: func(id string) string { return id },
 	})
+	d.c.mutes = openMutes(mutesPath(d.state), &mutes{clock: d.clock, now: d.now, log: log, tell: func() {}})
 }
 
 func (d *desk) start() {

@@ -32,6 +32,7 @@ type control struct {
 	path    string
 	plant   func() *plant
 	command *commander
+	pauses  *pauses
 	loan    time.Duration // how long a bus is lent at most
 	// status is called from any goroutine.
 	status  func() *Status
@@ -77,6 +78,8 @@ func (c *control) serve(ctx context.Context, l net.Listener) error {
 	mux.HandleFunc("POST /release", c.postRelease)
 	mux.HandleFunc("POST /lend", c.postLend)
 	mux.HandleFunc("POST /reload", c.postReload)
+	mux.HandleFunc("POST /mute", c.postMute)
+	mux.HandleFunc("POST /pause", c.postPause)
 	c.serveBuffers(mux)
 	mux.HandleFunc("GET /audit", func(w http.ResponseWriter, _ *http.Request) { answer(w, c.command.writes.Last(0), nil) })
 	server := &http.Server{
@@ -175,6 +178,42 @@ func (c *control) postReload(w http.ResponseWriter, r *http.Request) {
 	}
 	status, err := c.reload(r.Context())
 	answer(w, status, err)
+}
+
+func (c *control) postMute(w http.ResponseWriter, r *http.Request) {
+	var req muteRequest
+	by, err := request(r, "mute", &req)
+	if err != nil {
+		answer(w, nil, err)
+		return
+	}
+	status, err := c.command.mute(req, by)
+	answer(w, status, err)
+}
+
+func (c *control) postPause(w http.ResponseWriter, r *http.Request) {
+	var req pauseRequest
+	by, err := request(r, "pause", &req)
+	if err != nil {
+		answer(w, nil, err)
+		return
+	}
+	io.Copy(io.Discard, r.Body) // only then the end of the connection is noticed
+	var status PauseStatus
+	if req.End {
+		status, err = c.pauses.take(req.Bus, by)
+	} else {
+		status, err = c.pauses.pause(r.Context(), req, by)
+	}
+	answer(w, status, err)
+}
+
+// request reads a request that changes something, and says who asks.
+func request(r *http.Request, what string, req any) (by string, err error) {
+	if err := json.NewDecoder(r.Body).Decode(req); err != nil {
+		return "", usageError("%s request: %w", what, err)
+	}
+	return peer(r)
 }
 
 // peer names who asks; without that nothing is written.

@@ -8,8 +8,6 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
-
-	"golang.org/x/sys/unix" // whether standard error is a terminal, and how wide
 )
 
 // A screen shows the demo live: on a terminal as a picture that is drawn
@@ -26,8 +24,7 @@ type screen struct {
 
 func newScreen(d *demo) *screen {
 	s := &screen{demo: d, out: os.Stderr}
-	_, err := unix.IoctlGetTermios(int(s.out.Fd()), unix.TCGETS)
-	s.live = err == nil && os.Getenv("TERM") != "dumb"
+	s.live = isTerminal(s.out) && os.Getenv("TERM") != "dumb"
 	return s
 }
 
@@ -129,10 +126,8 @@ func (s *screen) drawBuffer(w io.Writer) {
 }
 
 func (s *screen) width() int {
-	if size, err := unix.IoctlGetWinsize(int(s.out.Fd()), unix.TIOCGWINSZ); err == nil && size.Col > 20 {
-		return int(size.Col)
-	}
-	return 80
+	cols, _ := terminalSize(s.out)
+	return max(20, cols)
 }
 
 // clip cuts a line to the width of the terminal, so that it never wraps.
@@ -140,7 +135,7 @@ func clip(line string, width int) string {
 	if utf8.RuneCountInString(line) <= width {
 		return line
 	}
-	return string([]rune(line)[:width-1]) + "…"
+	return string([]rune(line)[:max(0, width-1)]) + "…"
 }
 
 // short keeps the end of a path, which tells more than its beginning.

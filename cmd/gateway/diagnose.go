@@ -54,8 +54,11 @@ func (s *symptoms) count() (answering, silent, asked int) {
 		case devices.Offline:
 			silent++
 		}
+		if d.State != devices.Maintenance {
+			asked++
+		}
 	}
-	return answering, silent, len(s.figures.Devices)
+	return answering, silent, asked
 }
 
 // diagnose draws the conclusions.

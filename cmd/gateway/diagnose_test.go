@@ -35,6 +35,7 @@ func TestDiagnose(t *testing.T) {
 		{"one silent, another answers nothing but exceptions", true, false, modbus.Stats{Received: 9}, figures(devices.Stale, off), "", "port, speed and adapter are right"},
 		{"one silent on the network", false, false, modbus.Stats{Received: 9}, figures(on, off), "", "check its unit id"},
 		{"not a byte", true, false, modbus.Stats{}, figures(off, off), "not a byte comes", ""},
+		{"not a byte, while one is muted", true, false, modbus.Stats{}, figures(off, devices.Maintenance), "not a byte comes", ""},
 		{"echo", true, false, modbus.Stats{Received: 80}, figures(off), "echo", ""},
 		{"broken", true, false, modbus.Stats{Received: 80, CRCErrors: 2}, figures(off, off), "scan x --speeds all", ""},
 		{"wrong speed", true, false, modbus.Stats{Received: 80, CRCErrors: 2, Port: &devices.PortStats{Frame: 9, Parity: 2}}, figures(off, off), "framing errors, so the speed is another one", ""},

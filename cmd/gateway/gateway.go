@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -46,6 +47,7 @@ type gateway struct {
 	stages  *stages   // while it runs
 	dog     *watchdog // likewise
 	command *commander
+	pauses  *pauses
 	control *control
 	learned *notebook
 	writes  *writelog.Log
@@ -129,7 +131,8 @@ func newGateway(cfg *config.Config, at places, readOnly bool, log *slog.Logger) 
 	if err := g.newCommands(at); err != nil {
 		return g, err
 	}
-	g.control = &control{path: filepath.Join(at.runtime, "control.sock"), plant: g.plant, command: g.command, loan: loanTime, status: g.status, buffers: g.buffers, log: log}
+	g.pauses = newPauses(g.plant, g.clock.Now, log)
+	g.control = &control{path: filepath.Join(at.runtime, "control.sock"), plant: g.plant, command: g.command, pauses: g.pauses, loan: loanTime, status: g.status, buffers: g.buffers, log: log}
 	return g, nil
 }
 
@@ -152,8 +155,9 @@ func (g *gateway) newCommands(at places) (err error) {
 			return ""
 		},
 	})
+	g.command.mutes = openMutes(mutesPath(at.state), &mutes{clock: g.clock.Now, log: g.log, tell: g.reviewMuted})
 	for _, b := range g.works.Load().buses {
-		b.pump.screen = g.command.setup.screen
+		b.pump.screen = g.command.screen
 	}
 	for _, filter := range commandTopics(g.cfg.Name) {
 		if err := g.broker.HandleSafe(filter, g.command.handle); err != nil {
@@ -380,7 +384,8 @@ func (g *gateway) newBus(cfg *config.Config, settings *config.Bus) (*bus, *plant
 		return nil, nil, err
 	}
 	b := &bus{Bus: settings, pump: newPump(mapper, g.publish, g.clock.Now, g.log)}
-	poll := devices.PollerConfig{Bus: settings.ID, Out: b.pump.in, Log: g.log}
+	b.pump.remark = g.remark
+	poll := devices.PollerConfig{Bus: settings.ID, Out: b.pump.in, Log: g.log, Muted: func(device string) error { return g.command.mutes.why(device) }}
 	if settings.Aligned {
 		poll.Aligned = g.wall
 	}
@@ -404,6 +409,21 @@ func (g *gateway) newBus(cfg *config.Config, settings *config.Bus) (*bus, *plant
 }
 
 func (g *gateway) publish(msg *broker.Message) { g.broker.Publish(msg) }
+
+// reviewMuted has all buses look who is muted.
+func (g *gateway) reviewMuted() {
+	for _, b := range g.works.Load().buses {
+		b.poller.Review()
+	}
+}
+
+// remark is what the status of a device says besides its state.
+func (g *gateway) remark(b *devices.Batch) mapping.Remark {
+	if b.State != devices.Maintenance {
+		return mapping.Remark{}
+	}
+	return cmp.Or(g.command.mutes.remark(b.Device.ID), g.pauses.remark(b.Device.Bus))
+}
 
 // wall is local time minus boot time: what begins at multiples of an hour or a
 // day of it does so where people live.

@@ -7,14 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
-	"maps"
-	"os"
 	"path/filepath"
-	"slices"
 	"strings"
-	"sync"
 	"text/tabwriter"
 	"time"
 
@@ -29,158 +24,65 @@ import (
 // A hold keeps a point at a value that somebody at the gateway set, against
 // all commands, for some time. It is written again each time its device comes
 // back, and outlives restarts.
-//
-// It ends by boot time, which no setting of the clock moves. After a reboot
-// boot time begins anew: then the hold ends by wall time if that was exact when
-// the hold was saved and is so again. Until it is, and where it never was, the
-// time that the computer was off does not count, and a hold may last longer by
-// that and by up to a minute; it never ends early.
 type hold struct {
 	Device string          `json:"device"` // table key
 	Point  string          `json:"point"`
 	Value  json.RawMessage `json:"value"`
 	By     string          `json:"by"`
 	Since  writelog.Moment `json:"since"`
-	Left   time.Duration   `json:"left"`  // when it was saved
-	Saved  writelog.Moment `json:"saved"` // when that was
-
-	ends devices.Stamp // in this boot
+	term
 }
 
-// holdSave is how often what is left of holds is saved.
-const holdSave = time.Minute
+func (h *hold) key() string { return holdKey(h.Device, h.Point) }
+
+func (h *hold) clone() *hold { c := *h; return &c }
 
 // holds are all there are. Their methods may be called at once.
 type holds struct {
-	path    string
+	shelf   shelf[*hold]
 	gateway string
 	clock   func() broker.Clock
 	publish func(*broker.Message)
 	names   func(device string) string // in topics; "" for one that is gone
 	log     *slog.Logger
 	now     func() devices.Stamp // nil: devices.Now
-	wake    chan struct{}        // one token: look again
-
-	mu    sync.Mutex
-	byKey map[string]*hold
-	exact bool // their ends were fitted to a clock that is exact
 }
-
-// A holdsFile is the file.
-type holdsFile struct {
-	Version int     `json:"version"`
-	Holds   []*hold `json:"holds"`
-}
-
-const holdsVersion = 1
 
 func holdKey(device, point string) string { return device + "\x00" + point }
 
 // openHolds reads the file. One that cannot be read is moved aside: then no
 // point is held.
 func openHolds(path string, h *holds) *holds {
-	h.path, h.byKey, h.wake = path, map[string]*hold{}, make(chan struct{}, 1)
 	if h.now == nil {
 		h.now = devices.Now
 	}
-	text, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return h
-	}
-	var file holdsFile
-	if err == nil {
-		err = json.Unmarshal(text, &file)
-	}
-	if err == nil && file.Version > holdsVersion {
-		err = fmt.Errorf("it has format %d, this program knows %d", file.Version, holdsVersion)
-	}
-	if err != nil {
-		h.log.Error("holds cannot be read: no point is held any more", "err", errors.Join(err, os.Rename(path, path+".unreadable")))
-		return h
-	}
-	for _, one := range file.Holds {
-		if one != nil {
-			h.byKey[holdKey(one.Device, one.Point)] = one
-		}
-	}
-	h.fit()
+	h.shelf = shelf[*hold]{name: "holds", lost: "no point is held any more", path: path, clock: h.clock, now: h.now, log: h.log, over: h.over}
+	h.shelf.open()
 	return h
-}
-
-// fit places the ends of holds in this boot.
-func (h *holds) fit() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	now := momentAt(h.clock(), h.now())
-	h.exact = now.Exact
-	for _, one := range h.byKey {
-		gone, known := one.Saved.Since(now)
-		if !known {
-			if one.ends == 0 {
-				one.ends = devices.Stamp(now.Stamp) + devices.Stamp(one.Left)
-			}
-			continue
-		}
-		one.ends = devices.Stamp(now.Stamp) + devices.Stamp(one.Left-gone)
-	}
 }
 
 // get returns the hold of a point.
 func (h *holds) get(device, point string) (hold, bool) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	one := h.byKey[holdKey(device, point)]
-	if one == nil || h.now() >= one.ends {
+	one, ok := h.shelf.get(holdKey(device, point))
+	if !ok {
 		return hold{}, false
 	}
 	return *one, true
 }
 
 // list returns all holds by device and point.
-func (h *holds) list() (all []hold) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, key := range slices.Sorted(maps.Keys(h.byKey)) {
-		if one := h.byKey[key]; h.now() < one.ends {
-			all = append(all, *one)
-		}
-	}
-	return all
-}
-
-// until is when a hold ends, as the clock is now.
-func (h *holds) until(one *hold) time.Time {
-	return h.clock().Wall(int64(one.ends)).Truncate(time.Second)
-}
+func (h *holds) list() []*hold { return h.shelf.list() }
 
 // describe says who holds a point until when, and how that ends.
 func (h *holds) describe(one *hold) string {
-	until := "until " + h.until(one).Format(time.RFC3339)
-	if h.clock().Quality != broker.Exact {
-		until = fmt.Sprintf("for another %s", max(time.Second, one.ends.Sub(h.now()).Round(time.Second)))
-	}
-	return fmt.Sprintf("held at %s by %s %s; `gateway release %s.%s` ends that", one.Value, one.By, until, one.Device, one.Point)
+	return fmt.Sprintf("held at %s by %s %s; `gateway release %s.%s` ends that", one.Value, one.By, one.end(h.clock(), h.now()), one.Device, one.Point)
 }
 
 // set begins a hold, or changes one. It counts once it is saved.
 func (h *holds) set(device, point string, value json.RawMessage, by string, length time.Duration) error {
-	h.mu.Lock()
-	now := momentAt(h.clock(), h.now())
-	key := holdKey(device, point)
-	old := h.byKey[key]
-	h.byKey[key] = &hold{
-		Device: device, Point: point, Value: value, By: by, Since: now,
-		ends: devices.Stamp(now.Stamp) + devices.Stamp(length),
-	}
-	err := h.saveLocked()
-	if err != nil {
-		h.byKey[key] = old
-		if old == nil {
-			delete(h.byKey, key)
-		}
-	}
-	h.mu.Unlock()
-	h.changed(device)
+	one := &hold{Device: device, Point: point, Value: value, By: by, Since: momentAt(h.clock(), h.now())}
+	err := h.shelf.put(one, length)
+	h.tell(device)
 	if err != nil {
 		return fmt.Errorf("not held, for it cannot be saved and would end with a restart: %w", err)
 	}
@@ -189,17 +91,9 @@ func (h *holds) set(device, point string, value json.RawMessage, by string, leng
 
 // release ends a hold and reports whether there was one.
 func (h *holds) release(device, point string) (bool, error) {
-	h.mu.Lock()
-	key := holdKey(device, point)
-	_, held := h.byKey[key]
-	delete(h.byKey, key)
-	var err error
+	held, err := h.shelf.drop(holdKey(device, point))
 	if held {
-		err = h.saveLocked()
-	}
-	h.mu.Unlock()
-	if held {
-		h.changed(device)
+		h.tell(device)
 	}
 	if err != nil {
 		err = fmt.Errorf("released, but that is not saved: it will be held again after a restart: %w", err)
@@ -207,80 +101,17 @@ func (h *holds) release(device, point string) (bool, error) {
 	return held, err
 }
 
-func (h *holds) changed(device string) {
-	h.tell(device)
-	select {
-	case h.wake <- struct{}{}:
-	default: // it will look anyway
-	}
-}
-
-func (h *holds) saveLocked() error {
-	file := holdsFile{Version: holdsVersion, Holds: []*hold{}}
-	now := momentAt(h.clock(), h.now())
-	for _, key := range slices.Sorted(maps.Keys(h.byKey)) {
-		one := h.byKey[key]
-		one.Left, one.Saved = one.ends.Sub(devices.Stamp(now.Stamp)), now
-		file.Holds = append(file.Holds, one)
-	}
-	return writeWhole(h.path, file)
-}
-
 // run ends holds in time, and saves what is left of them, until ctx is done.
 func (h *holds) run(ctx context.Context) {
 	for _, one := range h.list() {
 		h.tell(one.Device)
 	}
-	for {
-		wait := h.review()
-		timer := time.NewTimer(wait)
-		select {
-		case <-timer.C:
-		case <-h.wake:
-		case <-ctx.Done():
-		}
-		timer.Stop()
-		if ctx.Err() != nil {
-			return
-		}
-	}
+	h.shelf.run(ctx)
 }
 
-// review ends holds that are over, fits the rest to a clock that has become
-// exact, and returns when to look again.
-func (h *holds) review() time.Duration {
-	if h.clock().Quality == broker.Exact && !h.exact {
-		h.fit()
-	}
-	h.mu.Lock()
-	now := h.now()
-	var over []*hold
-	wait := 24 * time.Hour
-	for key, one := range h.byKey {
-		if now >= one.ends {
-			over = append(over, one)
-			delete(h.byKey, key)
-			continue
-		}
-		wait = min(wait, holdSave, one.ends.Sub(now))
-	}
-	due := len(over) > 0
-	for _, one := range h.byKey {
-		due = due || now.Sub(one.ends)+one.Left >= holdSave // so much of it went by since it was saved
-	}
-	var err error
-	if due {
-		err = h.saveLocked()
-	}
-	h.mu.Unlock()
-	if err != nil {
-		h.log.Warn("what is left of holds is not saved", "err", err)
-	}
-	for _, one := range over {
-		h.log.Info("hold ended by itself", "device", one.Device, "point", one.Point, "value", string(one.Value), "by", one.By)
-		h.tell(one.Device)
-	}
-	return wait
+func (h *holds) over(one *hold) {
+	h.log.Info("hold ended by itself", "device", one.Device, "point", one.Point, "value", string(one.Value), "by", one.By)
+	h.tell(one.Device)
 }
 
 // A holdMessage is the payload of NAME/DEVICE/_hold.
@@ -308,7 +139,7 @@ func (h *holds) tell(device string) {
 	text := holdMessage{Points: map[string]heldPoint{}, Time: clock.Wall(now).Format(payloadTime), ClockNote: clock.Note(now)}
 	for _, one := range h.list() {
 		if one.Device == device {
-			text.Points[one.Point] = heldPoint{one.Value, one.By, h.until(&one).Format(payloadTime)}
+			text.Points[one.Point] = heldPoint{one.Value, one.By, one.until(clock).Format(payloadTime)}
 		}
 	}
 	if len(text.Points) > 0 {
@@ -400,7 +231,7 @@ type HoldStatus struct {
 
 func (h *holds) status() (list []HoldStatus) {
 	for _, one := range h.list() {
-		list = append(list, HoldStatus{one.Device, one.Point, one.Value, one.By, h.until(&one), one.ends.Sub(h.now()).Seconds()})
+		list = append(list, HoldStatus{one.Device, one.Point, one.Value, one.By, one.until(h.clock()), one.ends.Sub(h.now()).Seconds()})
 	}
 	return list
 }
@@ -436,14 +267,7 @@ value stays until the next command.`,
 				if err := askRunning(cmd.Context(), socket, "/status", nil, &s); err != nil {
 					return err
 				}
-				if asJSON {
-					return json.NewEncoder(os.Stdout).Encode(append([]HoldStatus{}, s.Holds...))
-				}
-				if len(s.Holds) == 0 {
-					fmt.Fprintln(os.Stderr, "nothing is held")
-					return nil
-				}
-				return printHolds(os.Stdout, s.Holds)
+				return printList(s.Holds, asJSON, "nothing is held", printHolds)
 			}
 			if len(args) != 2 {
 				return usageError("hold needs DEVICE.POINT and VALUE")

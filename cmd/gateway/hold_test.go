@@ -139,7 +139,7 @@ func TestHoldAfterReboot(t *testing.T) {
 			t.Fatal(err)
 		}
 		now += devices.Stamp(10 * time.Minute)
-		h.review() // saves it
+		h.shelf.review() // saves it
 
 		text, _ := os.ReadFile(path)
 		other := strings.ReplaceAll(string(text), thisBoot(), "another boot")
@@ -160,7 +160,7 @@ func TestHoldAfterReboot(t *testing.T) {
 			t.Errorf("%s: %v left at the start, want %v", c.name, got, c.first)
 		}
 		clock.Quality = broker.Exact
-		h.review()
+		h.shelf.review()
 		if got := left(); got != c.later {
 			t.Errorf("%s: %v left later, want %v", c.name, got, c.later)
 		}

@@ -25,8 +25,8 @@ const (
 // A point is on guard from the start of the gateway, since nobody knows for how
 // long there was no command before, unless what was last written to it is its
 // safe value. It comes off guard once the safe value is written, and on again
-// with the next command. While the point is held nothing is written, and the
-// time begins anew when the hold ends.
+// with the next command. While the point is held or its device muted nothing is
+// written, and the time begins anew when that ends.
 type lossGuard struct {
 	c    *commander
 	wake chan struct{} // one token: look again
@@ -152,11 +152,14 @@ func (g *lossGuard) review(ctx context.Context) time.Duration {
 	wait := time.Hour
 	now := g.c.now()
 	for _, p := range g.points {
+		m, muted := g.c.mutes.shelf.get(p.dev.ID)
 		switch h, held := g.c.holds.get(p.dev.ID, p.point.Name); {
 		case p.due == 0:
 			continue
 		case held:
 			p.arm(h.ends)
+		case muted:
+			p.arm(m.ends)
 		case now >= p.due:
 			g.fire(ctx, p)
 			continue

@@ -108,8 +108,8 @@ See it work, with nothing to connect or configure:  gateway demo`,
 	flags.StringVar(&opts.state, "state", defaultState, "state folder: buffers and learned facts")
 	root.AddCommand(
 		newRun(&opts), newCheck(&opts), newApply(&opts), newDemo(), newSimulate(&opts),
-		newPlan(&opts), newScan(&opts), newProbe(&opts), newRead(&opts), newWrite(&opts), newHold(&opts), newRelease(&opts), newAudit(&opts),
-		newStatus(&opts), newBridge(&opts), newBuffer(&opts), newPasswd(&opts), newProfiles(&opts), newHA(&opts), newVersion(),
+		newPlan(&opts), newScan(&opts), newProbe(&opts), newRead(&opts), newWrite(&opts), newHold(&opts), newRelease(&opts), newPause(&opts), newMute(&opts), newAudit(&opts),
+		newStatus(&opts), newMonitor(&opts), newBridge(&opts), newBuffer(&opts), newPasswd(&opts), newProfiles(&opts), newHA(&opts), newVersion(),
 	)
 	return root
 }

@@ -25,6 +25,7 @@ type pump struct {
 	readings atomic.Uint64        // good and bad ones alike
 	screen   func(*devices.Batch) // sees each batch first and may take readings back
 	note     func(*devices.Batch) // sees what screen left; keeps nothing of it
+	remark   func(*devices.Batch) mapping.Remark
 }
 
 func newPump(m *mapping.Mapper, publish func(*broker.Message), clock func() broker.Clock, log *slog.Logger) *pump {
@@ -38,6 +39,7 @@ func newPump(m *mapping.Mapper, publish func(*broker.Message), clock func() brok
 		log:     log,
 		screen:  func(*devices.Batch) {},
 		note:    func(*devices.Batch) {},
+		remark:  func(*devices.Batch) mapping.Remark { return mapping.Remark{} },
 	}
 }
 
@@ -89,6 +91,7 @@ func (p *pump) take(b *devices.Batch) {
 	p.readings.Add(uint64(len(b.Readings)))
 	p.screen(b)
 	p.note(b)
+	p.mapper.Remark(b.Device, p.remark(b))
 	p.messages = p.mapper.AppendMessages(p.messages[:0], b, p.clock())
 	p.send()
 	p.tell()

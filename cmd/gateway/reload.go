@@ -227,10 +227,17 @@ func (g *gateway) reload(ctx context.Context, cfg *config.Config) (*changes, err
 	if !changed {
 		return nil, errors.New("the gateway is stopping")
 	}
+	pollers := make(map[string]*devices.Poller)
+	for _, b := range w.buses {
+		if begun(b) {
+			pollers[b.ID] = b.poller
+		}
+	}
+	g.pauses.keep(pollers)
 	for _, b := range w.buses {
 		if begun(b) {
 			g.diary.give(b)
-			b.pump.screen = g.command.setup.screen
+			b.pump.screen = g.command.screen
 			g.beginBus(b)
 		}
 	}

@@ -42,6 +42,8 @@ type Status struct {
 	Clients []broker.ClientStats   `json:"clients"`
 	Listen  []string               `json:"listen"`
 	Holds   []HoldStatus           `json:"holds,omitempty"`
+	Mutes   []MuteStatus           `json:"mutes,omitempty"`
+	Pauses  []PauseStatus          `json:"pauses,omitempty"`
 	Writes  string                 `json:"writes,omitempty"` // why nothing is written; "": it is
 }
 
@@ -49,7 +51,8 @@ type Status struct {
 type BusStatus struct {
 	Protocol string `json:"protocol"`
 	Address  string `json:"address"`
-	Hint     string `json:"hint,omitempty"` // what is wrong with all of it, and what to check
+	Hint     string `json:"hint,omitempty"`   // what is wrong with all of it, and what to check
+	Paused   bool   `json:"paused,omitempty"` // its port is lent by `gateway pause`
 	devices.BusStats
 }
 
@@ -63,6 +66,7 @@ type DeviceStatus struct {
 	LastAnswer *float64      `json:"last_answer"`         // seconds ago; null: never
 	Broadcast  bool          `json:"broadcast,omitempty"` // it is all of its line, and never answers
 	LastError  string        `json:"last_error,omitempty"`
+	Muted      string        `json:"muted,omitempty"`  // by whom, until when and why
 	Hint       string        `json:"hint,omitempty"`   // what that means, as others on the bus are well
 	Doubts     []string      `json:"doubts,omitempty"` // points that cannot be right, and what would make them
 	Points     []PointStatus `json:"points"`
@@ -83,7 +87,7 @@ func (g *gateway) status() *Status {
 	s := &Status{
 		Name: g.cfg.Name, Version: version(), Config: w.cfg.Hash(), Reload: g.reloads.status(), PID: os.Getpid(),
 		Uptime: now.Sub(g.started).Seconds(), Clock: g.clock.Now().Quality.String(),
-		Spools: map[string]spool.Stats{}, Broker: g.broker.Stats(), Clients: g.broker.ClientStats(), Listen: g.listening(), Holds: g.command.holds.status(),
+		Spools: map[string]spool.Stats{}, Broker: g.broker.Stats(), Clients: g.broker.ClientStats(), Listen: g.listening(), Holds: g.command.holds.status(), Mutes: g.command.mutes.status(), Pauses: g.pauses.status(),
 	}
 	if err := g.writes.Trouble(); err != nil {
 		s.Writes = err.Error()
@@ -93,10 +97,11 @@ func (g *gateway) status() *Status {
 		if b.doubts.length("") != "" {
 			hint = "" // somebody is there
 		}
-		s.Buses = append(s.Buses, BusStatus{Protocol: b.Protocol, Address: b.Address, Hint: hint, BusStats: stats})
+		s.Buses = append(s.Buses, BusStatus{Protocol: b.Protocol, Address: b.Address, Hint: hint, Paused: slices.ContainsFunc(s.Pauses, func(p PauseStatus) bool { return p.Bus == b.ID }), BusStats: stats})
 		list := b.deviceStatus(now, stats)
 		for i := range list {
 			list[i].Hint = cmp.Or(list[i].Hint, g.command.setup.hint(list[i].ID))
+			list[i].Muted = g.command.mutes.shown(list[i].ID)
 		}
 		s.Devices = append(s.Devices, list...)
 		s.Readings += b.pump.readings.Load()
@@ -192,7 +197,7 @@ func (s *Status) print(out io.Writer) error {
 	fmt.Fprintln(w, "\nDEVICE\tBUS\tSTATE\tFOR\tPOINTS\tLAST ANSWER\t")
 	for _, d := range s.Devices {
 		trouble := d.trouble()
-		if away := d.State == devices.Offline.String() || d.State == devices.Maintenance.String(); away && (d.Hint == "" || d.State == devices.Maintenance.String()) && slices.ContainsFunc(s.Buses, func(b BusStatus) bool { return b.Bus == d.Bus && b.trouble() != "" }) {
+		if away := d.State == devices.Offline.String() || d.State == devices.Maintenance.String(); away && d.Muted == "" && (d.Hint == "" || d.State == devices.Maintenance.String()) && slices.ContainsFunc(s.Buses, func(b BusStatus) bool { return b.Bus == d.Bus && b.trouble() != "" }) {
 			trouble = "see bus " + d.Bus
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", d.ID, d.Bus, d.State, brief(d.For), len(d.Points), d.answered(), trouble)
@@ -200,6 +205,18 @@ func (s *Status) print(out io.Writer) error {
 	if len(s.Holds) > 0 {
 		fmt.Fprintln(w)
 		if err := errors.Join(w.Flush(), printHolds(out, s.Holds)); err != nil {
+			return err
+		}
+	}
+	if len(s.Pauses) > 0 {
+		fmt.Fprintln(w)
+		if err := errors.Join(w.Flush(), printPauses(out, s.Pauses)); err != nil {
+			return err
+		}
+	}
+	if len(s.Mutes) > 0 {
+		fmt.Fprintln(w)
+		if err := errors.Join(w.Flush(), printMutes(out, s.Mutes)); err != nil {
 			return err
 		}
 	}
@@ -261,6 +278,9 @@ func (b *BusStatus) trouble() string {
 	if b.PortDown {
 		return b.PortError
 	}
+	if b.Paused && b.Lent != "" {
+		return "paused: lent to " + b.Lent
+	}
 	if b.Lent != "" {
 		return "lent to " + b.Lent + ": its devices are not asked until that ends"
 	}
@@ -278,6 +298,9 @@ func (d *DeviceStatus) answered() string {
 }
 
 func (d *DeviceStatus) trouble() string {
+	if d.Muted != "" {
+		return d.Muted
+	}
 	if d.State == devices.Online.String() {
 		if n := len(d.Doubts); n > 1 {
 			return fmt.Sprintf("%s; and %d more, see `gateway read %s`", d.Doubts[0], n-1, d.ID)
