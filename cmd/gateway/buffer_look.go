@@ -379,7 +379,7 @@ func purgeStopped(opts *options, consumer string) (p purged, err error) {
 		}
 	}()
 	for name, settings := range spoolSettings(cfg) {
-		where := spoolConfig(at, name, settings, source, newLogger(slog.LevelWarn))
+		where := spoolConfig(at, name, settings, source, plainLogger(slog.LevelWarn))
 		if err := ownedByUs(where.Dir, consumer); errors.Is(err, fs.ErrNotExist) {
 			continue
 		} else if err != nil {

@@ -35,10 +35,11 @@ type control struct {
 	pauses  *pauses
 	loan    time.Duration // how long a bus is lent at most
 	// status is called from any goroutine.
-	status  func() *Status
-	buffers func() *buffers
-	reload  func(context.Context) (*ReloadStatus, error) // nil: nothing is ever reloaded
-	log     *slog.Logger
+	status    func() *Status
+	buffers   func() *buffers
+	reload    func(context.Context) (*ReloadStatus, error) // nil: nothing is ever reloaded
+	verbosity *verbosity                                   // of the log; nil: it is what it is
+	log       *slog.Logger
 }
 
 // listen makes the socket; an abandoned one of a gateway that was killed is
@@ -78,6 +79,7 @@ func (c *control) serve(ctx context.Context, l net.Listener) error {
 	mux.HandleFunc("POST /release", c.postRelease)
 	mux.HandleFunc("POST /lend", c.postLend)
 	mux.HandleFunc("POST /reload", c.postReload)
+	mux.HandleFunc("POST /log", c.postLog)
 	mux.HandleFunc("POST /mute", c.postMute)
 	mux.HandleFunc("POST /pause", c.postPause)
 	c.serveBuffers(mux)

@@ -23,7 +23,7 @@ var errSignal = errors.New("asked to stop")
 
 func newRun(opts *options) *cobra.Command {
 	var readOnly bool
-	var level slog.Level
+	var level string
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Poll the devices, serve the site and bridge to the clouds",
@@ -37,15 +37,20 @@ restart, such as the broker's listeners, is told. ` + "`gateway check --diff`" +
 beforehand what a reload would do.`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			return runGateway(opts, readOnly, newLogger(level))
+			l, err := parseLevels(level)
+			if err != nil {
+				return err
+			}
+			return runGateway(opts, readOnly, newVerbosity(l))
 		},
 	}
 	cmd.Flags().BoolVar(&readOnly, "read-only", false, "poll and publish, write nothing to any device")
-	cmd.Flags().TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
+	cmd.Flags().StringVar(&level, "log-level", "info", "debug, info, warn or error, also of a part: info,bridge=debug")
 	return cmd
 }
 
-func runGateway(opts *options, readOnly bool, log *slog.Logger) error {
+func runGateway(opts *options, readOnly bool, v *verbosity) error {
+	log := newLogger(v)
 	followMemory("/", log)
 	ctx, stop := withSignals(context.Background())
 	defer stop()
@@ -69,7 +74,7 @@ func runGateway(opts *options, readOnly bool, log *slog.Logger) error {
 		return err
 	}
 	g.reloads = &reloader{path: opts.config, gateway: g, log: log, hangups: hangups, asked: make(chan chan *ReloadStatus)}
-	g.control.reload = g.reloads.ask
+	g.control.reload, g.control.verbosity = g.reloads.ask, v
 	startApplied(cfg, at, log)
 	log.Info("starting", "name", cfg.Name, "version", version(), "config", cfg.Hash(),
 		"buses", len(g.works.Load().buses), "devices", len(cfg.Devices), "bridges", len(cfg.Bridges))
@@ -138,18 +143,4 @@ func notify(log *slog.Logger, state string) {
 	if _, err := daemon.SdNotify(false, state); err != nil {
 		log.Warn("systemd was not told", "err", err)
 	}
-}
-
-// newLogger logs to standard error; journald adds the time itself.
-func newLogger(level slog.Level) *slog.Logger {
-	options := &slog.HandlerOptions{Level: level}
-	if os.Getenv("JOURNAL_STREAM") != "" {
-		options.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
-			if len(groups) == 0 && a.Key == slog.TimeKey {
-				return slog.Attr{}
-			}
-			return a
-		}
-	}
-	return slog.New(slog.NewTextHandler(os.Stderr, options))
 }

@@ -80,7 +80,7 @@ func simulate(ctx context.Context, cfg *config.Config, faults []simFault, only [
 	}
 	defer papers.remove()
 	plan.Seed = seed
-	plan.Log = newLogger(slog.LevelInfo)
+	plan.Log = plainLogger(slog.LevelInfo)
 	sim, err := simulator.New(plan)
 	if err != nil {
 		return err
