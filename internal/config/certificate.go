@@ -102,12 +102,9 @@ func (f *pemFile) name() string {
 	return f.Path
 }
 
-// checkKeyFile warns about a key that everyone may read.
+// checkKeyFile refuses a key that everyone may read.
 func (l *loader) checkKeyFile(key pemFile) {
-	if key.Path == "" {
-		return
-	}
-	if info, err := os.Stat(key.Path); err == nil {
-		l.checkMode(key.at, key.Path, info)
+	if key.Path != "" {
+		l.checkMode(Error, key.at, key.Path)
 	}
 }

@@ -218,9 +218,9 @@ func (f *source) locate(i *Issue, s span) {
 	i.Source, i.start, i.end = mask(line, i.start, i.end)
 }
 
-// passwordValue finds what stands behind a password key, however incomplete
+// passwordValue finds what stands behind the key of a password, however incomplete
 // its line is, and the password in a URL.
-var passwordValue = regexp.MustCompile(`(?i)password["']?\s*=\s*("(?:[^"\\]|\\.)*"?|'[^']*'?|[^\s"',}]+)|://[^/\s:@"']*:([^/\s"'@]+)@`)
+var passwordValue = regexp.MustCompile(`(?i)(?:password|sas_key)["']?\s*=\s*("(?:[^"\\]|\\.)*"?|'[^']*'?|[^\s"',}]+)|://[^/\s:@"']*:([^/\s"'@]+)@`)
 
 // mask hides passwords that are written out in a line, and moves the marked
 // bytes accordingly.
