@@ -510,7 +510,7 @@ func TestOpenSecretsAreRefused(t *testing.T) {
 
 // What is shown of settings holds no secret, however it is written.
 func TestSettingsHideSecrets(t *testing.T) {
-	dir, _ := unpack(t, "-- gateway.toml --\nname = \"a\"\n[bridge.b]\nurl = \"tls://example.azure-devices.net\"\npreset = \"azure-iot-hub\"\nclient_id = \"a\"\nsas_key = \"aHVudGVyMg==\"\nproxy = \"http://me:hunter@2@proxy:3128\"\n[bridge.c]\nurl = \"tls://example.com\"\nusername = \"u\"\npassword = \"hunter2\"\nsned = 1\n")
+	dir, _ := unpack(t, "-- gateway.toml --\nname = \"a\"\n[bridge.b]\nurl = \"tls://example.azure-devices.net\"\npreset = \"azure-iot-hub\"\nclient_id = \"a\"\nsas_key = \"aHVudGVyMg==\"\nproxy = \"http://me:hunter@hunter2@proxy:3128\"\n[bridge.c]\nurl = \"tls://example.com\"\nusername = \"u\"\npassword = \"hunter2\"\nsned = 1\n")
 	opts := testOptions(nil)
 	opts.Settings = true
 	cfg, report := Load(dir, opts)

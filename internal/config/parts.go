@@ -127,7 +127,7 @@ func (n *node) shown(path string) string {
 }
 
 // urlPassword finds the password in a URL.
-var urlPassword = regexp.MustCompile(`://([^/\s:@"']*):([^/\s"']+)@`)
+var urlPassword = regexp.MustCompile(`://([^/\s:@"']*):([^\s"']+)@`)
 
 // lastKey splits the path of a setting before its last key.
 func lastKey(path string) (table, key string) {

@@ -218,9 +218,9 @@ func (f *source) locate(i *Issue, s span) {
 	i.Source, i.start, i.end = mask(line, i.start, i.end)
 }
 
-// passwordValue finds what stands behind the key of a password, however incomplete
+// passwordValue finds what stands behind a key that is called like a password, however incomplete
 // its line is, and the password in a URL.
-var passwordValue = regexp.MustCompile(`(?i)(?:password|sas_key)["']?\s*=\s*("(?:[^"\\]|\\.)*"?|'[^']*'?|[^\s"',}]+)|://[^/\s:@"']*:([^/\s"'@]+)@`)
+var passwordValue = regexp.MustCompile(`(?i)(?:pass(?:|w[a-z]*)|pwd|secret|token|sas[_-]?key)["']?\s*=\s*("(?:[^"\\]|\\.)*"?|'[^']*'?|[^\s"',}]+)|://[^/\s:@"']*:([^\s"']+)@`)
 
 // mask hides passwords that are written out in a line, and moves the marked
 // bytes accordingly.
@@ -229,6 +229,9 @@ func mask(line string, start, end int) (masked string, newStart, newEnd int) {
 	from := 0
 	newStart, newEnd = start, end
 	for _, m := range passwordValue.FindAllStringSubmatchIndex(line, -1) {
+		if strings.HasPrefix(line[m[0]:], "passwords") { // names a file
+			continue
+		}
 		low, high := max(m[2], m[4]), max(m[3], m[5]) // one of the two groups is absent: -1
 		if _, _, isRef := reference(strings.Trim(line[low:high], `"'`)); isRef {
 			continue
