@@ -374,6 +374,39 @@ func unpackDump(t *testing.T, file string) string {
 	}
 }
 
+// A dump is for its owner alone, takes the place of nothing, has its bounds, and
+// of what is too long holds the end.
+func TestDump(t *testing.T) {
+	dir := t.TempDir()
+	writeFile(t, filepath.Join(dir, "gateway.toml"), "name = \"plant/ä\"\n")
+	state := t.TempDir()
+	writeFile(t, filepath.Join(state, "learned.json"), "first"+strings.Repeat("x", maxDumpFile)+"last")
+	cmd := exec.Command(binary, "--config", dir, "--state", state, "dump")
+	cmd.Dir = t.TempDir()
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(cmd.Dir, strings.TrimSpace(string(out)))
+	info, err := os.Stat(file)
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Fatalf("%v %v", info, err)
+	}
+	text := unpackDump(t, file)
+	for _, want := range []string{"about.txt\ngateway " + version(), "doctor.txt\nconfiguration", "check.txt\n", "buffers.txt\n", "bytes are left out)\n", "xlast"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("there is no %q in it", want)
+		}
+	}
+	if strings.Contains(text, "firstx") || len(text) > maxDumpFile+1<<20 {
+		t.Errorf("%d bytes", len(text))
+	}
+	_, talk, code := command(t, nil, "", "--config", dir, "dump", file)
+	if after, err := os.Stat(file); err != nil || code != 1 || !after.ModTime().Equal(info.ModTime()) || !strings.Contains(talk, "exists") {
+		t.Errorf("a second one: %d %q", code, talk)
+	}
+}
+
 // The shell completes names of the configuration.
 func TestCompletion(t *testing.T) {
 	dir := t.TempDir()

@@ -42,7 +42,7 @@ func Redact(path string, opts Options) (list []Redacted) {
 }
 
 // likeSecret are keys whose values nobody should see, known or not.
-var likeSecret = regexp.MustCompile(`(?i)pass|pwd|secret|token|credential|sas_|api_?key`)
+var likeSecret = regexp.MustCompile(`(?i)pas+w|pass|pw|secret|token|credential|sas_|api_?key`)
 
 // notSecret are those that only sound so.
 var notSecret = []string{"passwords"}

@@ -218,9 +218,12 @@ func (f *source) locate(i *Issue, s span) {
 	i.Source, i.start, i.end = mask(line, i.start, i.end)
 }
 
-// passwordValue finds what stands behind a key that is called like a password, however incomplete
-// its line is, and the password in a URL.
-var passwordValue = regexp.MustCompile(`(?i)(?:pass(?:|w[a-z]*)|pwd|secret|token|sas[_-]?key)["']?\s*=\s*("(?:[^"\\]|\\.)*"?|'[^']*'?|[^\s"',}]+)|://[^/\s:@"']*:([^\s"']+)@`)
+// passwordValue finds what stands behind the key of a password, however incomplete
+// its line is, a text behind a key that is called like one, and the password in a
+// URL.
+var passwordValue = regexp.MustCompile(`(?i)(?:pas+wor[dt]|sas[_-]?key)["']?\s*=\s*("(?:[^"\\]|\\.)*"?|'[^']*'?|[^\s"',}]+)` +
+	`|(?:pas+[a-z]*|p[as]*w[a-z]*|secret|token)["']?\s*=\s*("(?:[^"\\]|\\.)*"?|'[^']*'?)` +
+	`|://[^/\s:@"']*:([^\s"']+)@`)
 
 // mask hides passwords that are written out in a line, and moves the marked
 // bytes accordingly.
@@ -232,7 +235,7 @@ func mask(line string, start, end int) (masked string, newStart, newEnd int) {
 		if strings.HasPrefix(line[m[0]:], "passwords") { // names a file
 			continue
 		}
-		low, high := max(m[2], m[4]), max(m[3], m[5]) // one of the two groups is absent: -1
+		low, high := max(m[2], m[4], m[6]), max(m[3], m[5], m[7]) // all groups but one are absent: -1
 		if _, _, isRef := reference(strings.Trim(line[low:high], `"'`)); isRef {
 			continue
 		}
