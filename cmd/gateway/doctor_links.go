@@ -37,6 +37,8 @@ func (d *doctor) endpoints(ctx context.Context) {
 		case d.status != nil && slices.ContainsFunc(d.status.Buses, func(s BusStatus) bool { return s.Bus == b.ID && !s.PortDown }):
 			d.say(area, fine, "bus "+b.ID, "", "the running gateway has %s", u.Host)
 		case d.status != nil && slices.ContainsFunc(d.status.Buses, func(s BusStatus) bool { return s.Bus == b.ID }): // told above
+		case d.locked:
+			d.say(area, note, "bus "+b.ID, "sudo gateway doctor", "%s is not tried, as a gateway may have it, and many devices take one connection only", u.Host)
 		case strings.Contains(u.Scheme, "udp"):
 			d.say(area, note, "bus "+b.ID, "gateway scan "+b.ID, "%s is spoken to by UDP, which tells only with a request whether somebody is there", u.Host)
 		default:

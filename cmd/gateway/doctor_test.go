@@ -279,6 +279,7 @@ func TestDoctor(t *testing.T) {
 		}, endpoints},
 		{"device reachable", func(p *patient) {}, endpoints},
 		{"device that the gateway has", func(p *patient) { p.runs() }, endpoints},
+		{"device that a gateway may have", func(p *patient) { p.doctor.locked = true }, endpoints},
 		{"device by UDP", func(p *patient) { p.toml = strings.Replace(p.toml, "PORT\"\nbaud = 9600", "udp://10.0.0.5\"", 1) }, endpoints},
 
 		{"disk nearly full", func(p *patient) {
