@@ -28,6 +28,7 @@ type Step struct {
 
 // ProbeOptions say how a bridge is tried out.
 type ProbeOptions struct {
+	NoLogin bool     // go as far as the connection only
 	SameID  bool     // as the bridge itself, which throws it out; else with -test behind the client id
 	Publish []string // topics to publish to
 	Clock   func() broker.Clock
@@ -145,7 +146,10 @@ func (p *prober) walk(ctx context.Context, u *url.URL) {
 			return "at " + u.Path, err
 		})
 	}
-	if ok {
+	switch {
+	case ok && p.opts.NoLogin:
+		_ = c.Close()
+	case ok:
 		p.talk(ctx, c)
 	}
 }
@@ -155,7 +159,10 @@ func lookUp(ctx context.Context, host string) (string, error) {
 		return host + " is an address", nil
 	}
 	addrs, err := net.DefaultResolver.LookupHost(ctx, host)
-	return fmt.Sprintf("%s is %s", host, strings.Join(addrs[:min(4, len(addrs))], ", ")), err
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%s is %s", host, strings.Join(addrs[:min(4, len(addrs))], ", ")), nil
 }
 
 // presented tells of the certificate that a server showed in vain.

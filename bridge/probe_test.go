@@ -43,6 +43,7 @@ func TestProbeWalksEachStep(t *testing.T) {
 		last  string // what the last one says
 	}{
 		{"plain", Config{URLs: []string{"tcp://" + addrs[0]}}, ProbeOptions{}, "DNS TCP CONNECT", true, "20 messages in flight"},
+		{"as far as the connection", Config{URLs: []string{"tls://" + addrs[1]}, TLS: trusting}, ProbeOptions{NoLogin: true}, "DNS TCP TLS", true, "certificate for"},
 		{"wss through a proxy, 3.1.1", Config{URLs: []string{"wss://" + addrs[3]}, Proxy: "http://" + proxy, TLS: trusting, Version: MQTT311, Receive: []Rule{{"cmd/+/_set", "gw/+/_set"}}},
 			ProbeOptions{Publish: []string{"a"}}, "DNS TCP proxy TLS WebSocket CONNECT SUBSCRIBE PUBLISH", true, "PUBACK after"},
 		{"two URLs", Config{URLs: []string{"tcp://" + closed, "tcp://" + addrs[0]}}, ProbeOptions{}, "DNS TCP DNS TCP CONNECT", false, `as "gw-test"`},

@@ -279,10 +279,14 @@ func (l *Log) spacious() bool {
 	return err != nil || l.cfg.Reserve < 0 || free-l.cfg.Segment >= l.reserve(total)
 }
 
+// DefaultReserve is what stays free of a medium of total bytes unless a Config
+// says otherwise.
+func DefaultReserve(total int64) int64 { return max(64<<20, total/20) }
+
 // reserve returns how much of a medium of total bytes is to stay free.
 func (l *Log) reserve(total int64) int64 {
 	if l.cfg.Reserve == 0 {
-		return max(64<<20, total/20)
+		return DefaultReserve(total)
 	}
 	return max(l.cfg.Reserve, 0)
 }

@@ -25,8 +25,9 @@ func newRead(opts *options) *cobra.Command {
 	var every time.Duration
 	var asJSON, all bool
 	cmd := &cobra.Command{
-		Use:   "read DEVICE[.POINT] | BUS/UNIT TABLE:ADDRESS[-END] [TYPE]",
-		Short: "Read values now, with the raw registers beside them",
+		Use:               "read DEVICE[.POINT] | BUS/UNIT TABLE:ADDRESS[-END] [TYPE]",
+		ValidArgsFunction: completePoint(opts, false),
+		Short:             "Read values now, with the raw registers beside them",
 		Example: `  gateway read main                    all points of a device
   gateway read main.power --every 1s   one point, again and again
   gateway read rs485/7 input:52 f32    registers of a unit that has no map yet
@@ -70,8 +71,9 @@ func newRead(opts *options) *cobra.Command {
 func newWrite(opts *options) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "write DEVICE.POINT VALUE",
-		Short: "Write a value, read it back, and say what became of it",
+		Use:               "write DEVICE.POINT VALUE",
+		ValidArgsFunction: completePoint(opts, true),
+		Short:             "Write a value, read it back, and say what became of it",
 		Example: `  gateway write boiler.setpoint 55.5
   gateway write boiler.mode auto
   gateway write boiler.pump true`,

@@ -48,8 +48,9 @@ func newBridgeTest(opts *options) *cobra.Command {
 	var probe bridge.ProbeOptions
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "test NAME",
-		Short: "Walk the way to the far broker step by step: what is wrong, and what to do",
+		Use:               "test NAME",
+		ValidArgsFunction: completeBridge(opts),
+		Short:             "Walk the way to the far broker step by step: what is wrong, and what to do",
 		Long: `test goes the way that a bridge goes, step by step: the name's address, TCP, the
 proxy, TLS with the chain, the name and the dates of the certificate, the login,
 each subscription of receive and, where --publish asks for it, a message with the
@@ -142,8 +143,9 @@ func deadLog(state, name string) *bridge.DeadLog {
 func newBridgeDead(opts *options) *cobra.Command {
 	var export, purge bool
 	cmd := &cobra.Command{
-		Use:   "dead NAME",
-		Short: "Show the messages that the far broker refused and that were given up",
+		Use:               "dead NAME",
+		ValidArgsFunction: completeBridge(opts),
+		Short:             "Show the messages that the far broker refused and that were given up",
 		Long: `dead lists the messages of a bridge that its far broker refused for what they are,
 or that it would refuse: not permitted, too large, a topic that it does not take.
 They were given up so that they do not hold up the others. The newest MiB of them

@@ -170,8 +170,9 @@ func newBufferShow(opts *options) *cobra.Command {
 	var asJSON bool
 	var limit int
 	cmd := &cobra.Command{
-		Use:   "show BRIDGE",
-		Short: "Show the next messages that wait for a bridge",
+		Use:               "show BRIDGE",
+		ValidArgsFunction: completeBridge(opts),
+		Short:             "Show the next messages that wait for a bridge",
 		Example: `  gateway buffer show aws
   gateway buffer show aws --limit 100
   gateway buffer show sessions         what clients of the broker are owed`,
@@ -238,8 +239,9 @@ func printable(s string) string {
 
 func newBufferExport(opts *options) *cobra.Command {
 	return &cobra.Command{
-		Use:   "export BRIDGE",
-		Short: "Write all messages that wait for a bridge as JSON lines",
+		Use:               "export BRIDGE",
+		ValidArgsFunction: completeBridge(opts),
+		Short:             "Write all messages that wait for a bridge as JSON lines",
 		Long: `Write all messages that wait for a bridge to standard output, one JSON object a
 line: id, class, topic, payload (or payload_base64 when it is no text), qos,
 retain, time. Nothing is acknowledged: they stay in the buffer and are sent as
@@ -337,8 +339,9 @@ func printReports(out io.Writer, reports map[string]*spool.Report) {
 func newBufferPurge(opts *options) *cobra.Command {
 	var yes bool
 	cmd := &cobra.Command{
-		Use:   "purge CONSUMER",
-		Short: "Give up all that waits for a bridge",
+		Use:               "purge CONSUMER",
+		ValidArgsFunction: completeBridge(opts),
+		Short:             "Give up all that waits for a bridge",
 		Long: `Give up all that waits for a bridge: it is never sent. A bridge that is in the
 configuration goes on with the next message and reports the gap; one that is
 not, because it was removed, is forgotten, which frees its room.`,

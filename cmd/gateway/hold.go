@@ -250,8 +250,9 @@ func newHold(opts *options) *cobra.Command {
 	var list, asJSON bool
 	var length string
 	cmd := &cobra.Command{
-		Use:   "hold DEVICE.POINT VALUE --for TIME",
-		Short: "Keep a point at a value, against all commands, for some time",
+		Use:               "hold DEVICE.POINT VALUE --for TIME",
+		ValidArgsFunction: completePoint(opts, true),
+		Short:             "Keep a point at a value, against all commands, for some time",
 		Long: `hold writes a value and refuses all commands to that point, from wherever, until
 the time is over or "gateway release" ends it. A hold outlives restarts and
 reboots, and is written again each time the device comes back. When it ends, the
@@ -310,9 +311,10 @@ func parseHoldTime(s string) (time.Duration, error) {
 
 func newRelease(opts *options) *cobra.Command {
 	return &cobra.Command{
-		Use:   "release DEVICE.POINT",
-		Short: "End a hold",
-		Args:  cobra.ExactArgs(1),
+		Use:               "release DEVICE.POINT",
+		ValidArgsFunction: completePoint(opts, true),
+		Short:             "End a hold",
+		Args:              cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var done struct{}
 			return askRunning(cmd.Context(), controlPath(opts.state), "/release", writeRequest{Target: args[0]}, &done)

@@ -31,9 +31,12 @@ func followMemory(root string, log *slog.Logger) {
 
 // cgroupMemory returns the least of the memory limits of this process's cgroup
 // and those it lies in, math.MaxInt64 if there is none.
-func cgroupMemory(root string) int64 {
+func cgroupMemory(root string) int64 { return cgroupMemoryOf(root, "self") }
+
+// cgroupMemoryOf is that of another process.
+func cgroupMemoryOf(root, pid string) int64 {
 	least := int64(math.MaxInt64)
-	text, _ := os.ReadFile(filepath.Join(root, "proc/self/cgroup"))
+	text, _ := os.ReadFile(filepath.Join(root, "proc", pid, "cgroup"))
 	for line := range bytes.Lines(text) {
 		path, ok := bytes.CutPrefix(bytes.TrimSpace(line), []byte("0::")) // cgroup 2
 		if !ok {

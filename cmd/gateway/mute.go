@@ -226,8 +226,9 @@ func newMute(opts *options) *cobra.Command {
 	var asJSON bool
 	var length string
 	cmd := &cobra.Command{
-		Use:   "mute [DEVICE --for TIME [--note TEXT] | DEVICE --end]",
-		Short: "Set a device aside that is under repair, for some time",
+		Use:               "mute [DEVICE --for TIME [--note TEXT] | DEVICE --end]",
+		ValidArgsFunction: completeDevice(opts),
+		Short:             "Set a device aside that is under repair, for some time",
 		Long: `mute has the gateway not ask a device while somebody works on it. Its status is
 "maintenance", with the note; its values are null; nothing is logged of it; and
 commands to it over MQTT are refused with a reason that names who muted it. The

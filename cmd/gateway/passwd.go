@@ -100,8 +100,8 @@ func (p *passwd) remove(name string) error {
 	if !found {
 		return fmt.Errorf("%s holds no user %q; gateway passwd --list shows who there is", p.file, name)
 	}
-	if err := p.write(data); err != nil {
-		return err
+	if err := replaceFile(p.file, data); err != nil {
+		return p.explain(err)
 	}
 	fmt.Fprintf(os.Stderr, "%s is out of %s.\n", name, p.file)
 	p.whatNext()
@@ -112,7 +112,7 @@ func (p *passwd) set(ctx context.Context, name string) error {
 	if wrong := rights.WrongUser(name); wrong != "" {
 		return usageError("the user name %q %s", name, wrong)
 	}
-	password, err := askPassword(ctx, name)
+	password, err := askPassword(ctx, "Password for "+name)
 	if err != nil {
 		return err
 	}
@@ -123,8 +123,8 @@ func (p *passwd) set(ctx context.Context, name string) error {
 	if data, err = rights.SetPassword(data, name, password); err != nil {
 		return err
 	}
-	if err := p.write(data); err != nil {
-		return err
+	if err := replaceFile(p.file, data); err != nil {
+		return p.explain(err)
 	}
 	fmt.Fprintf(os.Stderr, "%s has a password, in %s.\n", name, p.file)
 	p.whatNext()
@@ -153,10 +153,9 @@ func (p *passwd) whatNext() {
 	fmt.Fprintln(os.Stderr, "A gateway that runs takes it with: sudo systemctl reload gateway (or kill -HUP its process).")
 }
 
-// write replaces the file at once: with what it held or with data, whatever
+// replaceFile replaces a file at once: with what it held or with data, whatever
 // happens. Who may read it stays as it is, but that never is everybody.
-func (p *passwd) write(data []byte) error {
-	file := p.file
+func replaceFile(file string, data []byte) error {
 	if target, err := filepath.EvalSymlinks(file); err == nil {
 		file = target
 	}
@@ -164,9 +163,9 @@ func (p *passwd) write(data []byte) error {
 	if err != nil {
 		return err
 	}
-	next, err := os.CreateTemp(filepath.Dir(file), ".passwd-*") // of mode 0600
+	next, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+"-*") // of mode 0600
 	if err != nil {
-		return p.explain(err)
+		return err
 	}
 	defer os.Remove(next.Name()) // unless it was renamed
 	_, err = next.Write(data)
@@ -180,10 +179,10 @@ func (p *passwd) write(data []byte) error {
 		err = next.Sync()
 	}
 	if err = errors.Join(err, next.Close()); err != nil {
-		return p.explain(err)
+		return err
 	}
 	if err := os.Rename(next.Name(), file); err != nil {
-		return p.explain(err)
+		return err
 	}
 	return syncDir(filepath.Dir(file))
 }
@@ -203,10 +202,8 @@ func syncDir(dir string) error {
 func ownership(file string) (fs.FileMode, *syscall.Stat_t, error) {
 	info, err := os.Stat(file)
 	if errors.Is(err, fs.ErrNotExist) {
-		if group, err := user.LookupGroup("gateway"); err == nil && os.Geteuid() == 0 {
-			if gid, err := strconv.Atoi(group.Gid); err == nil {
-				return 0o640, &syscall.Stat_t{Gid: uint32(gid)}, nil
-			}
+		if gid, ok := serviceGroup(); ok {
+			return 0o640, &syscall.Stat_t{Gid: uint32(gid)}, nil
 		}
 		return 0o600, nil, nil
 	}
@@ -220,10 +217,20 @@ func ownership(file string) (fs.FileMode, *syscall.Stat_t, error) {
 	return 0o600, owner, nil
 }
 
+// serviceGroup returns the group that root gives files of the service to.
+func serviceGroup() (gid int, ok bool) {
+	group, err := user.LookupGroup("gateway")
+	if err != nil || os.Geteuid() != 0 {
+		return 0, false
+	}
+	gid, err = strconv.Atoi(group.Gid)
+	return gid, err == nil
+}
+
 const mostPassword = 65535 // bytes: MQTT has no longer ones
 
 // askPassword asks twice on a terminal; elsewhere it reads one line.
-func askPassword(ctx context.Context, name string) ([]byte, error) {
+func askPassword(ctx context.Context, prompt string) ([]byte, error) {
 	in := bufio.NewReader(io.LimitReader(os.Stdin, 2*(mostPassword+2)))
 	was, err := unix.IoctlGetTermios(int(os.Stdin.Fd()), unix.TCGETS)
 	if err != nil {
@@ -240,7 +247,7 @@ func askPassword(ctx context.Context, name string) ([]byte, error) {
 		defer fmt.Fprintln(os.Stderr)
 		return checkPassword(readLine(ctx, in))
 	}
-	first, err := ask(fmt.Sprintf("Password for %s: ", name))
+	first, err := ask(prompt + ": ")
 	if err != nil {
 		return nil, err
 	}

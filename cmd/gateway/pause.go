@@ -250,8 +250,9 @@ func newPause(opts *options) *cobra.Command {
 	var asJSON bool
 	var length string
 	cmd := &cobra.Command{
-		Use:   "pause [BUS [--for TIME] [--note TEXT] | BUS --end]",
-		Short: "Free the port of a bus for another program, for some time",
+		Use:               "pause [BUS [--for TIME] [--note TEXT] | BUS --end]",
+		ValidArgsFunction: completeBus(opts),
+		Short:             "Free the port of a bus for another program, for some time",
 		Long: `pause has the running gateway close the port of a bus, so that a vendor's tool can
 have it. Its devices count as in maintenance meanwhile. The gateway takes the port
 back by itself when the time is over, by "--end", and when it is restarted; a

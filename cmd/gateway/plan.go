@@ -22,8 +22,9 @@ func newPlan(opts *options) *cobra.Command {
 	var asJSON bool
 	var thinking time.Duration
 	cmd := &cobra.Command{
-		Use:   "plan [BUS]",
-		Short: "Show what will be asked of each bus, how long it takes, and whether it fits",
+		Use:               "plan [BUS]",
+		ValidArgsFunction: completeBus(opts),
+		Short:             "Show what will be asked of each bus, how long it takes, and whether it fits",
 		Long: `plan reads the configuration and shows, before anything runs, the requests of
 each bus, the time each occupies it, how often it is asked, and the load of the
 bus. It opens no port. Points of a device whose intervals end together are read

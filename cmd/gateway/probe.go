@@ -33,8 +33,9 @@ func newProbe(opts *options) *cobra.Command {
 	var most int
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "probe BUS --unit N --like NAME=VALUE",
-		Short: "Find the register, type and order of a value that the device shows",
+		Use:               "probe BUS --unit N --like NAME=VALUE",
+		ValidArgsFunction: completeBus(opts),
+		Short:             "Find the register, type and order of a value that the device shows",
 		Long: `probe looks for a value that you read off the device: in both register tables,
 one address before and after the one that is thought of, in all types, byte
 orders and usual scales. What fits is printed as TOML, the likeliest first.

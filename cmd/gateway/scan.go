@@ -38,8 +38,9 @@ func newScan(opts *options) *cobra.Command {
 	var s scanSettings
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "scan BUS | PORT | HOST[:PORT] | NETWORK",
-		Short: "Find the units on a bus or a network, and what they are",
+		Use:               "scan BUS | PORT | HOST[:PORT] | NETWORK",
+		ValidArgsFunction: completeBus(opts),
+		Short:             "Find the units on a bus or a network, and what they are",
 		Long: `scan asks each unit id for one register and lists those that answer, be it with
 an exception. What they are it finds out by asking for their identity (function
 43/14), from SunSpec's models, by the register in which some devices name

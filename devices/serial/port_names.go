@@ -14,6 +14,9 @@ import (
 // has no such name is listed by its own. Nothing is opened.
 func PortNames() []string { return portNames(os.DirFS("/")) }
 
+// PortsUnder is PortNames of a machine whose files are below root.
+func PortsUnder(root string) []string { return portNames(os.DirFS(root)) }
+
 func portNames(root fs.FS) (names []string) {
 	named := make(map[string]bool) // ports by their own names
 	for _, dir := range []string{"dev/serial/by-id", "dev/serial/by-path"} {

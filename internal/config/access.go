@@ -38,7 +38,7 @@ func PasswordsFile(path string, opts Options) (file string, given bool) {
 	root := l.readAll(path)
 	if n := root.child("broker").child("passwords"); n != nil {
 		if s, ok := n.value.(string); ok {
-			if v, _, ok := l.secrets.expand(l.binder, n, s); ok {
+			if v, _, ok := l.secrets.expand(l.binder, n, s, Warning); ok {
 				return l.secrets.abs(v), true
 			}
 		}
@@ -208,7 +208,7 @@ func (l *loader) readBeside(t text, remedy string) (data []byte, path string, ok
 		l.errorAt(t.at, "there is no file %s; %s", path, remedy)
 		return nil, "", false
 	}
-	data, err := l.secrets.read(l.binder, t.at, path, false)
+	data, err := l.secrets.read(l.binder, t.at, path)
 	return data, path, err == nil
 }
 

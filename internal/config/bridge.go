@@ -165,10 +165,24 @@ func (l *loader) readProxy(c *bridge.Config, t text) {
 		return
 	}
 	c.Proxy = t.V
-	if u != nil && u.User != nil && !t.isRef {
-		if _, has := u.User.Password(); has {
+	if u != nil && u.User != nil {
+		if _, has := u.User.Password(); has && t.isRef {
+			l.checkProxyFile(t)
+		} else if has {
 			l.warnAt(t.at, `a password is written out here; better put the whole value into a file that only the gateway reads, and write "${cred:NAME}"`)
 		}
+	}
+}
+
+// checkProxyFile refuses the password of a proxy in a file that everyone may
+// read.
+func (l *loader) checkProxyFile(t text) {
+	kind, name, _ := reference(t.at.value.(string))
+	if kind == "env" {
+		return
+	}
+	if path, ok := l.secrets.path(l.binder, t.at, kind, name); ok {
+		l.checkMode(Error, t.at, path)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"os"
 	"strings"
 )
@@ -46,6 +47,15 @@ func (l *loader) readCA(c *tls.Config, ca pemFile) {
 	c.RootCAs = x509.NewCertPool()
 	if !c.RootCAs.AppendCertsFromPEM(ca.Data) {
 		l.errorAt(ca.at, "%s holds no certificate of an authority", ca.name())
+	}
+	for rest := ca.Data; ; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			return
+		}
+		if cert, err := x509.ParseCertificate(block.Bytes); err == nil && block.Type == "CERTIFICATE" {
+			l.cfg.Authorities = append(l.cfg.Authorities, Authority{ca.name(), cert})
+		}
 	}
 }
 
@@ -102,12 +112,9 @@ func (f *pemFile) name() string {
 	return f.Path
 }
 
-// checkKeyFile warns about a key that everyone may read.
+// checkKeyFile refuses a key that everyone may read.
 func (l *loader) checkKeyFile(key pemFile) {
-	if key.Path == "" {
-		return
-	}
-	if info, err := os.Stat(key.Path); err == nil {
-		l.checkMode(key.at, key.Path, info)
+	if key.Path != "" {
+		l.checkMode(Error, key.at, key.Path)
 	}
 }

@@ -32,6 +32,7 @@ package config
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"sync"
 	"time"
 
@@ -84,6 +85,10 @@ type Config struct {
 
 	Commands Commands
 
+	// Authorities are those that certificates of others are checked by: of
+	// bridges, of buses with TLS and of the broker's clients.
+	Authorities []Authority
+
 	hash     string
 	parts    map[string]string
 	settings []Setting
@@ -126,6 +131,12 @@ type LinesBus struct {
 	Address string         // host:port
 	Framing serial.Framing // nil without devices
 	Polls   []serial.Poll  // none: the devices speak by themselves
+}
+
+// An Authority is one that the configuration trusts, and the file it is in.
+type Authority struct {
+	File string
+	*x509.Certificate
 }
 
 // Commands says how commands are taken.

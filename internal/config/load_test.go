@@ -470,15 +470,64 @@ func TestMessagesShowReferences(t *testing.T) {
 	}
 }
 
-func TestOpenSecretsAreWarnedAbout(t *testing.T) {
-	archive := "-- gateway.toml --\nname = \"a\"\n[bridge.b]\nurl = \"tls://example.com\"\npassword = \"${file:pass}\"\nsend = { \"{name}/#\" = \"x/#\" }\n[device.d]\nbus = \"tcp://10.0.0.1\"\nunit_id = 1\npoints.x = { input = 1 }\n-- pass --\nsecret\n"
-	dir, _ := unpack(t, archive)
-	if err := os.Chmod(filepath.Join(dir, "pass"), 0o644); err != nil {
-		t.Fatal(err)
+// A secret that everyone may read or change is refused; what is no secret is
+// only spoken of.
+func TestOpenSecretsAreRefused(t *testing.T) {
+	archive := "-- gateway.toml --\nname = \"a\"\n[bridge.b]\nurl = \"tls://example.com\"\nVALUE\nsend = { \"{name}/#\" = \"x/#\" }\n[device.d]\nbus = \"tcp://10.0.0.1\"\nunit_id = 1\npoints.x = { input = 1 }\n-- pass --\nCONTENT\n-- key --\nKEY\n-- crt --\nCERT\n"
+	own := newPair(t)
+	for _, step := range []struct {
+		value, content, file string
+		mode                 os.FileMode
+		want                 string
+		severity             Severity
+	}{
+		{`password = "${file:pass}"`, "hunter2", "pass", 0o640, "", 0},
+		{`password = "${file:pass}"`, "hunter2", "pass", 0o644, "may read DIR/pass: chmod 640 DIR/pass", Error},
+		{`password = "${file:pass}"`, "hunter2", "pass", 0o642, "may change DIR/pass: chmod 640 DIR/pass", Error},
+		{"preset = \"azure-iot-hub\"\nclient_id = \"a\"\nsas_key = \"${file:pass}\"", "aHVudGVyMg==", "pass", 0o644, "may read DIR/pass: chmod 640", Error},
+		{"cert = \"crt\"\nkey = \"key\"", "", "key", 0o644, "may read DIR/key: chmod 640", Error},
+		{"cert = \"crt\"\nkey = \"key\"", "", "crt", 0o644, "", 0},
+		{`proxy = "${file:pass}"`, "http://me:hunter2@proxy:3128", "pass", 0o644, "may read DIR/pass: chmod 640", Error},
+		{`username = "${file:pass}"`, "me", "pass", 0o644, "may read DIR/pass: chmod 640", Warning},
+	} {
+		dir, _ := unpack(t, strings.NewReplacer("VALUE", step.value, "CONTENT", step.content, "KEY", own.key, "CERT", own.cert).Replace(archive))
+		if err := os.Chmod(filepath.Join(dir, step.file), step.mode); err != nil {
+			t.Fatal(err)
+		}
+		_, report := Load(dir, testOptions(nil))
+		found := false
+		for _, i := range report.Issues {
+			found = found || step.want != "" && i.Severity == step.severity && strings.Contains(i.Message, strings.ReplaceAll(step.want, "DIR", dir))
+			if step.want == "" && strings.Contains(i.Message, "everyone") {
+				t.Errorf("%s in a file of mode %o: %s", step.value, step.mode, i.Message)
+			}
+		}
+		if found != (step.want != "") {
+			t.Errorf("%s in a file of mode %o: %+v", step.value, step.mode, report.Issues)
+		}
 	}
-	_, report := Load(dir, testOptions(nil))
-	if len(report.Issues) != 1 || !strings.Contains(report.Issues[0].Message, "everyone on this machine may read") {
-		t.Errorf("issues: %+v", report.Issues)
+}
+
+// What is shown of settings holds no secret, however it is written.
+func TestSettingsHideSecrets(t *testing.T) {
+	dir, _ := unpack(t, "-- gateway.toml --\nname = \"a\"\n[bridge.b]\nurl = \"tls://example.azure-devices.net\"\npreset = \"azure-iot-hub\"\nclient_id = \"a\"\nsas_key = \"aHVudGVyMg==\"\nproxy = \"http://me:hunter@hunter2@proxy:3128\"\n[bridge.c]\nurl = \"tls://example.com\"\nusername = \"u\"\npassword = \"hunter2\"\nsned = 1\n")
+	opts := testOptions(nil)
+	opts.Settings = true
+	cfg, report := Load(dir, opts)
+	var b strings.Builder
+	report.WriteTo(&b)
+	if cfg != nil || strings.Contains(b.String(), "hunter") || strings.Contains(b.String(), "aHVud") {
+		t.Errorf("%v\n%s", cfg, &b)
+	}
+	text, _ := os.ReadFile(filepath.Join(dir, "gateway.toml"))
+	write(t, filepath.Join(dir, "gateway.toml"), strings.ReplaceAll(string(text), "sned = 1\n", ""))
+	cfg, report = Load(dir, opts)
+	if cfg == nil {
+		t.Fatal(report.Err())
+	}
+	shown := fmt.Sprint(cfg.Settings())
+	if strings.Contains(shown, "hunter") || strings.Contains(shown, "aHVud") || strings.Count(shown, hidden) != 3 || !strings.Contains(shown, "proxy:3128") {
+		t.Error(shown)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"hash"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -104,11 +105,34 @@ func (l *loader) flatten(list []setting, part, path string, n *node) []setting {
 		return list
 	}
 	s := setting{Setting{part, path, n.spell()}, l.secrets.digest(n)}
-	if strings.HasSuffix(path, ".password") {
+	if shown := n.shown(path); shown != s.Value {
 		s.secret += digest(s.Value)
-		s.Value = hidden
+		s.Value = shown
 	}
 	return append(list, s)
+}
+
+// shown is how the value at path may be shown: that of a password or key is
+// hidden, written out or not, and so is the password in a URL.
+func (n *node) shown(path string) string {
+	text, isString := n.value.(string)
+	_, key := lastKey(path)
+	switch {
+	case key == "password" || key == "sas_key" || strings.Contains(text, pemBegin):
+		return hidden
+	case isString && strings.Contains(text, "@"):
+		return urlPassword.ReplaceAllString(n.spell(), "://${1}:"+hidden+"@")
+	}
+	return n.spell()
+}
+
+// urlPassword finds the password in a URL.
+var urlPassword = regexp.MustCompile(`://([^/\s:@"']*):([^\s"']+)@`)
+
+// lastKey splits the path of a setting before its last key.
+func lastKey(path string) (table, key string) {
+	i := strings.LastIndexByte(path, '.')
+	return path[:max(i, 0)], path[i+1:]
 }
 
 // spell writes a value in one way, however it stands in the file.

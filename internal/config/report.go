@@ -218,9 +218,12 @@ func (f *source) locate(i *Issue, s span) {
 	i.Source, i.start, i.end = mask(line, i.start, i.end)
 }
 
-// passwordValue finds what stands behind a password key, however incomplete
-// its line is, and the password in a URL.
-var passwordValue = regexp.MustCompile(`(?i)password["']?\s*=\s*("(?:[^"\\]|\\.)*"?|'[^']*'?|[^\s"',}]+)|://[^/\s:@"']*:([^/\s"'@]+)@`)
+// passwordValue finds what stands behind the key of a password, however incomplete
+// its line is, a text behind a key that is called like one, and the password in a
+// URL.
+var passwordValue = regexp.MustCompile(`(?i)(?:pas+wor[dt]|sas[_-]?key)["']?\s*=\s*("(?:[^"\\]|\\.)*"?|'[^']*'?|[^\s"',}]+)` +
+	`|(?:pas+[a-z]*|p[as]*w[a-z]*|secret|token)["']?\s*=\s*("(?:[^"\\]|\\.)*"?|'[^']*'?)` +
+	`|://[^/\s:@"']*:([^\s"']+)@`)
 
 // mask hides passwords that are written out in a line, and moves the marked
 // bytes accordingly.
@@ -229,7 +232,10 @@ func mask(line string, start, end int) (masked string, newStart, newEnd int) {
 	from := 0
 	newStart, newEnd = start, end
 	for _, m := range passwordValue.FindAllStringSubmatchIndex(line, -1) {
-		low, high := max(m[2], m[4]), max(m[3], m[5]) // one of the two groups is absent: -1
+		if strings.HasPrefix(line[m[0]:], "passwords") { // names a file
+			continue
+		}
+		low, high := max(m[2], m[4], m[6]), max(m[3], m[5], m[7]) // all groups but one are absent: -1
 		if _, _, isRef := reference(strings.Trim(line[low:high], `"'`)); isRef {
 			continue
 		}

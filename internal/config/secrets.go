@@ -47,16 +47,17 @@ type secrets struct {
 }
 
 // expand returns what s stands for and whether it was a reference. ok is
-// false when it cannot be found, which is reported.
-func (x *secrets) expand(b *binder, n *node, s string) (v string, isRef, ok bool) {
-	v, isRef, ok = x.lookup(b, n, s)
+// false when it cannot be found, which is reported. open says how bad it is if
+// everyone may read the file that it stands in.
+func (x *secrets) expand(b *binder, n *node, s string, open Severity) (v string, isRef, ok bool) {
+	v, isRef, ok = x.lookup(b, n, s, open)
 	if isRef && ok {
 		x.expanded[n] = v
 	}
 	return v, isRef, ok
 }
 
-func (x *secrets) lookup(b *binder, n *node, s string) (v string, isRef, ok bool) {
+func (x *secrets) lookup(b *binder, n *node, s string, open Severity) (v string, isRef, ok bool) {
 	kind, name, isRef := reference(s)
 	if !isRef {
 		if strings.Contains(s, "${") {
@@ -76,10 +77,11 @@ func (x *secrets) lookup(b *binder, n *node, s string) (v string, isRef, ok bool
 	if !ok {
 		return "", true, false
 	}
-	data, err := x.read(b, n, path, true)
+	data, err := x.read(b, n, path)
 	if err != nil {
 		return "", true, false
 	}
+	b.checkMode(open, n, path)
 	return strings.TrimRight(string(data), "\r\n"), true, true
 }
 
@@ -147,9 +149,8 @@ func (x *secrets) abs(path string) string {
 	return filepath.Join(x.dir, path)
 }
 
-// read returns a file's content. If it is secret and everyone may read it,
-// that is warned about.
-func (x *secrets) read(b *binder, n *node, path string, secret bool) ([]byte, error) {
+// read returns a file's content.
+func (x *secrets) read(b *binder, n *node, path string) ([]byte, error) {
 	info, err := os.Stat(path)
 	if err == nil && !info.Mode().IsRegular() {
 		err = errors.New("it is no regular file")
@@ -166,16 +167,19 @@ func (x *secrets) read(b *binder, n *node, path string, secret bool) ([]byte, er
 		return nil, err
 	}
 	x.contents[n] += digest(string(data))
-	if secret {
-		b.checkMode(n, path, info)
-	}
 	return data, nil
 }
 
-// checkMode warns about a secret that everyone may read.
-func (b *binder) checkMode(n *node, path string, info fs.FileInfo) {
-	if info.Mode().Perm()&0o004 != 0 {
-		b.warnAt(n, "everyone on this machine may read %s: chmod 640 it, or use a systemd credential", path)
+// checkMode reports a file that everyone may read or change: an error where
+// its content is secret, and else a warning.
+func (b *binder) checkMode(open Severity, n *node, path string) {
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+	case info.Mode().Perm()&0o002 != 0:
+		b.report(open, n, n.val, "everyone on this machine may change %s: chmod 640 %[1]s", path)
+	case info.Mode().Perm()&0o004 != 0:
+		b.report(open, n, n.val, "everyone on this machine may read %s: chmod 640 %[1]s", path)
 	}
 }
 
@@ -197,7 +201,7 @@ type secret struct {
 
 func (s *secret) bind(b *binder, n *node) {
 	var t text
-	if t.bind(b, n); t.set() {
+	if t.read(b, n, Error); t.set() {
 		s.at, s.V, s.literal = n, Secret(t.V), !t.isRef
 	}
 }
@@ -225,7 +229,7 @@ func (f *pemFile) bind(b *binder, n *node) {
 		}
 		return
 	}
-	v, _, ok := b.secrets.expand(b, n, s)
+	v, _, ok := b.secrets.expand(b, n, s, Error)
 	switch {
 	case !ok:
 	case strings.Contains(v, pemBegin) && !isRef:
@@ -238,7 +242,7 @@ func (f *pemFile) bind(b *binder, n *node) {
 }
 
 func (f *pemFile) load(b *binder, n *node, path string) {
-	data, err := b.secrets.read(b, n, path, false)
+	data, err := b.secrets.read(b, n, path)
 	switch {
 	case err != nil:
 	case !strings.Contains(string(data), pemBegin):

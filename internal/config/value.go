@@ -18,13 +18,16 @@ type text struct {
 	isRef bool // V came from a reference; binder.report keeps it out of messages
 }
 
-func (t *text) bind(b *binder, n *node) {
+func (t *text) bind(b *binder, n *node) { t.read(b, n, Warning) }
+
+// read binds it; open is for expand.
+func (t *text) read(b *binder, n *node, open Severity) {
 	s, ok := n.value.(string)
 	if !ok {
 		b.errorAt(n, "this is %s; it must be a string in quotes", n.kind())
 		return
 	}
-	v, isRef, ok := b.secrets.expand(b, n, s)
+	v, isRef, ok := b.secrets.expand(b, n, s, open)
 	if !ok {
 		return
 	}
