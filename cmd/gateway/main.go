@@ -109,7 +109,7 @@ See it work, with nothing to connect or configure:  gateway demo`,
 	root.AddCommand(
 		newRun(&opts), newCheck(&opts), newDemo(), newSimulate(&opts),
 		newPlan(&opts), newScan(&opts), newProbe(&opts), newRead(&opts), newWrite(&opts), newHold(&opts), newRelease(&opts), newAudit(&opts),
-		newStatus(&opts), newBridge(&opts), newBuffer(&opts), newPasswd(&opts), newProfiles(&opts), newHA(&opts), newVersion(),
+		newStatus(&opts), newCapture(&opts), newReplay(), newBridge(&opts), newBuffer(&opts), newPasswd(&opts), newProfiles(&opts), newHA(&opts), newVersion(),
 	)
 	return root
 }

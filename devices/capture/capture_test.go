@@ -261,6 +261,7 @@ func TestTapCostsNothingUnused(t *testing.T) {
 	}
 	for _, r := range all {
 		r.Close()
+		r.Close()
 	}
 	if tap.recordings.Load() != nil {
 		t.Error("something is still recorded")

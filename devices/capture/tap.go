@@ -91,15 +91,13 @@ func (t *Tap) Record() (*Recording, error) {
 // Events are what happens, in its order. It is closed by Close.
 func (r *Recording) Events() <-chan Event { return r.events }
 
-// Close ends the recording. What was missed at last is among the events.
+// Since is the time of the capture now.
+func (r *Recording) Since() time.Duration { return devices.Now().Sub(r.Start) }
+
+// Close ends the recording. What was missed at last is among the events. It may
+// be called twice.
 func (r *Recording) Close() {
-	t := r.tap
-	t.mu.Lock()
-	all := slices.DeleteFunc(slices.Clone(*t.recordings.Load()), func(o *Recording) bool { return o == r })
-	if t.recordings.Store(&all); len(all) == 0 {
-		t.recordings.Store(nil)
-	}
-	t.mu.Unlock()
+	r.tap.drop(r)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
@@ -115,6 +113,21 @@ func (r *Recording) Close() {
 		}
 	}
 	close(r.events)
+}
+
+func (t *Tap) drop(r *Recording) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.recordings.Load()
+	if p == nil {
+		return
+	}
+	all := slices.DeleteFunc(slices.Clone(*p), func(o *Recording) bool { return o == r })
+	if len(all) == 0 {
+		t.recordings.Store(nil)
+		return
+	}
+	t.recordings.Store(&all)
 }
 
 // note tells who records of e. It does not wait.
