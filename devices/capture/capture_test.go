@@ -413,6 +413,14 @@ func TestPcapBytes(t *testing.T) {
 		if err := p.Frame(3500*time.Microsecond, true, []byte{1, 2, 3}); err != nil {
 			t.Fatal(err)
 		}
+		first := out.Len()
+		if err := p.Frame(4*time.Millisecond, false, []byte{4}); err != nil {
+			t.Fatal(err)
+		}
+		if second := out.Bytes()[first:]; framing == TCP && !bytes.Contains(second, []byte{0, 0, 0, 1, 0, 0, 0, 4, 0x50, 0x18}) {
+			t.Errorf("the answer does not acknowledge the three bytes: % x", second) // sequence 1, next expected 4
+		}
+		out.Truncate(first)
 		if got := fmt.Sprintf("%x", out.Bytes()); got != strings.ReplaceAll(want, " ", "") {
 			t.Errorf("%s: %s", framing, got)
 		}
