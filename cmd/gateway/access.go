@@ -154,7 +154,7 @@ func openPlant(cfg *config.Config) (*plant, func(), error) {
 			p.buses[settings.ID] = &plantBus{}
 			continue
 		}
-		line, _, err := openBus(settings, nil)
+		line, _, err := openBus(settings, nil, nil)
 		if err != nil {
 			return nil, nil, err
 		}

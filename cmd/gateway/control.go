@@ -82,6 +82,7 @@ func (c *control) serve(ctx context.Context, l net.Listener) error {
 	mux.HandleFunc("POST /log", c.postLog)
 	mux.HandleFunc("POST /mute", c.postMute)
 	mux.HandleFunc("POST /pause", c.postPause)
+	mux.HandleFunc("POST /capture", c.postCapture)
 	c.serveBuffers(mux)
 	mux.HandleFunc("GET /audit", func(w http.ResponseWriter, _ *http.Request) { answer(w, c.command.writes.Last(0), nil) })
 	server := &http.Server{

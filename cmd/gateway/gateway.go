@@ -21,6 +21,7 @@ import (
 	rights "edgegateway/broker/access" // access is how commands reach devices
 	"edgegateway/broker/spool"
 	"edgegateway/devices"
+	"edgegateway/devices/capture"
 	"edgegateway/devices/modbus"
 	"edgegateway/devices/serial"
 	"edgegateway/internal/clock"
@@ -393,7 +394,8 @@ func (g *gateway) newBus(cfg *config.Config, settings *config.Bus) (*bus, *plant
 		poll.Devices = append(poll.Devices, dev.Device)
 	}
 	settings.Modbus.Notebook = g.learned
-	if poll.Line, poll.Listener, err = openBus(settings, poll.Devices); err != nil {
+	tap := new(capture.Tap)
+	if poll.Line, poll.Listener, err = openBus(settings, poll.Devices, tap); err != nil {
 		return nil, nil, err
 	}
 	if b.poller, err = devices.NewPoller(poll); err != nil {
@@ -405,7 +407,7 @@ func (g *gateway) newBus(cfg *config.Config, settings *config.Bus) (*bus, *plant
 	if b.doctor != nil {
 		b.doctor.excuse = b.doubts.undecided
 	}
-	return b, &plantBus{line: poll.Line, do: b.poller.Do, lend: b.poller.Lend}, nil
+	return b, &plantBus{line: poll.Line, do: b.poller.Do, lend: b.poller.Lend, tap: tap}, nil
 }
 
 func (g *gateway) publish(msg *broker.Message) { g.broker.Publish(msg) }
@@ -434,11 +436,14 @@ func (g *gateway) wall() time.Duration {
 }
 
 // openBus is the protocol table: it returns the line or the listener of a
-// bus, which opens its port when it needs it.
-func openBus(settings *config.Bus, devs []*devices.Device) (devices.Line, devices.Listener, error) {
+// bus, which opens its port when it needs it. What passes that can be recorded
+// by tap, which may be nil.
+func openBus(settings *config.Bus, devs []*devices.Device, tap *capture.Tap) (devices.Line, devices.Listener, error) {
 	switch settings.Protocol {
 	case config.Modbus:
-		line, err := modbus.NewLine(settings.Modbus)
+		cfg := settings.Modbus
+		cfg.Tap = tap
+		line, err := modbus.NewLine(cfg)
 		if err != nil {
 			return nil, nil, fmt.Errorf("bus %s: %w", settings.ID, err)
 		}
@@ -449,7 +454,7 @@ func openBus(settings *config.Bus, devs []*devices.Device) (devices.Line, device
 			Devices: devs,
 			Framing: settings.Lines.Framing,
 			Polls:   settings.Lines.Polls,
-			Open:    openStream(settings),
+			Open:    func() (serial.Stream, error) { return tap.Wrap(openStream(settings)) },
 		})
 		if err != nil {
 			return nil, nil, err
@@ -459,13 +464,11 @@ func openBus(settings *config.Bus, devs []*devices.Device) (devices.Line, device
 	return nil, nil, fmt.Errorf("bus %s: protocol %q is not known", settings.ID, settings.Protocol)
 }
 
-func openStream(settings *config.Bus) func() (serial.Stream, error) {
+func openStream(settings *config.Bus) (capture.Stream, error) {
 	if settings.Lines.Address != "" {
-		return func() (serial.Stream, error) {
-			return net.DialTimeout("tcp", settings.Lines.Address, 10*time.Second)
-		}
+		return net.DialTimeout("tcp", settings.Lines.Address, 10*time.Second)
 	}
-	return func() (serial.Stream, error) { return serial.Open(settings.Lines.Serial) }
+	return serial.Open(settings.Lines.Serial)
 }
 
 // A stage is a set of parts that end together.

@@ -16,6 +16,7 @@ import (
 
 	"edgegateway/broker"
 	"edgegateway/devices"
+	"edgegateway/devices/capture"
 	"edgegateway/devices/modbus"
 	"edgegateway/internal/config"
 	"edgegateway/mapping"
@@ -42,6 +43,7 @@ type plantBus struct {
 	line devices.Line // planned with only inside a query; nil on a bus that speaks by itself
 	do   func(context.Context, devices.Query, *devices.Batch) error
 	lend func(ctx context.Context, to string) error // devices.Poller.Lend; nil: only this command uses it
+	tap  *capture.Tap                               // by which its port is recorded; nil: it cannot be
 }
 
 // askTimeout bounds one request of a command, waiting for its turn included.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"edgegateway/devices"
+	"edgegateway/devices/capture"
 	"edgegateway/devices/serial"
 )
 
@@ -41,6 +42,8 @@ type Config struct {
 	ConnectDelay   time.Duration // from opening the port to the first request: some devices need it
 
 	Notebook Notebook // of what is learned about devices; nil: it lasts as long as the line
+
+	Tap *capture.Tap // by which what passes the port can be recorded; nil: it cannot
 }
 
 // Framings of a serial port.
@@ -232,6 +235,11 @@ func (l *Line) askOnce(ctx context.Context, u Unit, r *request) (answer, error) 
 	return a, err
 }
 
+func (l *Line) dial(ctx context.Context) (Port, error) {
+	p, err := l.carrier.dial(ctx)
+	return l.cfg.Tap.Wrap(p, err)
+}
+
 // open opens the port if it is not. An attempt that took long is not repeated
 // at once: an unreachable host costs at most half of the line's time.
 func (l *Line) open(ctx context.Context) error {
@@ -242,7 +250,7 @@ func (l *Line) open(ctx context.Context) error {
 	if start.Before(l.notUntil) {
 		return l.openErr
 	}
-	p, err := l.carrier.dial(ctx)
+	p, err := l.dial(ctx)
 	if err != nil {
 		if took := time.Since(start); ctx.Err() == nil && took > leastHoldOff {
 			l.openErr, l.notUntil = err, time.Now().Add(min(took, maxHoldOff))

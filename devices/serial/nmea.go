@@ -43,6 +43,13 @@ func parseNMEA(line []byte, dst [][]byte) (sentence, error) {
 	return s, nil
 }
 
+// CheckNMEA finds what is wrong with a line that should hold an NMEA 0183
+// sentence.
+func CheckNMEA(line []byte) error {
+	_, err := parseNMEA(line, nil)
+	return err
+}
+
 // verifyXOR compares the exclusive or of all bytes of body with two
 // hexadecimal digits.
 func verifyXOR(body, digits []byte) error {
