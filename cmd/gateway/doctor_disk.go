@@ -116,7 +116,8 @@ func (d *doctor) space(dir string, size int64) {
 		d.say(diskArea, warning, dir, "", "how much is free is not known: %v", err)
 		return
 	}
-	free, total := int64(s.Bavail)*s.Bsize, int64(s.Blocks)*s.Bsize
+	block := int64(s.Bsize) // 32 bits wide on a 32-bit Pi
+	free, total := int64(s.Bavail)*block, int64(s.Blocks)*block
 	reserve := spool.DefaultReserve(total)
 	const makeRoom = "make room: sudo apt clean; sudo journalctl --vacuum-size=50M; sudo du -xh / | sort -h | tail"
 	switch grow := size - taken(dir); {
