@@ -420,7 +420,7 @@ func TestPoisonIsFoundAndGivenUp(t *testing.T) {
 		r.tele.fill(0, 30)
 		r.start()
 		pass(10 * time.Minute)
-		if r.tele.Acked() != 30 || r.Stats().Refused[reasonWords(0x87)] != 1 || r.up.attempts() != 1+2*proofs+1 { // every second one begins with what is known to pass
+		if r.tele.Acked() != 30 || r.Stats().Refused[reasonWords(0x87)] != 1 || r.up.attempts() < 1+2*proofs || r.up.attempts() > 1+2*proofs+1 { // every second one begins with what is known to pass; the first may do to show that something passes
 			t.Errorf("cursor %d, %d connections, stats %+v", r.tele.Acked(), r.up.attempts(), r.Stats())
 		}
 		r.end()

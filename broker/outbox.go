@@ -80,6 +80,7 @@ type outbox struct {
 	again    bool              // it has to look again
 	ended    bool              // there will be none
 	corked   bool              // nothing leaves
+	greeted  bool              // the CONNACK is on its way: nothing may go before it (MQTT 5, 3.2.0-1)
 	unread   bool              // nothing is read of the client, so that it cannot acknowledge
 	state    outboxState
 	final    []byte   // the last packet, once closing
@@ -106,7 +107,7 @@ const (
 func (o *outbox) open(c *client, p *packet.Connect, max int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.client, o.version, o.max, o.state, o.corked = c, c.version, max, outboxOpen, true
+	o.client, o.version, o.max, o.state, o.corked, o.greeted = c, c.version, max, outboxOpen, true, false
 	o.writing, o.again, o.ended = false, false, false
 	o.problems = p.Props.Num(packet.RequestProblem, 1) == 1
 	o.last = time.Now()
@@ -216,6 +217,7 @@ func (o *outbox) greet(p packet.Packet) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.control, _ = p.Append(o.control, o.version)
+	o.greeted = true
 	o.poke()
 }
 
@@ -397,7 +399,9 @@ func (o *outbox) take(buf []byte, batch []sent) (_ []byte, _ []sent, open bool) 
 		batch = o.takeBatch(batch)
 	}
 	if o.state == outboxClosing || o.state == outboxDraining && len(batch) == 0 && o.spent() {
-		buf = append(buf, o.final...)
+		if o.greeted {
+			buf = append(buf, o.final...)
+		}
 		o.state = outboxClosed
 	}
 	// Those who wait for room are called when there is room for many: else all
