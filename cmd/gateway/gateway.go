@@ -56,7 +56,7 @@ type gateway struct {
 	births  map[string]bool // topics on which Home Assistant is listened to
 
 	readOnly bool
-	changing sync.Mutex // held while a reload is under way, and from the stop on
+	changing chan struct{} // has room for one: a reload while it is under way, and the stop for good
 }
 
 // works are what the configuration makes of a gateway. A reload puts others in
@@ -96,7 +96,7 @@ type places struct {
 // newGateway opens the spool and builds the rest; nothing runs yet but the
 // spool's committers, which close ends.
 func newGateway(cfg *config.Config, at places, readOnly bool, log *slog.Logger) (g *gateway, err error) {
-	g = &gateway{cfg: cfg, at: at, log: log, started: devices.Now(), readOnly: readOnly, births: map[string]bool{}}
+	g = &gateway{cfg: cfg, at: at, log: log, started: devices.Now(), readOnly: readOnly, births: map[string]bool{}, changing: make(chan struct{}, 1)}
 	defer func() {
 		if err != nil {
 			g.close()
@@ -535,7 +535,7 @@ func (g *gateway) run(ctx context.Context, ready func()) error {
 	g.stages = s
 	defer func() {
 		g.log.Info("stopping", "reason", context.Cause(ctx))
-		g.changing.Lock() // never to be unlocked
+		g.changing <- struct{}{} // never to be taken out
 		s.end()
 	}()
 

@@ -192,11 +192,17 @@ func compare(start, old, now map[string]string) *changes {
 
 func (c *changes) keeps(part string) bool { return slices.Contains(c.kept, part) }
 
+var errEnding = errors.New("the gateway is stopping")
+
 // reload has the gateway work by cfg. What did not change goes on as it is: its
 // schedule, its connections. An error says that nothing was changed.
 func (g *gateway) reload(ctx context.Context, cfg *config.Config) (*changes, error) {
-	g.changing.Lock()
-	defer g.changing.Unlock()
+	select {
+	case g.changing <- struct{}{}:
+		defer func() { <-g.changing }()
+	case <-ctx.Done():
+		return nil, errEnding
+	}
 	if cfg.Name != g.cfg.Name {
 		return nil, fmt.Errorf("the name is %q now and was %q: all topics and sessions go by it, so that the gateway has to be started again: systemctl restart gateway", cfg.Name, g.cfg.Name)
 	}
@@ -225,7 +231,7 @@ func (g *gateway) reload(ctx context.Context, cfg *config.Config) (*changes, err
 		g.command.adopt()
 	})
 	if !changed {
-		return nil, errors.New("the gateway is stopping")
+		return nil, errEnding
 	}
 	pollers := make(map[string]*devices.Poller)
 	for _, b := range w.buses {

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -10,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"edgegateway/devices/simulator"
 	"edgegateway/internal/config"
@@ -234,5 +237,43 @@ device.main = { bus = "rs485", unit_id = `+unit+`, points.x = { input = 1 } }
 	out.Reset()
 	if err := printDiff(&out, load("1"), at); err != nil || !strings.HasPrefix(out.String(), "A reload would change nothing.") {
 		t.Errorf("%v; check --diff says:\n%s", err, &out)
+	}
+}
+
+// A reload that is asked for while the gateway stops keeps nobody waiting.
+func TestReloadWhileStopping(t *testing.T) {
+	state, err := os.MkdirTemp("", "gw-") // short: it holds a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(state) })
+	writeFile(t, filepath.Join(state, "gateway.toml"), "name = \"plant\"\n[broker]\nlisten = [\"tcp://127.0.0.1:"+freePort(t)+"\"]\n")
+	cfg, report := config.Load(state, config.Options{})
+	if cfg == nil {
+		t.Fatal(report.Err())
+	}
+	log := slog.New(slog.NewTextHandler(t.Output(), nil))
+	g, err := newGateway(cfg, places{state: state, runtime: state}, false, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.reloads = &reloader{path: state, gateway: g, log: log, hangups: make(chan os.Signal)}
+	ctx, stop := context.WithCancel(t.Context())
+	ready, ended := make(chan struct{}), make(chan error, 1)
+	go func() { ended <- g.run(ctx, func() { close(ready) }) }()
+	<-ready
+	g.stages.uplinks.run("takes its leave", func(ctx context.Context) error {
+		<-ctx.Done()
+		g.reloads.hangups <- syscall.SIGHUP // the reloader, which ends later, has taken it
+		return nil
+	})
+	stop()
+	select {
+	case err := <-ended:
+		if err := errors.Join(err, g.close()); err != nil {
+			t.Error(err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Fatal("it does not end")
 	}
 }
