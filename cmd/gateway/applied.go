@@ -26,10 +26,10 @@ type appliedFile struct {
 }
 
 // saveApplied notes what a reload has put into force.
-func saveApplied(cfg *config.Config, at places, log *slog.Logger) {
+func saveApplied(settings []config.Setting, at places, log *slog.Logger) {
 	file, err := readApplied(at)
 	if err == nil {
-		file.Now = cfg.Settings()
+		file.Now = settings
 		err = writeApplied(at, file)
 	}
 	if err != nil {
@@ -38,8 +38,8 @@ func saveApplied(cfg *config.Config, at places, log *slog.Logger) {
 }
 
 // startApplied notes what the gateway was started with.
-func startApplied(cfg *config.Config, at places, log *slog.Logger) {
-	if err := writeApplied(at, &appliedFile{Start: cfg.Settings()}); err != nil {
+func startApplied(settings []config.Setting, at places, log *slog.Logger) {
+	if err := writeApplied(at, &appliedFile{Start: settings}); err != nil {
 		log.Warn("`gateway check --diff` will not know what the gateway runs with", "err", err)
 	}
 }
@@ -73,15 +73,19 @@ func readApplied(at places) (*appliedFile, error) {
 
 // texts joins the settings of each part.
 func texts(list []config.Setting) map[string]string {
-	all := make(map[string]string)
+	lines := make(map[string][]string)
 	for _, s := range list {
-		all[s.Part] += s.String() + "\n"
+		lines[s.Part] = append(lines[s.Part], s.String())
+	}
+	all := make(map[string]string, len(lines))
+	for part, l := range lines {
+		all[part] = strings.Join(l, "\n")
 	}
 	return all
 }
 
-// printDiff says what a reload would do with cfg, part by part.
-func printDiff(out io.Writer, cfg *config.Config, at places) error {
+// printDiff says what a reload would do with other settings, part by part.
+func printDiff(out io.Writer, settings []config.Setting, at places) error {
 	file, err := readApplied(at)
 	if err != nil {
 		return err
@@ -90,7 +94,7 @@ func printDiff(out io.Writer, cfg *config.Config, at places) error {
 	if old == nil {
 		old = file.Start
 	}
-	start, before, now := texts(file.Start), texts(old), texts(cfg.Settings())
+	start, before, now := texts(file.Start), texts(old), texts(settings)
 	c := compare(start, before, now)
 	said := false
 	tell := func(parts []string, what string, before map[string]string) {
@@ -121,7 +125,7 @@ func printDiff(out io.Writer, cfg *config.Config, at places) error {
 
 // printLines shows the lines that are only in one of two texts.
 func printLines(out io.Writer, before, now string) {
-	a, b := strings.Split(strings.TrimSpace(before), "\n"), strings.Split(strings.TrimSpace(now), "\n")
+	a, b := strings.Split(before, "\n"), strings.Split(now, "\n")
 	for _, side := range []struct {
 		mark        string
 		lines, rest []string

@@ -37,7 +37,12 @@ and bridges would begin anew, and because of which settings.`,
 }
 
 func check(opts *options, path string, asJSON, quiet, diff bool) error {
-	cfg, report := config.Load(path, config.Options{SecretsElsewhere: true, Settings: diff})
+	opt := config.Options{SecretsElsewhere: true}
+	var settings []config.Setting
+	if diff {
+		opt.Settings = &settings
+	}
+	_, report := config.Load(path, opt)
 	switch {
 	case asJSON:
 		out := json.NewEncoder(os.Stdout)
@@ -53,7 +58,7 @@ func check(opts *options, path string, asJSON, quiet, diff bool) error {
 		return &exitError{code: exitConfig}
 	}
 	if diff {
-		return printDiff(os.Stdout, cfg, places{state: opts.state, runtime: runtimeDir(opts.state)})
+		return printDiff(os.Stdout, settings, places{state: opts.state, runtime: runtimeDir(opts.state)})
 	}
 	return nil
 }

@@ -213,7 +213,7 @@ func (d *doctor) print(out io.Writer, all bool) {
 			f.print(out)
 		}
 	}
-	fmt.Fprintf(out, "\n%s, %s, %s\n", counted(d.count(failure), "failure"), counted(d.count(warning), "warning"), counted(d.count(note), "note"))
+	fmt.Fprintf(out, "\n%s, %s, %s\n", count(d.count(failure), "failure"), count(d.count(warning), "warning"), count(d.count(note), "note"))
 }
 
 func (f *finding) print(out io.Writer) {
@@ -238,15 +238,15 @@ func (d *doctor) configuration() {
 			d.say(area, failure, "", "sudo gateway doctor", "%s: it is not for this user to read", text)
 			return
 		}
-		d.say(area, failure, "", "gateway check --config "+d.opts.config, "%s: %s", counted(report.Errors(), "error"), err)
+		d.say(area, failure, "", "gateway check --config "+d.opts.config, "%s: %s", count(report.Errors(), "error"), err)
 		return
 	}
 	if n := report.Warnings(); n > 0 {
-		d.say(area, warning, "", "gateway check --config "+d.opts.config, "%s, such as: %s", counted(n, "warning"), report.Issues[0].Message)
+		d.say(area, warning, "", "gateway check --config "+d.opts.config, "%s, such as: %s", count(n, "warning"), report.Issues[0].Message)
 	}
 	strict, _ := config.Load(d.opts.config, config.Options{})
 	d.secrets = strict != nil
-	d.say(area, fine, "", "", "buses: %d, %s, %s in %s", len(cfg.Buses), counted(len(cfg.Devices), "device"), counted(len(cfg.Bridges), "bridge"), cfg.Dir)
+	d.say(area, fine, "", "", "buses: %d, %s, %s in %s", len(cfg.Buses), count(len(cfg.Devices), "device"), count(len(cfg.Bridges), "bridge"), cfg.Dir)
 }
 
 // ask asks the gateway that runs what troubles it.
@@ -357,7 +357,7 @@ func (d *doctor) partsOf(area string) {
 		d.say(area, warning, "", "gateway status", "%d more devices have trouble", len(odd)-5)
 	}
 	if len(away) > 0 {
-		d.say(area, note, "", "", "%s of those buses cannot be asked", counted(len(away), "device"))
+		d.say(area, note, "", "", "%s of those buses cannot be asked", count(len(away), "device"))
 	}
 	for _, b := range s.Bridges {
 		switch trouble := bridgeTrouble(&b); {

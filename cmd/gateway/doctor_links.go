@@ -192,7 +192,7 @@ func (d *doctor) certificate(area, about, file string, c *x509.Certificate, then
 	case left <= 0:
 		d.say(area, failure, about, remedy, "%s expired at %s: %s", text, until, then)
 	case ends.Soon(c, now):
-		d.say(area, warning, about, remedy, "%s expires at %s, in %s", text, until, counted(int(left.Hours()/24), "day"))
+		d.say(area, warning, about, remedy, "%s expires at %s, in %s", text, until, count(int(left.Hours()/24), "day"))
 	default:
 		d.say(area, fine, about, "", "%s is good until %s", text, until)
 	}

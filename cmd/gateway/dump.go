@@ -56,11 +56,12 @@ const (
 
 // A dumper collects what goes into a dump.
 type dumper struct {
-	opts  *options
-	hide  *strings.Replacer
-	cfg   *config.Config // nil: it has errors
-	files []dumpFile
-	total int
+	opts     *options
+	hide     *strings.Replacer
+	cfg      *config.Config   // nil: it has errors
+	settings []config.Setting // of cfg
+	files    []dumpFile
+	total    int
 }
 
 type dumpFile struct {
@@ -82,7 +83,7 @@ func (d *dumper) add(name, about string, data []byte) {
 func dump(ctx context.Context, opts *options, file string) error {
 	now := time.Now()
 	d := &dumper{opts: opts, hide: strings.NewReplacer()}
-	d.cfg, _ = config.Load(opts.config, config.Options{SecretsElsewhere: true, Settings: true})
+	d.cfg, _ = config.Load(opts.config, config.Options{SecretsElsewhere: true, Settings: &d.settings})
 	name := "gateway"
 	if d.cfg != nil {
 		name = d.cfg.Name
@@ -158,7 +159,7 @@ func (d *dumper) configuration() {
 	}
 	if d.cfg != nil {
 		text.Reset()
-		for _, s := range d.cfg.Settings() {
+		for _, s := range d.settings {
 			fmt.Fprintf(&text, "%s: %v\n", s.Part, s)
 		}
 		d.add("settings.txt", "all of it laid over each other", []byte(text.String()))

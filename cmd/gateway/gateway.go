@@ -111,6 +111,7 @@ func newGateway(cfg *config.Config, at places, readOnly bool, log *slog.Logger) 
 	if err != nil {
 		return g, err
 	}
+	w.ha = g.newAnnouncer(w)
 	g.works.Store(w)
 	if err := g.newBroker(at); err != nil {
 		return g, err
@@ -288,7 +289,7 @@ func (g *gateway) newUplink(settings *config.Bridge) (*uplink, error) {
 }
 
 // newWorks makes what a configuration says, but for its bridges, which the
-// broker has to be there for. The buses of old that are in cfg, too, are taken
+// broker has to be there for, and the announcer. The buses of old that are in cfg, too, are taken
 // over; nothing is begun, and nothing of old changed.
 func (g *gateway) newWorks(cfg *config.Config, old *works) (*works, error) {
 	w := &works{cfg: cfg}
@@ -296,7 +297,6 @@ func (g *gateway) newWorks(cfg *config.Config, old *works) (*works, error) {
 	if w.mapper, err = mapping.New(cfg.Mapping()); err != nil {
 		return nil, err
 	}
-	w.ha = g.newAnnouncer(w)
 	w.plant = &plant{cfg: cfg, mapper: w.mapper, buses: map[string]*plantBus{}, clock: g.clock.Now, readOnly: g.readOnly}
 	pumps := map[string]*pump{}
 	for _, settings := range cfg.Buses {

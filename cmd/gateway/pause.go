@@ -182,17 +182,20 @@ func (p *pauses) take(bus, by string) (PauseStatus, error) {
 
 // keep has a bus that a reload begins anew begin paused, if it was, and ends the
 // pauses of buses that are gone.
-func (p *pauses) keep(begun map[string]*devices.Poller) {
+func (p *pauses) keep(begun []*bus) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for bus, one := range p.byBus {
-		if poller := begun[bus]; poller != nil {
-			poller.LendFirst(one.loan, p.to(one))
-		} else if p.plant().buses[bus] == nil {
-			delete(p.byBus, bus)
+	for _, b := range begun {
+		if one := p.byBus[b.ID]; one != nil {
+			b.poller.LendFirst(one.loan, p.to(one))
+		}
+	}
+	for name, one := range p.byBus {
+		if p.plant().buses[name] == nil {
+			delete(p.byBus, name)
 			one.timer.Stop()
 			one.end(errors.New("the bus is gone from the configuration"))
-			p.log.Info("pause ended: the bus is gone from the configuration", "bus", bus)
+			p.log.Info("pause ended: the bus is gone from the configuration", "bus", name)
 		}
 	}
 }

@@ -125,7 +125,8 @@ func (r *reloader) reload(ctx context.Context) *ReloadStatus {
 
 // read reads the configuration and has the gateway work by it.
 func (r *reloader) read(ctx context.Context) (*changes, error) {
-	cfg, report := config.Load(r.path, config.Options{Settings: true})
+	var settings []config.Setting
+	cfg, report := config.Load(r.path, config.Options{Settings: &settings})
 	for _, i := range report.Issues {
 		level := slog.LevelWarn
 		if i.Severity == config.Error {
@@ -134,16 +135,13 @@ func (r *reloader) read(ctx context.Context) (*changes, error) {
 		r.log.Log(ctx, level, i.Message, "file", fmt.Sprintf("%s:%d:%d", i.File, i.Line, i.Column))
 	}
 	if cfg == nil {
-		return nil, fmt.Errorf("the configuration has %s; `gateway check` shows them with their lines", counted(report.Errors(), "error"))
+		return nil, fmt.Errorf("the configuration has %s; `gateway check` shows them with their lines", count(report.Errors(), "error"))
 	}
-	return r.gateway.reload(ctx, cfg)
-}
-
-func counted(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
+	c, err := r.gateway.reload(ctx, cfg)
+	if err == nil {
+		saveApplied(settings, r.gateway.at, r.log)
 	}
-	return fmt.Sprintf("%d %ss", n, what)
+	return c, err
 }
 
 // Changes are what a reload does to the parts of a configuration.
@@ -214,8 +212,9 @@ func (g *gateway) reload(ctx context.Context, cfg *config.Config) (*changes, err
 	if err != nil {
 		return nil, err
 	}
-	if !c.announce {
-		w.ha = old.ha
+	w.ha = old.ha
+	if c.announce {
+		w.ha = g.newAnnouncer(w)
 	}
 	mappers, err := newMappers(c, old, w)
 	if err != nil {
@@ -223,7 +222,6 @@ func (g *gateway) reload(ctx context.Context, cfg *config.Config) (*changes, err
 	}
 
 	uplinks := g.changeUplinks(c, old, w)
-	begun := func(b *bus) bool { return !slices.Contains(old.buses, b) }
 	changed := g.command.change(ctx, func() {
 		g.endBuses(old, w)
 		g.learned.adopt(deviceIDs(cfg.Devices))
@@ -233,19 +231,12 @@ func (g *gateway) reload(ctx context.Context, cfg *config.Config) (*changes, err
 	if !changed {
 		return nil, errEnding
 	}
-	pollers := make(map[string]*devices.Poller)
-	for _, b := range w.buses {
-		if begun(b) {
-			pollers[b.ID] = b.poller
-		}
-	}
-	g.pauses.keep(pollers)
-	for _, b := range w.buses {
-		if begun(b) {
-			g.diary.give(b)
-			b.pump.screen = g.command.screen
-			g.beginBus(b)
-		}
+	begun := w.without(old)
+	g.pauses.keep(begun)
+	for _, b := range begun {
+		g.diary.give(b)
+		b.pump.screen = g.command.screen
+		g.beginBus(b)
 	}
 	for b, m := range mappers {
 		b.pump.remap(ctx, m)
@@ -257,15 +248,21 @@ func (g *gateway) reload(ctx context.Context, cfg *config.Config) (*changes, err
 	if w.ha != old.ha {
 		old.ha.stop()
 		g.beginAnnouncer(w)
-		err = g.listenForBirths(w)
+		if err := g.listenForBirths(w); err != nil {
+			g.log.Error("nobody hears when Home Assistant comes online: restart the gateway", "err", err)
+		}
 	}
 	c.disconnected = g.broker.Review(g.access.Set(cfg.Access))
 	g.publishStatus("online")
 	for _, u := range w.bridges {
 		u.SetStatus(g.statusPayload("online"), g.statusPayload("offline"))
 	}
-	saveApplied(cfg, g.at, g.log)
-	return c, err
+	return c, nil
+}
+
+// without returns the buses of w that are not in other.
+func (w *works) without(other *works) []*bus {
+	return slices.DeleteFunc(slices.Clone(w.buses), func(b *bus) bool { return slices.Contains(other.buses, b) })
 }
 
 // newMappers makes mappers for the buses that stay while what is published of
@@ -287,7 +284,7 @@ func newMappers(c *changes, old, w *works) (map[*bus]*mapping.Mapper, error) {
 
 // endBuses ends those of old that are not in w.
 func (g *gateway) endBuses(old, w *works) {
-	gone := slices.DeleteFunc(slices.Clone(old.buses), func(b *bus) bool { return slices.Contains(w.buses, b) })
+	gone := old.without(w)
 	var ids []string
 	for _, b := range gone {
 		ids = append(ids, b.ID)

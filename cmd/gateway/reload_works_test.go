@@ -213,7 +213,7 @@ func TestChangingTellsTheTruth(t *testing.T) {
 		t.Fatal(err)
 	}
 	checkCommands(t, "docs/changing.md", string(read))
-	load := func(unit string) *config.Config {
+	load := func(unit string) (settings []config.Setting) {
 		dir := t.TempDir()
 		writeFile(t, filepath.Join(dir, "gateway.toml"), `name = "a"
 bus.rs485 = { address = "/dev/ttyUSB0", baud = 9600, format = "8N1" }
@@ -222,11 +222,11 @@ bridge.aws = { url = "tcp://192.0.2.2", send = { "a/#" = "a/#" } }
 device.plc = { bus = "plc", unit_id = 1, points.x = { input = 1 } }
 device.main = { bus = "rs485", unit_id = `+unit+`, points.x = { input = 1 } }
 `)
-		cfg, report := config.Load(dir, config.Options{Settings: true})
+		cfg, report := config.Load(dir, config.Options{Settings: &settings})
 		if cfg == nil {
 			t.Fatal(report.Err())
 		}
-		return cfg
+		return settings
 	}
 	at := places{runtime: t.TempDir()}
 	startApplied(load("1"), at, slog.New(slog.DiscardHandler))

@@ -169,7 +169,7 @@ func (r *replaying) play(ctx context.Context, c *capture.Capture, speed float64)
 func (r *replaying) tell(c *capture.Capture, p *capture.Player, address string) {
 	what := "what was heard again and again"
 	if n := p.Requests(); n > 0 {
-		what = counted(n, "request") + " that can be answered"
+		what = count(n, "request") + " that can be answered"
 	}
 	fmt.Printf("bus %s of %s, %s: for a gateway to find it,\n\n[bus.%q]\naddress = %q\n", c.Bus, c.Start.Format(time.DateTime), what, c.Bus, address)
 	if address[0] == '/' && c.Baud > 0 {

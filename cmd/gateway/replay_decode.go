@@ -195,11 +195,11 @@ func (d *decoding) sum(length time.Duration) {
 	if len(d.units) == 0 {
 		n, what = d.frames, map[bool]string{true: "line", false: "frame"}[d.h.Framing == capture.Text]
 	}
-	fmt.Fprintf(d.w, "\n%s in %.1f s", counted(n, what), length.Seconds())
+	fmt.Fprintf(d.w, "\n%s in %.1f s", count(n, what), length.Seconds())
 	for _, n := range []struct {
 		n    int
 		text string
-	}{{d.bad, "with a wrong checksum"}, {d.noise, fmt.Sprintf("bytes of noise in %s", counted(d.places, "place"))}, {d.strays, "frames that nobody waited for"},
+	}{{d.bad, "with a wrong checksum"}, {d.noise, fmt.Sprintf("bytes of noise in %s", count(d.places, "place"))}, {d.strays, "frames that nobody waited for"},
 		{d.lost, "times the port was lost or could not be opened"}, {int(d.missed), "events NOT RECORDED"}} {
 		if n.n > 0 {
 			fmt.Fprintf(d.w, ", %d %s", n.n, n.text)
@@ -233,7 +233,7 @@ func (d *decoding) sum(length time.Duration) {
 		case u.requests > 0 && u.answers+u.spoiled == 0 && u.silent > 0:
 			fmt.Fprintf(d.w, "Unit %d never answered: check its power, wiring (A and B), unit id, baud rate and format.\n", id)
 		case u.spoiled > 0:
-			fmt.Fprintf(d.w, "Unit %d: %s wrong: noise, missing termination, or two units with one id.\n", id, counted(u.spoiled, "answer"))
+			fmt.Fprintf(d.w, "Unit %d: %s wrong: noise, missing termination, or two units with one id.\n", id, count(u.spoiled, "answer"))
 		}
 	}
 }

@@ -56,7 +56,8 @@ func runGateway(opts *options, readOnly bool, v *verbosity) error {
 	defer stop()
 	hangups, ignore := catchHangups()
 	defer ignore()
-	cfg, report := config.Load(opts.config, config.Options{Settings: true})
+	var settings []config.Setting
+	cfg, report := config.Load(opts.config, config.Options{Settings: &settings})
 	report.WriteTo(os.Stderr)
 	if cfg == nil {
 		return &exitError{code: exitConfig}
@@ -75,7 +76,7 @@ func runGateway(opts *options, readOnly bool, v *verbosity) error {
 	}
 	g.reloads = &reloader{path: opts.config, gateway: g, log: log, hangups: hangups, asked: make(chan chan *ReloadStatus)}
 	g.control.reload, g.control.verbosity = g.reloads.ask, v
-	startApplied(cfg, at, log)
+	startApplied(settings, at, log)
 	log.Info("starting", "name", cfg.Name, "version", version(), "config", cfg.Hash(),
 		"buses", len(g.works.Load().buses), "devices", len(cfg.Devices), "bridges", len(cfg.Bridges))
 	if !cfg.TrustClock && clock.Blind() {

@@ -89,10 +89,9 @@ type Config struct {
 	// bridges, of buses with TLS and of the broker's clients.
 	Authorities []Authority
 
-	hash     string
-	parts    map[string]string
-	settings []Setting
-	where    map[*devices.Point]origin
+	hash  string
+	parts map[string]string
+	where map[*devices.Point]origin
 }
 
 // Where says in which line of which file a point is written: FILE:LINE, ""

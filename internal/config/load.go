@@ -29,7 +29,7 @@ type Options struct {
 	// who use no bridge, since systemd may give them to the service only.
 	SecretsElsewhere bool
 
-	Settings bool // keep what Config.Settings returns
+	Settings *[]Setting // takes all values of a configuration without faults; nil: nobody wants them
 }
 
 // Load reads the configuration in a folder, or in one file. The Config is nil

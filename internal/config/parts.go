@@ -175,8 +175,8 @@ func (l *loader) summarize(root *node) {
 			parts[s.Part] = sha256.New()
 		}
 		fmt.Fprintln(parts[s.Part], s.Setting, s.secret)
-		if l.opts.Settings {
-			l.cfg.settings = append(l.cfg.settings, s.Setting)
+		if l.opts.Settings != nil {
+			*l.opts.Settings = append(*l.opts.Settings, s.Setting)
 		}
 	}
 	l.cfg.hash = hex.EncodeToString(whole.Sum(nil)[:6])
@@ -189,9 +189,6 @@ func (l *loader) summarize(root *node) {
 // Parts returns a digest of each part, by its name. It changes with what the
 // part says, with its passwords, and with the files it names.
 func (c *Config) Parts() map[string]string { return c.parts }
-
-// Settings lists all values, if Options asked for them.
-func (c *Config) Settings() []Setting { return c.settings }
 
 // Keep has c take over the buses of old that keep selects, with their devices:
 // the same objects, for those who hold on to them. What c says of them has to

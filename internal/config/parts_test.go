@@ -54,8 +54,10 @@ points.x = { input = 1 }
 
 // TestPartsTellWhatChanged: a change shows in its part and in no other.
 func TestPartsTellWhatChanged(t *testing.T) {
+	var settings []Setting
 	load := func(old, by string) *Config {
 		t.Helper()
+		settings = nil
 		dir, _ := unpack(t, partsArchive)
 		if err := os.Chmod(filepath.Join(dir, "pass"), 0o600); err != nil {
 			t.Fatal(err)
@@ -74,13 +76,14 @@ func TestPartsTellWhatChanged(t *testing.T) {
 		if !found && old != "" {
 			t.Fatalf("no file holds %q", old)
 		}
-		cfg, report := Load(dir, Options{Profiles: testOptions(nil).Profiles, Settings: true})
+		cfg, report := Load(dir, Options{Profiles: testOptions(nil).Profiles, Settings: &settings})
 		if cfg == nil {
 			t.Fatalf("%q to %q: %v", old, by, report.Err())
 		}
 		return cfg
 	}
 	before := load("", "")
+	all := settings
 	for _, c := range []struct{ old, by, want string }{
 		{`[bus.one]`, "# a remark\n[bus.one]", ""},
 		{`"tcp://10.0.0.1"`, `"tcp://10.0.0.9"`, "bus one"},
@@ -109,7 +112,7 @@ func TestPartsTellWhatChanged(t *testing.T) {
 		}
 	}
 	var said []string
-	for _, s := range before.Settings() {
+	for _, s := range all {
 		said = append(said, s.Part+": "+s.String())
 	}
 	text := strings.Join(said, "\n")
