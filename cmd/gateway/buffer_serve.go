@@ -51,11 +51,7 @@ type purgeRequest struct {
 
 func (c *control) postPurge(w http.ResponseWriter, r *http.Request) {
 	var req purgeRequest
-	if err := json.NewDecoder(r.Body).Decode(&req); err != nil {
-		answer(w, nil, usageError("purge request: %w", err))
-		return
-	}
-	by, err := peer(r)
+	by, err := request(r, "purge", &req)
 	if err != nil {
 		answer(w, nil, err)
 		return

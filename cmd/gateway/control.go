@@ -133,11 +133,7 @@ func (c *control) postRead(w http.ResponseWriter, r *http.Request) {
 
 func (c *control) postWrite(w http.ResponseWriter, r *http.Request) {
 	var req writeRequest
-	if err := json.NewDecoder(r.Body).Decode(&req); err != nil {
-		answer(w, nil, usageError("write request: %w", err))
-		return
-	}
-	by, err := peer(r)
+	by, err := request(r, "write", &req)
 	if err != nil {
 		answer(w, nil, err)
 		return
@@ -148,11 +144,7 @@ func (c *control) postWrite(w http.ResponseWriter, r *http.Request) {
 
 func (c *control) postHold(w http.ResponseWriter, r *http.Request) {
 	var req holdRequest
-	if err := json.NewDecoder(r.Body).Decode(&req); err != nil {
-		answer(w, nil, usageError("hold request: %w", err))
-		return
-	}
-	by, err := peer(r)
+	by, err := request(r, "hold", &req)
 	if err != nil {
 		answer(w, nil, err)
 		return
@@ -163,11 +155,7 @@ func (c *control) postHold(w http.ResponseWriter, r *http.Request) {
 
 func (c *control) postRelease(w http.ResponseWriter, r *http.Request) {
 	var req writeRequest
-	if err := json.NewDecoder(r.Body).Decode(&req); err != nil {
-		answer(w, nil, usageError("release request: %w", err))
-		return
-	}
-	by, err := peer(r)
+	by, err := request(r, "release", &req)
 	if err == nil {
 		err = c.command.release(req.Target, by)
 	}

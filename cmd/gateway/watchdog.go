@@ -95,6 +95,9 @@ func (w *watchdog) run(ctx context.Context) error {
 	}
 }
 
+// late is for how long a part has not come round.
+func (p *part) late(now time.Duration) time.Duration { return now - time.Duration(p.last.Load()) }
+
 func (p *part) follow(ctx context.Context, start time.Time, every time.Duration) {
 	for p.turn(ctx) {
 		p.last.Store(int64(time.Since(start)))
@@ -110,7 +113,7 @@ func (w *watchdog) look(now time.Duration) (well bool) {
 	defer w.mu.Unlock()
 	well = true
 	for _, p := range w.parts {
-		late := now - time.Duration(p.last.Load())
+		late := p.late(now)
 		switch {
 		case late > p.allowance:
 			well = false
@@ -138,7 +141,7 @@ func (w *watchdog) trouble() error {
 	var errs []error
 	now := time.Since(w.start)
 	for _, p := range w.parts {
-		if late := now - time.Duration(p.last.Load()); late > p.allowance {
+		if late := p.late(now); late > p.allowance {
 			errs = append(errs, fmt.Errorf("%s has not come round for %s", p.name, late.Round(time.Second)))
 		}
 	}
