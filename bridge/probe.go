@@ -255,25 +255,34 @@ func (p *prober) publish(ctx context.Context, l *link, topic string) (string, er
 	}
 	start := time.Now()
 	m := &paho.Publish{Topic: topic, QoS: min(1, l.limits.qos), Payload: []byte(`{"test":"gateway bridge test"}`)}
-	if err := l.publish(newFlight(), m); err != nil {
+	err := l.publish(newFlight(), m)
+	switch {
+	case errors.Is(err, errUnsendable), err != nil && m.QoS == 0:
 		return "", err
-	}
-	if m.QoS == 0 {
+	case m.QoS == 0:
 		return "sent; with QoS 0 nobody says whether it arrived", nil
 	}
+	// Some refuse a topic and close the connection in one breath, so that the
+	// loss may be seen first, and even before publish returns.
+	var answer ack
 	select {
-	case a := <-l.acks:
-		if a.code >= 0x80 {
-			return "", fmt.Errorf("the far broker says %s (PUBACK 0x%02X)", reasonWords(a.code), a.code)
-		}
-		found := fmt.Sprintf("PUBACK after %s", time.Since(start).Round(100*time.Microsecond))
-		if a.code == 0x10 {
-			found += "; nobody is subscribed there"
-		}
-		return found, nil
+	case answer = <-l.acks:
 	case <-l.down():
-		return "", fmt.Errorf("the far broker ended the connection upon it, as some do with topics that they do not permit: %w", l.cause())
+		select {
+		case answer = <-l.acks:
+		default:
+			words, _ := explain(l.cause(), p.host, false, time.Now())
+			return "", fmt.Errorf("the far broker ended the connection upon it, as some do with topics that they do not permit: %s", words)
+		}
 	case <-ctx.Done():
 		return "", errors.New("no PUBACK came: the far broker does not take it, and says nothing")
 	}
+	if answer.code >= 0x80 {
+		return "", fmt.Errorf("the far broker says %s (PUBACK 0x%02X)", reasonWords(answer.code), answer.code)
+	}
+	found := fmt.Sprintf("PUBACK after %s", time.Since(start).Round(100*time.Microsecond))
+	if answer.code == 0x10 {
+		found += "; nobody is subscribed there"
+	}
+	return found, nil
 }

@@ -1,8 +1,10 @@
 package bridge
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -10,6 +12,7 @@ import (
 	"time"
 
 	"github.com/eclipse/paho.golang/packets"
+	"github.com/eclipse/paho.golang/paho"
 
 	"edgegateway/broker"
 )
@@ -120,6 +123,45 @@ func TestProbeLeavesNothing(t *testing.T) {
 					time.Sleep(time.Minute)
 				})
 			})
+		}
+	}
+}
+
+// refuser is a far broker that closes the connection upon a PUBLISH, seen at
+// once, after an answer if it gives one.
+type refuser struct {
+	client
+	acks chan ack
+	code byte // of the answer; 0: there is none
+	gone chan struct{}
+}
+
+func (r *refuser) publish(f *flight, _ *paho.Publish) error {
+	if r.code > 0 {
+		r.acks <- ack{f, r.code}
+	}
+	close(r.gone)
+	return io.EOF
+}
+func (r *refuser) down() <-chan struct{} { return r.gone }
+func (r *refuser) cause() error          { return io.EOF }
+
+// A refusal counts, not that the connection was closed upon it; without one
+// the closing is told of as what it probably is.
+func TestProbeTellsRefusalFromLoss(t *testing.T) {
+	for code, want := range map[byte]string{
+		0x87: "the far broker says not authorised",
+		0:    "as some do with topics that they do not permit: h closed the connection",
+	} {
+		for range 20 { // a select with two ways takes either
+			r := &refuser{acks: make(chan ack, 1), code: code, gone: make(chan struct{})}
+			var step Step
+			p := &prober{b: &Bridge{cfg: Config{ConnectTimeout: time.Second}}, host: "h", tell: func(s Step) { step = s }}
+			l := &link{client: r, acks: r.acks, host: "h", limits: limits{qos: 1}}
+			p.try(t.Context(), "PUBLISH a", func(ctx context.Context) (string, error) { return p.publish(ctx, l, "a") })
+			if step.OK || !strings.Contains(step.Trouble, want) {
+				t.Fatalf("%q, want %q", step.Trouble, want)
+			}
 		}
 	}
 }
