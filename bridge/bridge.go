@@ -513,7 +513,7 @@ func (b *Bridge) accept(f *flight) {
 		f.consumer.Ack(f.seq)
 		b.accepted++
 		b.cleared(f)
-		b.count.ackedOne(b.cfg.Now())
+		b.count.ackedOne(b.cfg.Now(), f.sent)
 		if _, ok := b.refused[f.to]; ok {
 			delete(b.refused, f.to)
 			b.log.Info("messages are accepted upstream again", "topic", f.to)

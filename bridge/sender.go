@@ -201,6 +201,9 @@ func (s *sender) send(f *flight) {
 	if most := s.l.limits.packet; most == 0 || fits(p, most-aliasSize) {
 		s.aliases.apply(p)
 	}
+	if f.sent = 0; p.QoS > 0 {
+		f.sent = s.b.cfg.Now()
+	}
 	err := s.l.publish(f, p)
 	switch {
 	case errors.Is(err, errUnsendable):

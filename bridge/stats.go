@@ -40,6 +40,10 @@ type Stats struct {
 	Received  uint64            `json:"received"`              // published locally
 	Rejected  uint64            `json:"rejected,omitempty"`    // received, but not published
 
+	Timed   uint64        `json:"timed"`       // acknowledged messages whose PUBACK was waited for
+	AckTime time.Duration `json:"ack_time_ns"` // from their PUBLISH to that, all together
+	AckMean time.Duration `json:"ack_mean_ns"` // the same for one, of late
+
 	Reconnects    uint64             `json:"reconnects"` // connections after the first
 	InFlight      int                `json:"in_flight"`
 	Backlog       map[string]Backlog `json:"backlog"`    // by class
@@ -64,6 +68,8 @@ type counters struct {
 
 	rateFrom  int64 // DrainRate is counted from here
 	rateAcked uint64
+	rateTimed uint64
+	rateTime  time.Duration
 }
 
 func (c *counters) skip(why string) {
@@ -81,11 +87,16 @@ func (c *counters) add(n *uint64) {
 // rateWindow is how long acknowledgements are counted for DrainRate, in ns.
 const rateWindow = 5e9
 
-// ackedOne counts one acknowledged message at now (ns).
-func (c *counters) ackedOne(now int64) {
+// ackedOne counts one acknowledged message at now, sent at sent if that had to
+// be answered (ns).
+func (c *counters) ackedOne(now, sent int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.Acked++
+	if sent > 0 {
+		c.Timed++
+		c.AckTime += time.Duration(now - sent)
+	}
 	c.rate(now)
 }
 
@@ -93,7 +104,11 @@ func (c *counters) ackedOne(now int64) {
 func (c *counters) rate(now int64) {
 	if d := now - c.rateFrom; d >= rateWindow {
 		c.DrainRate = float64(c.Acked-c.rateAcked) * 1e9 / float64(d)
-		c.rateFrom, c.rateAcked = now, c.Acked
+		c.AckMean = 0
+		if n := c.Timed - c.rateTimed; n > 0 {
+			c.AckMean = (c.AckTime - c.rateTime) / time.Duration(n)
+		}
+		c.rateFrom, c.rateAcked, c.rateTimed, c.rateTime = now, c.Acked, c.Timed, c.AckTime
 	}
 }
 

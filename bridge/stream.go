@@ -64,7 +64,8 @@ type flight struct {
 	data     []byte
 	to       string // topic upstream
 	replayed bool
-	again    bool // accepted before, and sent to see whether anything passes
+	again    bool  // accepted before, and sent to see whether anything passes
+	sent     int64 // CLOCK_BOOTTIME of the last time, in ns; 0: with a QoS that has no answer
 
 	tries    int    // refused so often for lack of quota
 	accepted uint64 // how many messages had been accepted at the first time

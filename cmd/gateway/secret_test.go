@@ -176,11 +176,14 @@ func TestNothingShowsSecrets(t *testing.T) {
 		bufio.NewReader(c).ReadString('\n')
 		io.WriteString(c, "HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
 	})
-	port := freePort(t)
-	toml := strings.NewReplacer("FAR", far, "PROXY", proxy, "PORT", port).Replace(`name = "plant-a"
+	port, pages := freePort(t), freePort(t)
+	toml := strings.NewReplacer("FAR", far, "PROXY", proxy, "PORT", port, "WEB", pages).Replace(`name = "plant-a"
 [broker]
 listen = ["tcp://127.0.0.1:PORT"]
 passwords = "passwd"
+[web]
+listen = "127.0.0.1:WEB"
+values = true
 # the old password was planted-comment-88
 [bridge.literal]
 url = "tcp://FAR"
@@ -273,6 +276,10 @@ send = { "{name}/#" = "f/#" }
 	if out, err := exec.Command("mosquitto_pub", "-p", port, "-u", "panel", "-P", planted["unknown"], "-t", "x", "-m", "y").CombinedOutput(); err == nil {
 		t.Errorf("a wrong password was let in: %s", out)
 	}
+	for _, path := range []string{"/metrics", "/status", "/readyz", "/livez"} {
+		body, _ := get(t, pages, path)
+		fmt.Fprintf(&said, "== %s\n%s", path, body)
+	}
 	say("status")
 	say("status", "--json")
 	say("check")
@@ -339,7 +346,7 @@ send = { "{name}/#" = "f/#" }
 			t.Errorf("%s is shown by %q: …%s…", kind, head, text[max(at-100, 0):at+len(value)])
 		}
 	}
-	for _, shown := range []string{"${file:pw}", "${env:PLANTED}", "•••", "applied.json", "planted"} {
+	for _, shown := range []string{"${file:pw}", "${env:PLANTED}", "•••", "applied.json", "gateway_bridge_up", "planted"} {
 		if want := shown != "planted"; strings.Contains(text, shown) != want {
 			t.Errorf("%q is shown: %v", shown, !want)
 		}

@@ -73,10 +73,11 @@ func scrape(t *testing.T, web string) map[string]float64 {
 	return series
 }
 
-// metricName is the name of a series, its suffixes of histograms left out.
+// metricName is the name of a series, its suffixes of histograms and summaries
+// left out.
 func metricName(series string) string {
 	name, _, _ := strings.Cut(series, "{")
-	if strings.Contains(name, "_duration_seconds") {
+	if strings.Contains(name, "_duration_seconds") || strings.Contains(name, "_ack_seconds") {
 		for _, suffix := range []string{"_bucket", "_sum", "_count"} {
 			name = strings.TrimSuffix(name, suffix)
 		}
@@ -90,7 +91,7 @@ func metricName(series string) string {
 func TestWatching(t *testing.T) {
 	c := newCloud(t)
 	web, plc, gone := freePort(t), freePort(t), freePort(t)
-	head := fmt.Sprintf("[bus.plc]\naddress = \"tcp://127.0.0.1:%s\"\ntimeout = \"200ms\"\n[bus.gone]\naddress = \"tcp://127.0.0.1:%s\"\n[web]\nlisten = \"127.0.0.1:%s\"\n", plc, gone, web)
+	head := fmt.Sprintf("[bus.plc]\naddress = \"tcp://127.0.0.1:%s\"\ntimeout = \"200ms\"\n[bus.gone]\naddress = \"tcp://127.0.0.1:%s\"\n[web]\nlisten = \"127.0.0.1:%s\"\nvalues = true\n", plc, gone, web)
 	s := newSite(t, head+c.bridge("send = { \"{name}/#\" = \"dt/{name}/#\" }\n"), map[string]string{"a": `
 [devices.m]
 bus = "plc"
@@ -173,9 +174,20 @@ points.a = { holding = 0 }
 	eventually(t, "messages are delivered", func() bool {
 		return scrape(t, web)[`gateway_bridge_messages_total{bridge="cloud",result="acknowledged"}`] > 0
 	})
+	eventually(t, "how long that takes is shown", func() bool {
+		now := scrape(t, web)
+		return now[`gateway_bridge_ack_seconds_count{bridge="cloud"}`] > 0 && now[`gateway_bridge_ack_seconds_sum{bridge="cloud"}`] > 0
+	})
+	value := `gateway_point_value{device="m-1",point="a",unit=""}`
+	if _, ok := scrape(t, web)[value]; !ok {
+		t.Errorf("there is no %s", value)
+	}
 	sim.kill()
 	eventually(t, "the port is missed", is(`gateway_bus_port_up{bus="plc"}`, 0))
 	eventually(t, "its devices are missed", is(`gateway_device_up{bus="plc",device="m-1"}`, 0))
+	if _, ok := scrape(t, web)[value]; ok {
+		t.Errorf("%s is shown of a device that does not answer", value)
+	}
 
 	// A reload that fails, one that waits for a restart, and a good one.
 	file := filepath.Join(s.config, "gateway.toml")

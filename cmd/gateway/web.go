@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"edgegateway/devices/modbus"
 	"edgegateway/internal/metrics"
 	"edgegateway/internal/web"
+	"edgegateway/mapping"
 )
 
 // newWeb makes what shows metrics and health on this machine; nil if the
@@ -24,7 +26,8 @@ func (g *gateway) newWeb() *web.Server {
 	})
 }
 
-// figures returns what metrics show. It waits for no part at work.
+// figures returns what metrics show. It waits for no part at work, but for the
+// pumps if values are to be shown.
 func (g *gateway) figures() *metrics.Figures {
 	w := g.works.Load()
 	f := &metrics.Figures{
@@ -40,6 +43,9 @@ func (g *gateway) figures() *metrics.Figures {
 		}
 		for _, dev := range b.Devices {
 			one.Mute[dev.ID] = dev.WrittenOnly()
+		}
+		if g.cfg.WebValues {
+			one.Values = b.values(one.BusStats)
 		}
 		f.Buses = append(f.Buses, one)
 	}
@@ -59,6 +65,26 @@ func (g *gateway) figures() *metrics.Figures {
 		}
 	}
 	return f
+}
+
+// values returns what the points hold of devices that answer, as far as these
+// are numbers.
+func (b *bus) values(stats devices.BusStats) (list []metrics.Value) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	b.pump.call(ctx, func(m *mapping.Mapper) {
+		for i, dev := range b.Devices {
+			if stats.Devices[i].State != devices.Online {
+				continue
+			}
+			for _, c := range m.Snapshot(dev.ID) {
+				if v, ok := c.Value.Float64(); ok && c.Cause == "" {
+					list = append(list, metrics.Value{Device: dev.ID, Point: c.Point.Name, Unit: c.Point.Unit, V: v})
+				}
+			}
+		}
+	})
+	return list
 }
 
 // figures is nil-safe and may be called at any time. started is when the

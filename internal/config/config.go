@@ -78,6 +78,7 @@ type Config struct {
 	Limits      broker.Limits
 	Access      access.Policy // who may use the broker
 	Web         string        // host:port on loopback where metrics and health are shown; "": nowhere
+	WebValues   bool          // values are among the metrics
 	Spools      [broker.NumClasses]Spool
 	// SessionSpool holds what clients of the broker are owed that are away.
 	SessionSpool Spool

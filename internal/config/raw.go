@@ -178,7 +178,8 @@ func (*rawPublish) what() string { return "a publish table" }
 
 type rawWeb struct {
 	here
-	Listen text `toml:"listen"`
+	Listen text    `toml:"listen"`
+	Values boolean `toml:"values"`
 }
 
 type rawHomeAssistant struct {

@@ -31,5 +31,5 @@ func (l *loader) readWeb(raw *rawWeb) {
 		l.errorAt(listen.at, `other machines can reach %s, and nobody would have to prove who it is: listen at "127.0.0.1:%s" and put a reverse proxy with TLS and a password before it (docs/watching.md shows one)`, listen.V, port)
 		return
 	}
-	l.cfg.Web = listen.V
+	l.cfg.Web, l.cfg.WebValues = listen.V, raw.Values.V
 }

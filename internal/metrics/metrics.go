@@ -7,8 +7,8 @@
 //
 // Names follow the practice of Prometheus: base units, _total for what only
 // rises, one quantity for each metric. Labels are what the configuration names
-// (buses, devices, bridges) and short lists of reasons; never a topic, a client
-// or a value, of which there is no bound.
+// (buses, devices, bridges) and short lists of reasons; never a topic or a
+// client, of which there is no bound.
 //
 // github.com/prometheus/client_golang is there for three things that are easily
 // got wrong by hand: the figures of the Go runtime and of the process under
@@ -56,8 +56,16 @@ type Figures struct {
 type Bus struct {
 	devices.BusStats
 	Line     *modbus.Stats
+	Values   []Value // those to be shown
 	Readings uint64
 	Mute     map[string]bool // devices that never answer: they are all of their line
+}
+
+// A Value is what a point of a device that answers holds, if that is a number;
+// 1 and 0 for on and off.
+type Value struct {
+	Device, Point, Unit string
+	V                   float64
 }
 
 // Reload tells of the configuration.
@@ -83,7 +91,7 @@ func Handler(read func() *Figures) http.Handler {
 // A Metric is one that is shown.
 type Metric struct {
 	Name   string
-	Type   string // counter, gauge or histogram
+	Type   string // counter, gauge, histogram or summary
 	Help   string
 	Labels []string
 
@@ -119,6 +127,11 @@ func histogram(name, help string, labels ...string) *Metric {
 	return define(prometheus.UntypedValue, "histogram", name, help, labels)
 }
 
+// summary is a sum and a count, whose quotient is the mean.
+func summary(name, help string, labels ...string) *Metric {
+	return define(prometheus.UntypedValue, "summary", name, help, labels)
+}
+
 var (
 	buildInfo = gauge("build_info", "1, with the version of the gateway and of Go.", "version", "go")
 
@@ -139,6 +152,8 @@ var (
 	deviceRequests = counter("device_requests_total", "Requests to the device, by result: ok (be it with an exception) or failed.", "bus", "device", "result")
 	deviceRefused  = counter("device_exceptions_total", "Requests that the device refused, by what it said; 16 kinds at most, then other.", "bus", "device", "exception")
 
+	pointValue = gauge("point_value", "What a point holds, 1 and 0 for on and off; absent while its device does not answer or it has no value. Only with values = true under [web].", "device", "point", "unit")
+
 	brokerClients       = gauge("broker_clients", "Clients that are connected.")
 	brokerSessions      = gauge("broker_sessions", "Sessions that outlive their connection, of clients connected or not.")
 	brokerSubscriptions = gauge("broker_subscriptions", "Subscriptions of all clients.")
@@ -156,6 +171,7 @@ var (
 	bridgeSkipped    = counter("bridge_skipped_total", "Messages not sent because the configuration or their publisher wants it so, by reason.", "bridge", "reason")
 	bridgeReceived   = counter("bridge_received_total", "Messages from the far broker, by result: published here, or rejected.", "bridge", "result")
 	bridgeInFlight   = gauge("bridge_in_flight_messages", "Messages sent and not yet acknowledged by the far broker.", "bridge")
+	bridgeAck        = summary("bridge_ack_seconds", "How long the far broker took to acknowledge messages, with the way there and back.", "bridge")
 
 	bufferMessages = gauge("buffer_messages", "Messages that the far broker has not acknowledged yet.", "bridge", "class")
 	bufferBytes    = gauge("buffer_bytes", "Bytes of these.", "bridge", "class")
@@ -266,6 +282,9 @@ func (s *sink) bus(b *Bus) {
 	s.count(busReadings, b.Readings, b.Bus)
 	s.count(busDropped, b.Dropped, b.Bus)
 	s.count(pollOverruns, b.Overruns, b.Bus)
+	for _, v := range b.Values {
+		s.put(pointValue, v.V, v.Device, v.Point, v.Unit)
+	}
 	for i := range b.Devices {
 		d := &b.Devices[i]
 		if b.Mute[d.Device] {
@@ -327,6 +346,7 @@ func (s *sink) bridge(b *bridge.Stats) {
 	s.count(bridgeReceived, b.Received, b.Name, "published")
 	s.count(bridgeReceived, b.Rejected, b.Name, "rejected")
 	s.put(bridgeInFlight, float64(b.InFlight), b.Name)
+	s.out <- prometheus.MustNewConstSummary(bridgeAck.desc, b.Timed, b.AckTime.Seconds(), nil, b.Name)
 	for class, l := range b.Backlog {
 		s.count(bufferMessages, l.Records, b.Name, class)
 		s.put(bufferBytes, float64(l.Bytes), b.Name, class)
