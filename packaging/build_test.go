@@ -138,7 +138,7 @@ func TestBuildIsReproducible(t *testing.T) {
 		for _, path := range []string{
 			"/usr/bin/gateway", "/usr/lib/systemd/system/gateway.service", "/usr/lib/sysusers.d/gateway.conf", "/etc/gateway/gateway.toml",
 			"/etc/gateway/devices.d/README", "/usr/share/doc/gateway/copyright", "/usr/share/doc/gateway/examples/reference.toml",
-			"/usr/share/doc/gateway/docs/install.md", "/usr/share/doc/gateway/examples/gateway.rules", "/usr/share/man/man1/gateway.1.gz",
+			"/usr/share/doc/gateway/examples/observe/dashboard.json", "/usr/share/doc/gateway/docs/install.md", "/usr/share/doc/gateway/examples/gateway.rules", "/usr/share/man/man1/gateway.1.gz",
 			"/usr/share/bash-completion/completions/gateway",
 		} {
 			if !strings.Contains(list+"\n", " ."+path+"\n") {

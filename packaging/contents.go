@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"compress/gzip"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -88,17 +89,20 @@ func (b *build) documentation() (docs []file, err error) {
 			return nil, err
 		}
 	}
-	root := filepath.Join(b.repo, "configs", "examples")
-	err = filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
-		if err != nil || e.IsDir() {
-			return err
-		}
-		below, err := filepath.Rel(root, path)
-		if err != nil {
-			return err
-		}
-		return add("configs/examples/"+below, "examples/"+below)
-	})
+	configs := filepath.Join(b.repo, "configs")
+	for folder, to := range map[string]string{"examples": ".", "observe": "observe"} {
+		root := filepath.Join(configs, folder)
+		err = errors.Join(err, filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+			if err != nil || e.IsDir() {
+				return err
+			}
+			below, err := filepath.Rel(root, path)
+			if err != nil {
+				return err
+			}
+			return add(filepath.Join("configs", folder, below), filepath.Join("examples", to, below))
+		}))
+	}
 	slices.SortFunc(docs, func(x, y file) int { return strings.Compare(x.path, y.path) })
 	return docs, err
 }
