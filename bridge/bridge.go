@@ -555,8 +555,9 @@ func (b *Bridge) bury(f *flight, words string) {
 	if b.cfg.Dead == nil {
 		return
 	}
+	clock, now := b.clock(), b.cfg.Now()
 	err := b.cfg.Dead.Add(Dead{
-		Time: b.clock().Wall(b.cfg.Now()), Bridge: b.cfg.Name, ID: MessageID(f.source.id, f.seq),
+		Time: clock.Wall(now), ClockNote: clock.Note(now), Bridge: b.cfg.Name, ID: MessageID(f.source.id, f.seq),
 		Topic: f.msg.Topic, To: f.to, Reason: words, Retain: f.msg.Retain,
 	}, f.msg.Payload)
 	said := ""

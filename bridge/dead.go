@@ -10,22 +10,25 @@ import (
 	"sync"
 	"time"
 	"unicode/utf8"
+
+	"edgegateway/broker"
 )
 
 // A Dead is a message that the far broker refused for what it is, or that
 // would be refused, so that it was given up.
 type Dead struct {
-	Time      time.Time `json:"time"`
-	Bridge    string    `json:"bridge"`
-	ID        string    `json:"mid"`
-	Topic     string    `json:"topic"` // local
-	To        string    `json:"to"`    // upstream
-	Reason    string    `json:"reason"`
-	Size      int       `json:"size"` // bytes of the payload
-	Text      string    `json:"payload,omitempty"`
-	Binary    []byte    `json:"payload_base64,omitempty"` // where it is no text
-	Truncated bool      `json:"truncated,omitempty"`
-	Retain    bool      `json:"retain,omitempty"`
+	Time time.Time `json:"time"` // when it was given up
+	broker.ClockNote
+	Bridge    string `json:"bridge"`
+	ID        string `json:"mid"`
+	Topic     string `json:"topic"` // local
+	To        string `json:"to"`    // upstream
+	Reason    string `json:"reason"`
+	Size      int    `json:"size"` // bytes of the payload
+	Text      string `json:"payload,omitempty"`
+	Binary    []byte `json:"payload_base64,omitempty"` // where it is no text
+	Truncated bool   `json:"truncated,omitempty"`
+	Retain    bool   `json:"retain,omitempty"`
 }
 
 // A DeadLog is a bounded file of JSON lines, a Dead in each, and the one before

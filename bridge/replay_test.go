@@ -239,6 +239,7 @@ func TestDeadLetters(t *testing.T) {
 			c.Dead, c.Limits = log, Limits{Packet: 500, TopicBytes: 20, TopicLevels: 4, NoRetain: true}
 			c.Status = &Status{"a/status/topic/that/is/long", []byte("on"), []byte("off")}
 		})
+		r.Bridge.clock = func() broker.Clock { return broker.Clock{Quality: broker.Unsynced} }
 		r.up.publish = func(c *serverConn, p *packets.Publish) {
 			code := byte(0)
 			if string(p.Payload) == "no" {
@@ -266,7 +267,7 @@ func TestDeadLetters(t *testing.T) {
 		}
 		want := map[string]string{"deep": "5 levels", "long": "21 bytes", strings.Repeat("x", 500): "too large", "no": "not authorised", "": "too large"}
 		for _, d := range dead {
-			if reason, ok := want[d.Text]; !ok || !strings.Contains(d.Reason, reason) || d.Bridge != "cloud" || !strings.HasPrefix(d.ID, "tele-") || d.Time.Year() != 2000 || d.To != "dt/"+d.Topic {
+			if reason, ok := want[d.Text]; !ok || !strings.Contains(d.Reason, reason) || d.Bridge != "cloud" || !strings.HasPrefix(d.ID, "tele-") || d.Time.Year() != 2000 || d.Clock != "unsynced" || d.To != "dt/"+d.Topic {
 				t.Errorf("%+v", d)
 			}
 			delete(want, d.Text)

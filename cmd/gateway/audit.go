@@ -237,10 +237,7 @@ func printAudit(out io.Writer, entries []writelog.Entry) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "TIME\tPOINT\tASKED\tOLD\tNOW\tBY\tID\tRESULT")
 	for _, e := range entries {
-		at := e.At.Wall.Local().Format(time.DateTime)
-		if !e.At.Exact {
-			at += "?"
-		}
+		at := timeFor(e.At.Wall, e.At.Exact)
 		by := e.By
 		if e.Client != "" {
 			by += " (" + e.Client + ")"
@@ -254,6 +251,15 @@ func printAudit(out io.Writer, entries []writelog.Entry) error {
 		}
 	}
 	return w.Flush()
+}
+
+// timeFor writes a time for people, with a question mark if it is not certain.
+func timeFor(t time.Time, exact bool) string {
+	text := t.Local().Format(time.DateTime)
+	if !exact {
+		text += "?"
+	}
+	return text
 }
 
 func dash(v json.RawMessage) string { return cmp.Or(string(v), "–") }

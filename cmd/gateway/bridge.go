@@ -149,8 +149,9 @@ func newBridgeDead(opts *options) *cobra.Command {
 		Long: `dead lists the messages of a bridge that its far broker refused for what they are,
 or that it would refuse: not permitted, too large, a topic that it does not take.
 They were given up so that they do not hold up the others. The newest MiB of them
-is kept, with the reason and as much of the payload as fits. --export prints them
-as JSON lines; --purge removes them. It works on a running gateway, too.`,
+is kept, with the reason and as much of the payload as fits; a ? follows the time
+if the clock was not synchronised. --export prints them as JSON lines; --purge
+removes them. It works on a running gateway, too.`,
 		Example: `  gateway bridge dead aws
   gateway bridge dead aws --export > refused.jsonl`,
 		Args: cobra.ExactArgs(1),
@@ -200,7 +201,7 @@ func printDead(out io.Writer, list []bridge.Dead) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "TIME\tTOPIC UPSTREAM\tBYTES\tREASON")
 	for _, d := range list {
-		fmt.Fprintf(w, "%s\t%s\t%d\t%s\n", d.Time.UTC().Format(time.DateTime), d.To, d.Size, d.Reason)
+		fmt.Fprintf(w, "%s\t%s\t%d\t%s\n", timeFor(d.Time, d.Clock == ""), d.To, d.Size, d.Reason)
 	}
 	return w.Flush()
 }
