@@ -311,7 +311,7 @@ func (x *initer) usersOf(name string) string {
 
 // placeOf makes a place of what a person says.
 func (x *initer) placeOf(answer string) (*busPlace, error) {
-	if x.cfg != nil || x.finder.cfg == nil && len(x.finder.running) > 0 {
+	if x.cfg != nil {
 		if p := x.finder.find(answer); p != nil {
 			return p, nil
 		}
@@ -411,18 +411,30 @@ func (x *initer) look(ctx context.Context, p *busPlace) ([]foundUnit, error) {
 }
 
 // nobody says what to try where nobody answered.
-func (x *initer) nobody(ctx context.Context, name string, p *busPlace, err *nobodyError) error {
+func (x *initer) nobody(ctx context.Context, name string, p *busPlace, none *nobodyError) error {
 	if !strings.HasPrefix(p.cfg.URL, "/") {
-		return err
+		return none
 	}
-	x.say(`
-Nobody answers on %s. The likeliest first:
-  1. A and B are swapped: swap them, which harms nothing (makers do not agree
-     which is which)
-  2. the device has no power, or Modbus is switched off in its menu
-  3. the line is not terminated: 120 ohms at its two ends, and nowhere else
-  4. another speed or parity: tried was %s
-  5. another unit id: --units 1-247 asks all there are`, p.cfg.URL, cmp.Or(x.speeds, "all usual ones, "+commonSpeeds))
+	speeds := strings.Replace(cmp.Or(x.speeds, "all"), "all", "\n     "+commonSpeeds, 1)
+	if x.speeds == "" && p.listed {
+		speeds = lineOf(p.cfg.Serial) + ", as the bus is configured;\n     --speeds all tries others"
+	}
+	causes := []string{
+		"A and B are swapped: swap them, which harms nothing (makers do not\n     agree which is which)",
+		"the device has no power, or Modbus is switched off in its menu",
+		"the line is not terminated: 120 ohms at its two ends, nowhere else",
+		"another speed or parity: tried was " + speeds,
+		"another unit id: --units 1-247 asks all there are",
+	}
+	err := fmt.Errorf("nobody answers on %s", p.cfg.URL)
+	if none.broken {
+		err = fmt.Errorf("something answers on %s, but nothing whole", p.cfg.URL)
+		causes = []string{causes[3], "two devices have the same unit id: take one off the line", causes[0], causes[2]}
+	}
+	x.say("\nWhat it may be, the likeliest first:")
+	for i, cause := range causes {
+		x.say("  %d. %s", i+1, cause)
+	}
 	if p.listed {
 		return err
 	}
@@ -463,7 +475,7 @@ func (x *initer) choose(ctx context.Context, found []foundUnit) ([]foundUnit, er
 		x.say("None of them is new: nothing is to be written.")
 		return nil, nil
 	}
-	if len(fresh) > 1 {
+	if len(fresh) > 1 && x.units == "" {
 		picked, err := x.ask(ctx, question{text: "Unit ids to take, such as 1,3", flag: "units", fallback: "all", wrong: func(answer string) error {
 			_, err := pick(fresh, answer)
 			return err
@@ -554,6 +566,8 @@ func (x *initer) describe(ctx context.Context, u *foundUnit) error {
 	case x.profile != "":
 		u.become(x.profile)
 		return nil
+	case len(u.Also) > 0:
+		return x.tellApart(ctx, u)
 	case u.Profile != "" || u.SunSpec != nil:
 		return nil
 	case len(x.points) > 0:
@@ -581,6 +595,18 @@ func (x *initer) describe(ctx context.Context, u *foundUnit) error {
 			x.search(answer)
 		}
 	}
+}
+
+// tellApart asks which of several profiles a unit is, as many meters have the
+// registers of others.
+func (x *initer) tellApart(ctx context.Context, u *foundUnit) error {
+	profile, err := x.ask(ctx, question{
+		text: fmt.Sprintf("Profile of unit %d, or %s", u.Unit, strings.Join(u.Also, ", ")), flag: "profile", fallback: u.Profile, wrong: x.wrongProfile,
+	})
+	if err == nil && profile != u.Profile {
+		u.become(profile)
+	}
+	return err
 }
 
 // become makes the unit one of a profile that somebody named.

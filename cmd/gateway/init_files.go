@@ -117,7 +117,10 @@ func (x *initer) plan(name, bus, text string) (list []draft) {
 }
 
 // bareGateway is what gateway.toml begins with where there was none.
-const bareGateway = `# Whoever is on this machine may use the broker. For others, see docs/security.md.
+const bareGateway = `# The first level of all topics.
+#name = "plant-a"
+
+# Whoever is on this machine may use the broker. For others, see docs/security.md.
 [broker]
 listen = ["tcp://127.0.0.1:1883"]
 `
@@ -158,7 +161,9 @@ func (x *initer) write(ctx context.Context, drafts []draft) (*config.Config, err
 			continue
 		}
 		x.say("\n%s %s:\n", d.path, what)
-		x.say("%s", strings.TrimRight("    "+strings.ReplaceAll(d.added, "\n", "\n    "), " \n"))
+		for line := range strings.Lines(strings.TrimRight(d.added, "\n")) {
+			x.say("%s", strings.TrimRight("    "+line, " \n"))
+		}
 	}
 	if x.dry {
 		x.say("Nothing was written.")
@@ -271,9 +276,21 @@ func ownerFor(info fs.FileInfo) *syscall.Stat_t {
 }
 
 func (x *initer) putOne(d draft, mode fs.FileMode, owner *syscall.Stat_t) error {
-	dir := filepath.Dir(d.path)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	base := filepath.Dir(mainFile(x.opts.config))
+	if err := os.MkdirAll(base, 0o755); err != nil {
 		return err
+	}
+	if dir := filepath.Dir(d.path); dir != base { // with its mode, so that the service may read it also where new files are for nobody else
+		info, err := os.Stat(base)
+		if err == nil {
+			err = os.Mkdir(dir, 0o700)
+		}
+		if err == nil {
+			err = os.Chmod(dir, info.Mode().Perm())
+		}
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
 	}
 	path := d.path
 	if target, err := filepath.EvalSymlinks(path); err == nil {

@@ -233,7 +233,7 @@ func (p *busPlace) scan(ctx context.Context, s scanSettings, profiles []*config.
 	if p.socket != "" {
 		most *= 2
 	}
-	fmt.Fprintf(os.Stderr, "Asking %d unit ids at %s, which takes up to %s.\n", len(s.units), p.cfg.URL, budget.Brief(most.Round(time.Second)))
+	fmt.Fprintf(os.Stderr, "Asking %s at %s, which takes up to %s.\n", count(len(s.units), "unit id"), p.cfg.URL, budget.Brief(most.Round(time.Second)))
 	var all []foundUnit
 	var tally scanTally
 	for _, speed := range s.speeds {
@@ -286,14 +286,17 @@ func (p *busPlace) tellMissing(found []foundUnit, asked []int) {
 type scanTally struct{ silent, broken int }
 
 // A nobodyError is that no unit answered, and what to do.
-type nobodyError struct{ error }
+type nobodyError struct {
+	error
+	broken bool // bytes came
+}
 
 // verdict says what to do when no unit answered, and nil else.
 func (t *scanTally) verdict(place *busPlace, found int, tty bool, s scanSettings) error {
 	if found > t.broken {
 		return nil
 	}
-	return &nobodyError{t.advice(place, tty, s)}
+	return &nobodyError{t.advice(place, tty, s), t.broken > 0}
 }
 
 func (t *scanTally) advice(place *busPlace, tty bool, s scanSettings) error {
@@ -505,7 +508,7 @@ func scanHosts(ctx context.Context, hosts []string, finder *busFinder, s scanSet
 	if s.units == nil {
 		s.units = []int{1, 255, 0}
 	}
-	fmt.Fprintf(os.Stderr, "Asking %d addresses for the unit ids %s.\n", len(hosts), fewIDs(s.units))
+	fmt.Fprintf(os.Stderr, "Asking %s for the unit ids %s.\n", count(len(hosts), "address"), fewIDs(s.units))
 	found, errs := make([][]foundUnit, len(hosts)), make([]error, len(hosts))
 	var done sync.WaitGroup
 	slots := make(chan struct{}, atOnce)
