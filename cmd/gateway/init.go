@@ -415,15 +415,18 @@ func (x *initer) nobody(ctx context.Context, name string, p *busPlace, none *nob
 	if !strings.HasPrefix(p.cfg.URL, "/") {
 		return none
 	}
-	speeds := strings.Replace(cmp.Or(x.speeds, "all"), "all", "\n     "+commonSpeeds, 1)
+	speeds := " " + x.speeds
+	if x.speeds == "" || x.speeds == "all" {
+		speeds = "\n     " + commonSpeeds
+	}
 	if x.speeds == "" && p.listed {
-		speeds = lineOf(p.cfg.Serial) + ", as the bus is configured;\n     --speeds all tries others"
+		speeds = " " + lineOf(p.cfg.Serial) + ", as the bus is configured;\n     --speeds all tries others"
 	}
 	causes := []string{
 		"A and B are swapped: swap them, which harms nothing (makers do not\n     agree which is which)",
 		"the device has no power, or Modbus is switched off in its menu",
 		"the line is not terminated: 120 ohms at its two ends, nowhere else",
-		"another speed or parity: tried was " + speeds,
+		"another speed or parity: tried was" + speeds,
 		"another unit id: --units 1-247 asks all there are",
 	}
 	err := fmt.Errorf("nobody answers on %s", p.cfg.URL)
