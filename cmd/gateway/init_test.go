@@ -428,7 +428,7 @@ esac
 
 // On a real terminal Ctrl-C and the end of the input end it, and change nothing.
 func TestInitEndsAtAQuestion(t *testing.T) {
-	for key, said := range map[string]string{"\x03": "stopped by interrupt; nothing was written", "\x04": "which --bus answers, too; nothing was written"} {
+	for key, said := range map[string]string{"\x03": "asked to stop by interrupt; nothing was written", "\x04": "which --bus answers, too; nothing was written"} {
 		dir := t.TempDir()
 		y := startInTTY(t, 80, 24, nil, "init", "--config", dir, "--state", dir, "--name", "plant")
 		eventually(t, "it asks for the port", func() bool { return strings.Contains(y.seen.String(), "Port, or an address") })
