@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -89,7 +88,7 @@ func (a *asker) registers(ctx context.Context, unit byte, r modbus.Register) ([]
 		}
 		return nil, err
 	}
-	return hex.DecodeString(strings.ReplaceAll(results[0].Raw, " ", ""))
+	return parseRegisters(results[0].Raw)
 }
 
 // insist is registers, asked a second time if nothing or nothing whole came:

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"cmp"
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -92,6 +91,9 @@ ends and names the flag.`,
 	flags.BoolVar(&x.reload, "reload", true, "have the running gateway take what was written")
 	flags.BoolVar(&x.dry, "dry-run", false, "show what would be written, and write nothing")
 	flags.BoolVarP(&x.scan.yes, "yes", "y", false, "ask nothing")
+	for flag, complete := range map[string]cobra.CompletionFunc{"bus": completeBus(opts), "profile": nameProfiles(opts)} {
+		cmd.RegisterFlagCompletionFunc(flag, complete)
+	}
 	return cmd
 }
 
@@ -381,7 +383,7 @@ func (x *initer) look(ctx context.Context, p *busPlace) ([]foundUnit, error) {
 	s := x.scan
 	tty := strings.HasPrefix(p.cfg.URL, "/")
 	units := x.units
-	if tty {
+	if scheme, _, _ := strings.Cut(p.cfg.URL, "://"); !slices.Contains([]string{"tcp", "tls", "udp"}, scheme) { // a line, here or behind a converter
 		var err error
 		if units, err = x.ask(ctx, question{
 			text: "Unit ids to ask (the devices' displays show them; 1-247 are all)", flag: "units", given: x.units, fallback: firstUnits,
@@ -389,7 +391,7 @@ func (x *initer) look(ctx context.Context, p *busPlace) ([]foundUnit, error) {
 		}); err != nil {
 			return nil, err
 		}
-		if s.first = true; s.speeds == nil && !p.listed {
+		if s.first = true; s.speeds == nil && tty && !p.listed {
 			s.speeds, _ = parseSpeeds("all")
 		}
 	}
@@ -796,18 +798,13 @@ func deviceOn(cfg *config.Config, id string) *mapping.Device {
 // ones off the screen.
 const maxShown = 8
 
-// rawOf reads registers as they are shown.
-func rawOf(text string) []byte {
-	raw, _ := hex.DecodeString(strings.ReplaceAll(text, " ", ""))
-	return raw
-}
-
 // show prints the first values of a device, those that cannot be right before
 // all others.
 func (x *initer) show(dev *mapping.Device, results []pointResult) {
 	odd := func(r *pointResult) bool {
 		p := dev.Point(r.Point)
-		return r.Hint != "" || p != nil && r.Error == "" && beyond(p, rawOf(r.Raw))
+		raw, err := parseRegisters(r.Raw)
+		return r.Hint != "" || p != nil && err == nil && r.Error == "" && beyond(p, raw)
 	}
 	good := 0
 	rank := func(r *pointResult) int {

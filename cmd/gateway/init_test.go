@@ -90,7 +90,7 @@ func packaged(t *testing.T) string {
 // What init makes of what it finds, where nobody is asked. All that is there
 // before is there after it, and what is not written is said.
 func TestInitUnattended(t *testing.T) {
-	plant := initPlant(t, "tcp")
+	plant, line := initPlant(t, "tcp"), initPlant(t, "rtu+tcp")
 	silent, err := pty.Open(pty.Config{})
 	if err != nil {
 		t.Fatal(err)
@@ -110,7 +110,11 @@ func TestInitUnattended(t *testing.T) {
 	unit := func(key, profile string, id int) string {
 		return fmt.Sprintf("[device.%s]\nprofile = %q\nbus     = %q\nunit_id = %d\n", key, profile, plant, id)
 	}
-	file := "devices.d/" + strings.NewReplacer("tcp://", "", ":", "-", ".", "-").Replace(plant) + ".toml"
+	fileOf := func(address string) string {
+		_, host, _ := strings.Cut(address, "://")
+		return "devices.d/" + strings.NewReplacer(":", "-", ".", "-").Replace(host) + ".toml"
+	}
+	file := fileOf(plant)
 	there := strings.NewReplacer("devices.d/", "", ".toml", "").Replace(file) // in the name that scan gives a device
 
 	for _, c := range []struct {
@@ -139,6 +143,8 @@ func TestInitUnattended(t *testing.T) {
 			[]string{"1 of 2 points read", "Hz  (cannot be right)\n  level "}, map[string]string{"gateway.toml": named, file: "unit_id = 7\npoints.level = { holding = 10 }\n"}},
 		{"a profile by hand, which is wrong", map[string]string{"gateway.toml": package_}, []string{"--name", "plant", "--bus", plant, "--units", "7", "--profile", "abb/b23"}, exitFailed,
 			[]string{"0 of 24 points read"}, map[string]string{"gateway.toml": named, file: "profile = \"abb/b23\"\n"}},
+		{"a line behind a converter", map[string]string{"gateway.toml": package_}, []string{"--name", "plant", "--bus", line, "--units", "3", "--device", "shop"}, exitOK,
+			[]string{"unit 3: abb/b23", "24 of 24"}, map[string]string{"gateway.toml": named, fileOf(line): "[device.shop]\nprofile = \"abb/b23\"\nbus     = \"" + line + "\"\n"}},
 		{"a dry run", map[string]string{"gateway.toml": package_}, []string{"--name", "plant", "--bus", plant, "--dry-run"}, exitOK,
 			[]string{"name = \"plant\"\n", unit("sdm630-"+there+"-1", "eastron/sdm630", 1), "Nothing was written"}, map[string]string{"gateway.toml": package_}},
 		{"one file", map[string]string{"one.toml": used + "\n\n"}, []string{"--config", "one.toml", "--bus", plant, "--units", "3", "--device", "a b"}, exitOK,

@@ -57,6 +57,7 @@ that are named are asked.`,
   gateway scan rs485 --units 1-20,100
   gateway scan /dev/ttyUSB0 --speeds 9600,19200/8E1
   gateway scan 192.168.10.5
+  gateway scan rtu+tcp://192.168.10.7:4001 --units 1-20
   gateway scan 192.168.10.0/28 --units 1`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
