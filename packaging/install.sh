@@ -83,5 +83,4 @@ else
 	echo "  $prefix/bin/gateway run"
 	echo "with /var/lib/gateway and, on a tmpfs, /run/gateway belonging to that user."
 fi
-echo "Next step: the bus in /etc/gateway/gateway.toml, the devices in"
-echo "/etc/gateway/devices.d/, then: gateway check && sudo systemctl restart gateway"
+echo "Next step, from the port to the first value: sudo gateway init"

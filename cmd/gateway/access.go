@@ -218,14 +218,7 @@ func printRead(results []pointResult, asJSON, header bool) error {
 		fmt.Fprintln(w, "DEVICE\tPOINT\tREGISTER\tRAW\tVALUE\t")
 	}
 	for _, r := range results {
-		value := strings.TrimSpace(string(r.Value) + " " + r.Unit)
-		if r.Error != "" {
-			value = "– " + r.Error
-			if r.Raw != "" || r.Error == mapping.NotFromOneReading { // what a person can do with it
-				value = "– " + r.Detail
-			}
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t\n", r.Device, r.Point, r.Source, r.Raw, value)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t\n", r.Device, r.Point, r.Source, r.Raw, r.text())
 	}
 	for _, r := range results {
 		if header && r.Hint != "" {
@@ -233,6 +226,17 @@ func printRead(results []pointResult, asJSON, header bool) error {
 		}
 	}
 	return w.Flush()
+}
+
+// text is the value as people read it, or why there is none.
+func (r *pointResult) text() string {
+	switch {
+	case r.Error == "":
+		return withUnit(string(r.Value), r.Unit)
+	case r.Raw != "" || r.Error == mapping.NotFromOneReading: // what a person can do with it
+		return "– " + r.Detail
+	}
+	return "– " + r.Error
 }
 
 func printWrite(r writeResult, asJSON bool) error {

@@ -2,10 +2,10 @@ package main
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -88,7 +88,7 @@ func (a *asker) registers(ctx context.Context, unit byte, r modbus.Register) ([]
 		}
 		return nil, err
 	}
-	return hex.DecodeString(strings.ReplaceAll(results[0].Raw, " ", ""))
+	return parseRegisters(results[0].Raw)
 }
 
 // insist is registers, asked a second time if nothing or nothing whole came:
@@ -141,7 +141,9 @@ func (p *busPlace) asker() (*asker, error) {
 // in the running gateway.
 type busFinder struct {
 	cfg     *config.Config       // nil: there is none that can be used
-	running map[string]BusStatus // that the running gateway has
+	report  *config.Report       // of the configuration
+	status  *Status              // of the running gateway; nil: none runs
+	running map[string]BusStatus // that it has
 	socket  string
 }
 
@@ -152,10 +154,13 @@ func newBusFinder(ctx context.Context, opts *options) (*busFinder, error) {
 	if err != nil && !errors.Is(err, errNotRunning) {
 		return nil, err
 	}
+	if err == nil {
+		f.status = &status
+	}
 	for _, b := range status.Buses {
 		f.running[b.Bus] = b
 	}
-	f.cfg, _ = config.Load(opts.config, config.Options{SecretsElsewhere: true})
+	f.cfg, f.report = config.Load(opts.config, config.Options{SecretsElsewhere: true})
 	return f, nil
 }
 
@@ -182,7 +187,7 @@ func (f *busFinder) find(name string) *busPlace {
 		return nil
 	}
 	for _, b := range f.cfg.Buses {
-		if b.Protocol != config.Modbus || b.ID != name && b.Address != name && b.Address != "tcp://"+name {
+		if b.Protocol != config.Modbus || b.ID != name && !sameAddress(b.Address, name) {
 			continue
 		}
 		p := &busPlace{bus: b.ID, cfg: b.Modbus, known: map[byte][]*mapping.Device{}, listed: true}
@@ -197,6 +202,20 @@ func (f *busFinder) find(name string) *busPlace {
 		return p
 	}
 	return nil
+}
+
+// sameAddress reports whether name is the address of a bus, a host of it, or
+// another name of its port.
+func sameAddress(address, name string) bool {
+	if address == name || address == "tcp://"+name {
+		return true
+	}
+	if !strings.HasPrefix(address, "/") || !strings.HasPrefix(name, "/") {
+		return false
+	}
+	a, err := filepath.EvalSymlinks(address)
+	b, err2 := filepath.EvalSymlinks(name)
+	return err == nil && err2 == nil && a == b
 }
 
 // A progress is a line on the terminal that is written again and again; it is

@@ -234,15 +234,7 @@ func (d *doctor) stableName(about, address, tty string) {
 	}
 	byPath := strings.Join(d.linksTo("by-path", tty), " or ")
 	kind, number := d.usb(tty)
-	var twins []string
-	if kind != "" {
-		ttys, _ := os.ReadDir(d.path("sys/class/tty"))
-		for _, e := range ttys {
-			if k, n := d.usb(e.Name()); e.Name() != tty && k == kind && n == number && !d.sameAdapter(tty, e.Name()) {
-				twins = append(twins, e.Name())
-			}
-		}
-	}
+	twins := d.twins(tty)
 	byID := strings.HasPrefix(address, "/dev/serial/by-id/")
 	switch {
 	case byID && len(twins) > 0:
@@ -251,15 +243,40 @@ func (d *doctor) stableName(about, address, tty string) {
 	case byID && kind != "" && number == "":
 		d.say(portsArea, note, about, "before a second one: address = \""+byPath+"\"", "the adapter has no serial number: a second one like it would take the same name")
 	case path.Dir(address) == "/dev" && path.Base(address) == tty:
-		better := byPath
-		if ids := d.linksTo("by-id", tty); len(ids) > 0 && len(twins) == 0 {
-			better = ids[0]
-		}
+		better := d.lastingName(tty)
 		if better == "" {
 			return
 		}
 		d.say(portsArea, warning, about, "address = \""+better+"\"", "%s is a number in the order of plugging in, and another one some day", address)
 	}
+}
+
+// twins lists the ttys of other adapters that nothing tells from that of tty but
+// where they are plugged in.
+func (h *host) twins(tty string) (names []string) {
+	kind, number := h.usb(tty)
+	if kind == "" {
+		return nil
+	}
+	ttys, _ := os.ReadDir(h.path("sys/class/tty"))
+	for _, e := range ttys {
+		if k, n := h.usb(e.Name()); e.Name() != tty && k == kind && n == number && !h.sameAdapter(tty, e.Name()) {
+			names = append(names, e.Name())
+		}
+	}
+	return names
+}
+
+// lastingName is the name that a tty has whenever it is plugged in again, "" if
+// there is none.
+func (h *host) lastingName(tty string) string {
+	if ids := h.linksTo("by-id", tty); len(ids) > 0 && len(h.twins(tty)) == 0 {
+		return ids[0]
+	}
+	if paths := h.linksTo("by-path", tty); len(paths) > 0 {
+		return paths[0]
+	}
+	return ""
 }
 
 // sameAdapter reports whether two ttys are ports of one adapter.

@@ -108,7 +108,7 @@ See it work, with nothing to connect or configure:  gateway demo`,
 	flags.StringVar(&opts.state, "state", defaultState, "state folder: buffers and learned facts")
 	root.AddCommand(
 		newRun(&opts), newCheck(&opts), newApply(&opts), newDemo(), newSimulate(&opts),
-		newPlan(&opts), newScan(&opts), newProbe(&opts), newRead(&opts), newWrite(&opts), newHold(&opts), newRelease(&opts), newPause(&opts), newMute(&opts), newAudit(&opts),
+		newInit(&opts), newPlan(&opts), newScan(&opts), newProbe(&opts), newRead(&opts), newWrite(&opts), newHold(&opts), newRelease(&opts), newPause(&opts), newMute(&opts), newAudit(&opts),
 		newStatus(&opts), newMonitor(&opts), newCapture(&opts), newReplay(), newBridge(&opts), newBuffer(&opts), newLogLevel(&opts), newPasswd(&opts), newSecret(&opts), newDoctor(&opts), newDump(&opts), newProfiles(&opts), newHA(&opts), newVersion(),
 	)
 	return root

@@ -163,6 +163,11 @@ func replaceFile(file string, data []byte) error {
 	if err != nil {
 		return err
 	}
+	return putFile(file, data, mode, owner)
+}
+
+// putFile makes or replaces a file at once. A nil owner is whoever runs this.
+func putFile(file string, data []byte, mode fs.FileMode, owner *syscall.Stat_t) error {
 	next, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+"-*") // of mode 0600
 	if err != nil {
 		return err
@@ -260,6 +265,15 @@ func askPassword(ctx context.Context, prompt string) ([]byte, error) {
 
 // readLine reads a line, which ends with its end or the input's.
 func readLine(ctx context.Context, in *bufio.Reader) (string, error) {
+	line, err := nextLine(ctx, in)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return line, err
+}
+
+// nextLine reads a line. With the end of the input comes io.EOF.
+func nextLine(ctx context.Context, in *bufio.Reader) (string, error) {
 	type result struct {
 		line string
 		err  error
@@ -271,9 +285,6 @@ func readLine(ctx context.Context, in *bufio.Reader) (string, error) {
 	}()
 	select {
 	case r := <-read:
-		if r.err == io.EOF {
-			r.err = nil
-		}
 		return strings.TrimRight(r.line, "\r\n"), r.err
 	case <-ctx.Done():
 		return "", context.Cause(ctx)

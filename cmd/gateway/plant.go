@@ -365,6 +365,11 @@ func registers(raw []byte) string {
 	return strings.Join(words, " ")
 }
 
+// parseRegisters reads what registers wrote.
+func parseRegisters(text string) ([]byte, error) {
+	return hex.DecodeString(strings.ReplaceAll(text, " ", ""))
+}
+
 // target finds what a request names.
 func (p *plant) target(req readRequest) (*mapping.Device, []*mapping.Point, error) {
 	if req.Source != "" {

@@ -31,6 +31,7 @@ type scanSettings struct {
 	speeds  []serial.Config
 	timeout time.Duration
 	yes     bool // the bus of a running gateway may be stopped
+	first   bool // the first speed at which a unit answers is enough
 }
 
 func newScan(opts *options) *cobra.Command {
@@ -38,7 +39,7 @@ func newScan(opts *options) *cobra.Command {
 	var s scanSettings
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:               "scan BUS | PORT | HOST[:PORT] | NETWORK",
+		Use:               "scan BUS | PORT | HOST[:PORT] | URL | NETWORK",
 		ValidArgsFunction: completeBus(opts),
 		Short:             "Find the units on a bus or a network, and what they are",
 		Long: `scan asks each unit id for one register and lists those that answer, be it with
@@ -56,6 +57,7 @@ that are named are asked.`,
   gateway scan rs485 --units 1-20,100
   gateway scan /dev/ttyUSB0 --speeds 9600,19200/8E1
   gateway scan 192.168.10.5
+  gateway scan rtu+tcp://192.168.10.7:4001 --units 1-20
   gateway scan 192.168.10.0/28 --units 1`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
@@ -138,6 +140,9 @@ type foundUnit struct {
 	listed bool // its bus stands in the configuration
 	speed  serial.Config
 	usual  string // how its bus is configured, "" for nothing or this speed
+
+	key    string   // of its device; "": what it is and where
+	points []string // TOML of points that somebody named
 }
 
 // scan finds units at target. What was found is returned with an error, too.
@@ -152,6 +157,11 @@ func scan(ctx context.Context, opts *options, target string, s scanSettings) ([]
 	}
 	if strings.HasPrefix(target, "/") {
 		return scanPort(ctx, target, s, profiles)
+	}
+	if scheme, host, ok := strings.Cut(target, "://"); ok && scheme != "tcp" {
+		return scanURL(ctx, target, s, profiles)
+	} else if ok {
+		target = host
 	}
 	hosts, err := hostsOf(target)
 	if err != nil {
@@ -170,6 +180,16 @@ func scanPort(ctx context.Context, path string, s scanSettings, profiles []*conf
 		fmt.Fprintf(os.Stderr, "No --speeds given: trying %s at 9600 8N1 only.\n", path)
 	}
 	return scanBus(ctx, &busPlace{bus: "rs485", cfg: modbus.Config{URL: path}}, s, profiles)
+}
+
+// scanURL scans a bus on the network that is not in the configuration, in
+// another framing than Modbus TCP.
+func scanURL(ctx context.Context, target string, s scanSettings, profiles []*config.Profile) ([]foundUnit, error) {
+	url, err := config.ParseAddress(target)
+	if err != nil {
+		return nil, usageError("%w", err)
+	}
+	return scanBus(ctx, &busPlace{bus: url, cfg: modbus.Config{URL: url}}, s, profiles)
 }
 
 // scanBus scans one bus, at each speed that is asked for.
@@ -214,7 +234,7 @@ func (p *busPlace) scan(ctx context.Context, s scanSettings, profiles []*config.
 	if p.socket != "" {
 		most *= 2
 	}
-	fmt.Fprintf(os.Stderr, "Asking %d unit ids at %s, which takes up to %s.\n", len(s.units), p.cfg.URL, budget.Brief(most.Round(time.Second)))
+	fmt.Fprintf(os.Stderr, "Asking %s at %s, which takes up to %s.\n", count(len(s.units), "unit id"), p.cfg.URL, budget.Brief(most.Round(time.Second)))
 	var all []foundUnit
 	var tally scanTally
 	for _, speed := range s.speeds {
@@ -229,9 +249,23 @@ func (p *busPlace) scan(ctx context.Context, s scanSettings, profiles []*config.
 		if err != nil {
 			return all, err
 		}
+		if whole := wholeOf(all); s.first && len(whole) > 0 {
+			p.tellMissing(whole, s.units)
+			return whole, nil // what else came, came of asking at other speeds
+		}
 	}
 	p.tellMissing(all, s.units)
 	return all, tally.verdict(p, len(all), tty, s)
+}
+
+// wholeOf leaves out units of which only broken bytes came.
+func wholeOf(found []foundUnit) (whole []foundUnit) {
+	for _, u := range found {
+		if !u.Broken {
+			whole = append(whole, u)
+		}
+	}
+	return whole
 }
 
 // tellMissing names the devices of the configuration that were asked and did
@@ -252,11 +286,22 @@ func (p *busPlace) tellMissing(found []foundUnit, asked []int) {
 // A scanTally counts what came of the questions.
 type scanTally struct{ silent, broken int }
 
+// A nobodyError is that no unit answered, and what to do.
+type nobodyError struct {
+	error
+	broken bool // bytes came
+}
+
 // verdict says what to do when no unit answered, and nil else.
 func (t *scanTally) verdict(place *busPlace, found int, tty bool, s scanSettings) error {
-	switch {
-	case found > t.broken:
+	if found > t.broken {
 		return nil
+	}
+	return &nobodyError{t.advice(place, tty, s), t.broken > 0}
+}
+
+func (t *scanTally) advice(place *busPlace, tty bool, s scanSettings) error {
+	switch {
 	case t.broken > 0:
 		return fmt.Errorf("bus %s: bytes came, but no whole answer (%d times broken, %d silent): the speed or parity is another one; try --speeds all", place.bus, t.broken, t.silent)
 	case tty:
@@ -464,7 +509,7 @@ func scanHosts(ctx context.Context, hosts []string, finder *busFinder, s scanSet
 	if s.units == nil {
 		s.units = []int{1, 255, 0}
 	}
-	fmt.Fprintf(os.Stderr, "Asking %d addresses for the unit ids %s.\n", len(hosts), fewIDs(s.units))
+	fmt.Fprintf(os.Stderr, "Asking %s for the unit ids %s.\n", count(len(hosts), "address"), fewIDs(s.units))
 	found, errs := make([][]foundUnit, len(hosts)), make([]error, len(hosts))
 	var done sync.WaitGroup
 	slots := make(chan struct{}, atOnce)
@@ -525,10 +570,15 @@ func printFound(out io.Writer, found []foundUnit) {
 		u.name(found[:i])
 		if u.Line != "" && !u.listed && !buses[u.Bus] {
 			buses[u.Bus] = true
-			fmt.Fprintf(out, "[bus.%s]\naddress = %q\nbaud    = %d\nformat  = %q\n\n", u.Bus, u.Address, u.speed.Baud, u.speed.Format)
+			u.printBus(out)
 		}
 		u.print(out)
 	}
+}
+
+// printBus writes the line that a unit is on.
+func (u *foundUnit) printBus(out io.Writer) {
+	fmt.Fprintf(out, "[bus.%s]\naddress = %q\nbaud    = %d\nformat  = %q\n\n", u.Bus, u.Address, u.speed.Baud, cmp.Or(u.speed.Format, serial.DefaultFormat))
 }
 
 // name gives the bus of a unit another name if that is taken by another speed
@@ -583,6 +633,7 @@ func (u *foundUnit) print(out io.Writer) {
 		if u.Perhaps {
 			lines[0] += " # perhaps: compare its values with the device"
 		}
+	case len(u.points) > 0:
 	default:
 		fmt.Fprintf(out, "# No shipped profile fits. To find values that its display shows:\n#   gateway probe %s --unit %d --like voltage_l1=230\n", u.Bus, u.Unit)
 	}
@@ -590,9 +641,12 @@ func (u *foundUnit) print(out io.Writer) {
 	if len(u.Devices) > 0 {
 		comment = "# " // there already
 	}
-	lines = slices.Concat([]string{fmt.Sprintf("[device.%s]", u.device())}, lines, []string{fmt.Sprintf("bus     = %q", u.Bus), fmt.Sprintf("unit_id = %d", u.Unit)})
+	lines = slices.Concat([]string{fmt.Sprintf("[device.%s]", tomlKey(u.device()))}, lines, []string{fmt.Sprintf("bus     = %q", u.Bus), fmt.Sprintf("unit_id = %d", u.Unit)})
 	for _, name := range u.Lacks {
 		lines = append(lines, fmt.Sprintf("points.%s = false # it has none", tomlKey(name)))
+	}
+	for _, point := range u.points {
+		lines = append(lines, "points."+point)
 	}
 	for _, line := range lines {
 		fmt.Fprintln(out, comment+line)
@@ -617,6 +671,9 @@ func (s *sunSpec) print(out io.Writer) {
 
 // device makes a key for the device: what it is and where.
 func (u *foundUnit) device() string {
+	if u.key != "" {
+		return u.key
+	}
 	kind := u.Profile[strings.LastIndexByte(u.Profile, '/')+1:]
 	if u.SunSpec != nil {
 		kind = cmp.Or(kind, "sunspec")

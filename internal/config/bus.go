@@ -267,6 +267,13 @@ func (a address) host() bool { return a.scheme == "tcp" || a.scheme == "tls" || 
 // busSchemes are the URLs that a bus may have.
 var busSchemes = modbus.Schemes()
 
+// ParseAddress reads the address of a bus, a port's path or a URL, and returns it
+// in its normal form: with its port number.
+func ParseAddress(s string) (string, error) {
+	a, err := parseAddress(s)
+	return a.text, err
+}
+
 // parseAddress reads a port's path or a URL.
 func parseAddress(s string) (address, error) {
 	if !strings.Contains(s, "://") {

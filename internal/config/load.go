@@ -105,7 +105,7 @@ const maxFile = 4 << 20
 func (l *loader) readAll(name string) *node {
 	info, err := os.Stat(name)
 	if err != nil {
-		l.add(Error, nil, span{}, "read configuration %s: %v; --config names another place, and `gateway demo --keep DIR` makes one to start from", name, plain(err))
+		l.add(Error, nil, span{}, "read configuration %s: %v; --config names another place, and `gateway init` makes one", name, plain(err))
 		return nil
 	}
 	if !info.IsDir() {
@@ -161,7 +161,7 @@ func (l *loader) parseFS(fsys fs.FS, name, shown string) *node {
 	l.files++
 	data, err := fs.ReadFile(fsys, name)
 	if errors.Is(err, fs.ErrNotExist) {
-		l.add(Error, src, span{}, "there is no such file; `gateway demo --keep DIR` makes a folder to start from")
+		l.add(Error, src, span{}, "there is no such file; `gateway init` makes one")
 		return nil
 	}
 	if err == nil && len(data) > maxFile {
@@ -353,6 +353,9 @@ func (l *loader) readGateway(root *node) {
 // such a name would meet its likes upstream.
 var hostNames = []string{"raspberrypi", "localhost"}
 
+// FreshName reports whether every fresh machine is called so.
+func FreshName(name string) bool { return slices.Contains(hostNames, strings.ToLower(name)) }
+
 func (l *loader) readName(raw *rawGateway) {
 	name, bridged := raw.Name, len(raw.Bridge.V) > 0
 	if !name.set() {
@@ -370,7 +373,7 @@ func (l *loader) readName(raw *rawGateway) {
 	if wrong := checkName(name.V); wrong != "" {
 		l.errorAt(name.at, "the name %q %s", name.V, wrong)
 	}
-	if bridged && slices.Contains(hostNames, strings.ToLower(name.V)) {
+	if bridged && FreshName(name.V) {
 		l.errorAt(name.at, "%q is what every fresh machine is called; a gateway with a bridge needs a name of its own, or two of them meet upstream", name.V)
 	}
 }

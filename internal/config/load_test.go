@@ -563,7 +563,7 @@ func TestFilesAreThoseOfTheFolder(t *testing.T) {
 
 func TestMissingFolder(t *testing.T) {
 	_, report := Load(filepath.Join(t.TempDir(), "none"), Options{})
-	if err := report.Err(); err == nil || !strings.Contains(err.Error(), "gateway demo --keep") {
+	if err := report.Err(); err == nil || !strings.Contains(err.Error(), "gateway init") {
 		t.Errorf("err: %v", err)
 	}
 }

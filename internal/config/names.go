@@ -7,6 +7,10 @@ import (
 	"unicode"
 )
 
+// WrongName says what keeps a name from being that of a gateway, a bus or a
+// device; "" is nothing.
+func WrongName(name string) string { return checkName(name) }
+
 // checkName says what keeps a name from being a level of a topic; "" is
 // nothing.
 func checkName(name string) string {
