@@ -330,7 +330,7 @@ var notRun = []struct{ line, why string }{
 	{`--encrypt`, "TestSecretEncrypted runs it, with systemd-creds in the place of that of a booted system"},
 	{`^openssl|--cafile`, "TestBrokerPageTellsTheTruth runs it"},
 	{`--speeds`, "takes half a minute; TestScanTriesSpeedsOfAPort does it on a port of its own"},
-	{`identity`, "simulated devices have none; identify_test.go asks others"},
+	{`identity`, "simulated devices have none; TestUnitsSayWhoTheyAre asks others"},
 	{`mosquitto_sub --unix`, "the path of the socket is that of an installed gateway"},
 	{`^gateway check && sudo systemctl`, "its first half is run as a line of its own"},
 }
