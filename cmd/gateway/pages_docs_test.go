@@ -153,7 +153,7 @@ func TestPagesShowRightConfigurations(t *testing.T) {
 			}
 		}
 	}
-	if n < 35 {
+	if n < 50 {
 		t.Errorf("only %d configurations", n)
 	}
 }
@@ -317,6 +317,34 @@ func chaptersOf(text string) (names []string) {
 		names = append(names, strings.ReplaceAll(name, " ", "-"))
 	}
 	return names
+}
+
+// TestPagesQuoteTheProgram looks for the messages in the tables of pages that have no
+// test of their own.
+func TestPagesQuoteTheProgram(t *testing.T) {
+	source, n := goSource(t), 0
+	for _, page := range []string{"docs/plc.md", "docs/sensors.md"} {
+		text := pages(t)[page]
+		for _, row := range regexp.MustCompile("(?m)^\\| .* \\|$").FindAllString(text, -1) {
+			said := strings.Contains(row, "null with")
+			if _, table, _ := strings.Cut(text, "| Refused |"); !said && !strings.Contains(table, row) {
+				continue
+			}
+			cell := strings.Split(row, "|")[1]
+			if said {
+				_, cell, _ = strings.Cut(row, "null with")
+			}
+			for _, m := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(cell, -1) {
+				n++
+				if !strings.Contains(source, m[1]) {
+					t.Errorf("%s: the program does not say %q", page, m[1])
+				}
+			}
+		}
+	}
+	if n < 12 {
+		t.Errorf("only %d messages", n)
+	}
 }
 
 // notRun says of the lines that cannot be run here where they are, or why not.
