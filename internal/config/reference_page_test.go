@@ -51,6 +51,7 @@ type refKey struct {
 type refEntry struct {
 	words, lines []string
 	keys         []*refKey
+	tells        []*refKey // those that the page lists here
 }
 
 // A refPage makes the page.
@@ -223,11 +224,41 @@ this as one file.
 		case usual != "":
 			fmt.Fprintf(&b, "\n%s\n", usual)
 		}
+		r.place(section)
 		for _, e := range r.sections[section] {
 			r.entry(&b, e, usual)
 		}
 	}
 	return regexp.MustCompile("\n{3,}").ReplaceAllString(b.String(), "\n\n")
+}
+
+// place has each key of a section told of in one entry: where it stands and is
+// spoken of, else where it stands in a list, else where it stands first.
+func (r *refPage) place(section string) {
+	entries := r.sections[section]
+	for _, e := range entries {
+		for _, k := range e.keys {
+			name := k.section + "." + k.key
+			if r.shown[name] || k.section == "devices.NAME" && r.shown["device.NAME."+k.key] {
+				continue
+			}
+			r.shown[name], r.shown[k.owner] = true, true
+			word := regexp.QuoteMeta(k.key[strings.LastIndex(k.key, ".")+1:])
+			spoken := regexp.MustCompile(`(?mi)(^|[^\w"])` + word + `s?([^\w"]|$)`)
+			listed := regexp.MustCompile(`(?m)^  ` + word + ` `)
+			at := slices.IndexFunc(entries, func(e *refEntry) bool {
+				return slices.ContainsFunc(e.keys, func(o *refKey) bool { return o.key == k.key }) && spoken.MatchString(strings.Join(e.words, "\n"))
+			})
+			if at < 0 {
+				at = slices.IndexFunc(entries, func(e *refEntry) bool { return listed.MatchString(strings.Join(e.words, "\n")) })
+			}
+			if at >= 0 {
+				entries[at].tells = append(entries[at].tells, k)
+			} else {
+				e.tells = append(e.tells, k)
+			}
+		}
+	}
 }
 
 // effectOf says when a change of a part counts.
@@ -278,15 +309,9 @@ func (r *refPage) entry(b *strings.Builder, e *refEntry, usual string) {
 	inline := slices.ContainsFunc(e.lines, func(l string) bool {
 		return strings.Contains(l, "{ ") || strings.Contains(l, ".") && !strings.Contains(l, `"`)
 	})
-	fresh := slices.DeleteFunc(slices.Clone(e.keys), func(k *refKey) bool {
-		name := k.section + "." + k.key
-		known := r.shown[name] || k.section == "devices.NAME" && r.shown["device.NAME."+k.key]
-		r.shown[name], r.shown[k.owner] = true, true
-		return known
-	})
 	defaults := defaultsOf(strings.Join(e.words, " "))
 	list := ""
-	for _, k := range fresh {
+	for _, k := range e.tells {
 		if len(e.words) == 0 {
 			r.t.Errorf("reference.toml explains no %s of [%s]: it has no comment", k.key, k.section)
 		}
@@ -294,7 +319,7 @@ func (r *refPage) entry(b *strings.Builder, e *refEntry, usual string) {
 		if limit := r.limits[k.owner]; limit != "" {
 			list += ", " + limit
 		}
-		if len(defaults) == len(fresh) {
+		if len(defaults) == len(e.tells) {
 			list += ", without it `" + defaults[0] + "`"
 			defaults = append(defaults[1:], "")
 		}
