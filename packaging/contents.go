@@ -197,7 +197,8 @@ what is buffered, and learned facts
 .I /usr/share/doc/gateway/examples/reference.toml
 every key, explained
 .SH SEE ALSO
-/usr/share/doc/gateway/docs/install.md and the pages beside it
+/usr/share/doc/gateway/docs/reference-commands.md: each command with its flags;
+reference-configuration.md, install.md and the other pages are beside it
 `)
 	return page.Bytes(), nil
 }

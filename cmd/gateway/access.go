@@ -28,6 +28,11 @@ func newRead(opts *options) *cobra.Command {
 		Use:               "read DEVICE[.POINT] | BUS/UNIT TABLE:ADDRESS[-END] [TYPE]",
 		ValidArgsFunction: completePoint(opts, false),
 		Short:             "Read values now, with the raw registers beside them",
+		Long: `read asks devices now and prints each value with the raw registers it was made of.
+It goes through the gateway if that runs, which polls on, and opens the port itself
+otherwise. TABLE is coil, discrete, input or holding with an address that counts from
+0, or the manual's number stands alone: 30053. TYPE is as in the configuration, u16
+without it. The exit code is 1 if nothing could be read.`,
 		Example: `  gateway read main                    all points of a device
   gateway read main.power --every 1s   one point, again and again
   gateway read rs485/7 input:52 f32    registers of a unit that has no map yet
@@ -63,7 +68,7 @@ func newRead(opts *options) *cobra.Command {
 	}
 	cmd.Flags().StringVar(&req.Order, "order", "", "byte order of a raw read: ABCD, CDAB, BADC or DCBA")
 	cmd.Flags().BoolVar(&all, "all-types", false, "show registers in all types and orders that give a number")
-	cmd.Flags().DurationVar(&every, "every", 0, "repeat at this interval until interrupted")
+	cmd.Flags().DurationVar(&every, "every", 0, "read again and again at this interval, such as 1s, until Ctrl-C")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON, one line for each reading of the target")
 	return cmd
 }
@@ -74,6 +79,11 @@ func newWrite(opts *options) *cobra.Command {
 		Use:               "write DEVICE.POINT VALUE",
 		ValidArgsFunction: completePoint(opts, true),
 		Short:             "Write a value, read it back, and say what became of it",
+		Long: `write writes one point that the configuration declares writable, within its limits,
+and reads it back. VALUE is what the point publishes: a number in its unit, true or
+false, a name of its enum. It goes through the gateway if that runs and opens the port
+itself otherwise. The exit code is 1 unless the device holds the value or said that it
+took it.`,
 		Example: `  gateway write boiler.setpoint 55.5
   gateway write boiler.mode auto
   gateway write boiler.pump true`,

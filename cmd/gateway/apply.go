@@ -59,7 +59,7 @@ func newApply(opts *options) *cobra.Command {
 	var confirm time.Duration
 	var restart, back bool
 	cmd := &cobra.Command{
-		Use:   "apply BUNDLE",
+		Use:   "apply BUNDLE | --back",
 		Short: "Replace the configuration by a bundle, and go back by itself if a bridge does not come up",
 		Long: `apply takes the configuration that many sites share, as a folder or a .tar or
 .tar.gz file of it, checks it together with what belongs to this site (site.toml,
@@ -83,7 +83,7 @@ command, such as one of SSH through the very uplink, does not end it.`,
 			return a.apply(cmd.Context(), args[0], confirm)
 		},
 	}
-	cmd.Flags().DurationVar(&confirm, "confirm", 0, "go back unless all bridges are up after so long, such as 10m")
+	cmd.Flags().DurationVar(&confirm, "confirm", 0, "go back unless all bridges are up within this time, such as 10m")
 	cmd.Flags().BoolVar(&restart, "restart", false, "restart the service instead of reloading, for what needs that")
 	cmd.Flags().BoolVar(&back, "back", false, "put back what the last bundle replaced")
 	return cmd

@@ -194,6 +194,8 @@ func newAudit(opts *options) *cobra.Command {
 		Long: `audit shows the last writes to devices, by commands, by the command line, and by
 the gateway itself: who asked, what the point held before, and how it ended. The
 gateway keeps the last 1000, and publishes each on NAME/_audit as it happens.`,
+		Example: `  gateway audit
+  gateway audit -n 0 --json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			entries, err := readAudit(cmd.Context(), opts)
@@ -215,8 +217,8 @@ gateway keeps the last 1000, and publishes each on NAME/_audit as it happens.`,
 			return printAudit(os.Stdout, entries)
 		},
 	}
-	cmd.Flags().IntVarP(&n, "number", "n", 20, "how many of the last commands; 0: all there are")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON, one line for each command")
+	cmd.Flags().IntVarP(&n, "number", "n", 20, "how many of the last writes; 0: all there are")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON, one line for each write")
 	return cmd
 }
 

@@ -38,7 +38,10 @@ func newBufferList(opts *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ls",
 		Short: "List the buffers, who is owed something, and how much",
-		Args:  cobra.NoArgs,
+		Long: `ls shows each buffer with its size, and for each bridge and for the sessions how many
+messages wait, their bytes, and how old the oldest is.`,
+		Example: "  gateway buffer ls",
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var list []BufferLog
 			err := ask(cmd.Context(), controlPath(opts.state), "/buffer", nil, &list)
@@ -176,6 +179,8 @@ func newBufferShow(opts *options) *cobra.Command {
 		Example: `  gateway buffer show aws
   gateway buffer show aws --limit 100
   gateway buffer show sessions         what clients of the broker are owed`,
+		Long: `show prints the oldest messages that wait for a bridge: age, QoS, size, topic and the
+beginning of the payload. They stay where they are.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if limit < 1 {
@@ -275,7 +280,10 @@ func newBufferVerify(opts *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify",
 		Short: "Read all that is buffered and report damage",
-		Args:  cobra.NoArgs,
+		Long: `verify reads every block of the buffers, compares the checksums, and names each place
+that is damaged. The exit code is 1 if there is one.`,
+		Example: "  gateway buffer verify",
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := withSignals(cmd.Context())
 			defer stop()
@@ -339,7 +347,7 @@ func printReports(out io.Writer, reports map[string]*spool.Report) {
 func newBufferPurge(opts *options) *cobra.Command {
 	var yes bool
 	cmd := &cobra.Command{
-		Use:               "purge CONSUMER",
+		Use:               "purge BRIDGE",
 		ValidArgsFunction: completeBridge(opts),
 		Short:             "Give up all that waits for a bridge",
 		Long: `Give up all that waits for a bridge: it is never sent. A bridge that is in the

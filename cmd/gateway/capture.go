@@ -26,9 +26,6 @@ func newCapture(opts *options) *cobra.Command {
 with its time, while the bus is used as before. It ends after --for, or with
 Ctrl-C; what was recorded until then is kept.
 
-  gateway capture rs485 --for 5m
-  gateway replay rs485-20261120-230600.capture --decode
-
 The file is text: look into it, add remarks in lines that begin with #, send it
 to whoever can help. It holds the values of the devices and no passwords of the
 gateway; what devices are told over the bus, such as the password of a meter, is
@@ -36,6 +33,8 @@ in it.
 
 Without a running gateway only a bus whose devices speak by themselves can be
 recorded: on any other one nobody asks.`,
+		Example: `  gateway capture rs485 --for 5m
+  gateway capture rs485 --pcap rs485.pcap     for Wireshark, too`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, stop := withSignals(cmd.Context())
@@ -48,8 +47,8 @@ recorded: on any other one nobody asks.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.DurationVar(&c.For, "for", time.Minute, "end after this time, at most 24h")
-	flags.IntVar(&c.MiB, "size", 64, "end when the file has this many MiB, at most 1024")
+	flags.DurationVar(&c.For, "for", time.Minute, "how long: up to 24h")
+	flags.IntVar(&c.MiB, "size", 64, "end when the file has this many MiB: 1 to 1024")
 	flags.StringVarP(&c.output, "output", "o", "", "write to this new file; - is standard output (default: one in this folder, named after the bus and the time)")
 	flags.StringVar(&c.pcap, "pcap", "", "write this new file for Wireshark, too")
 	return cmd

@@ -21,6 +21,9 @@ errors and 0 if there are none; warnings do not count.
 
 With --diff it shows what a reload would do (systemctl reload gateway): which buses
 and bridges would begin anew, and because of which settings.`,
+		Example: `  gateway check
+  gateway check --diff
+  gateway check plant                  another folder or file`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			path := opts.config

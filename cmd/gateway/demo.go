@@ -35,6 +35,9 @@ Now and then it cuts the uplink, lets the buffer fill and restores it.
 
 At the end it compares what a subscriber at the site saw with what arrived in
 the cloud, and exits with 1 if anything was lost or came out of order.`,
+		Example: `  gateway demo
+  gateway demo --for 30s --json
+  gateway demo --keep plant                   its configuration is a start for one's own`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := withSignals(cmd.Context())
@@ -42,7 +45,7 @@ the cloud, and exits with 1 if anything was lost or came out of order.`,
 			return d.run(ctx)
 		},
 	}
-	cmd.Flags().DurationVar(&d.length, "for", 0, "end after this time; 0: when interrupted")
+	cmd.Flags().DurationVar(&d.length, "for", 0, "how long; without it until Ctrl-C")
 	cmd.Flags().BoolVar(&d.asJSON, "json", false, "print the summary as JSON")
 	cmd.Flags().StringVar(&d.keep, "keep", "", "keep the configuration, keys and buffers in this new folder")
 	return cmd

@@ -258,8 +258,7 @@ the time is over or "gateway release" ends it. A hold outlives restarts and
 reboots, and is written again each time the device comes back. When it ends, the
 value stays until the next command.`,
 		Example: `  gateway hold boiler.setpoint 55 --for 2h
-  gateway hold --list
-  gateway release boiler.setpoint`,
+  gateway hold --list`,
 		Args: cobra.MaximumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			socket := controlPath(opts.state)
@@ -285,7 +284,7 @@ value stays until the next command.`,
 			return printWrite(result, asJSON)
 		},
 	}
-	cmd.Flags().StringVar(&length, "for", "", "how long: 30m, 2h, 1h30m, 3d")
+	cmd.Flags().StringVar(&length, "for", "", "how long: 1s to 90d, such as 30m, 2h, 1h30m or 3d")
 	cmd.Flags().BoolVar(&list, "list", false, "show what is held")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
@@ -314,7 +313,10 @@ func newRelease(opts *options) *cobra.Command {
 		Use:               "release DEVICE.POINT",
 		ValidArgsFunction: completePoint(opts, true),
 		Short:             "End a hold",
-		Args:              cobra.ExactArgs(1),
+		Long: `release ends a hold: commands to the point are taken again. The value stays as it is
+until the next one.`,
+		Example: "  gateway release boiler.setpoint",
+		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var done struct{}
 			return askRunning(cmd.Context(), controlPath(opts.state), "/release", writeRequest{Target: args[0]}, &done)

@@ -289,6 +289,6 @@ before. Without LEVELS it says what they are.`,
 			return nil
 		},
 	}
-	cmd.Flags().DurationVar(&length, "for", 15*time.Minute, "how long")
+	cmd.Flags().DurationVar(&length, "for", 15*time.Minute, "how long: 1s to 24h")
 	return cmd
 }

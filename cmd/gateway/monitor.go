@@ -65,7 +65,7 @@ of "gateway status --json" and the time.`,
 			return m.watch(cmd.Context())
 		},
 	}
-	cmd.Flags().DurationVar(&m.every, "every", m.every, "how often to look")
+	cmd.Flags().DurationVar(&m.every, "every", m.every, "how often to look: 100ms to 1h")
 	cmd.Flags().BoolVar(&once, "once", false, "print all once, and end")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON, one object a line")
 	return cmd

@@ -277,7 +277,7 @@ DEVICE all that are muted are listed.`,
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&length, "for", "", "how long: 30m, 2h, 1h30m, 3d")
+	cmd.Flags().StringVar(&length, "for", "", "how long: 1s to 90d, such as 30m, 2h, 1h30m or 3d")
 	cmd.Flags().StringVar(&req.Note, "note", "", "why, for whoever wonders")
 	cmd.Flags().BoolVar(&req.End, "end", false, "ask the device again")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")

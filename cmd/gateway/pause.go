@@ -304,7 +304,7 @@ free. Without BUS all pauses are listed.`,
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&length, "for", "", "how long: 1m to 24h (default 15m)")
+	cmd.Flags().StringVar(&length, "for", "", "how long: 1m to 24h, such as 30m (without it: 15m)")
 	cmd.Flags().StringVar(&req.Note, "note", "", "why, for whoever wonders")
 	cmd.Flags().BoolVar(&req.End, "end", false, "take the port back")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")

@@ -55,7 +55,7 @@ stands for each tenth second, and 1s for the others. How long a device thinks be
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the plan as JSON")
-	cmd.Flags().DurationVar(&thinking, "thinking", 0, "assume that each device takes so long before it answers")
+	cmd.Flags().DurationVar(&thinking, "thinking", 0, "how long each device is assumed to think before it answers, such as 100ms")
 	return cmd
 }
 

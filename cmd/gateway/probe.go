@@ -79,9 +79,9 @@ too.`,
 	}
 	cmd.Flags().StringArrayVar(&likes, "like", nil, "a value the device shows, with the name of its point or without: voltage_l1=230")
 	cmd.Flags().StringVar(&near, "near", "", "where the manual says it is: input:0, holding:100 or 30001")
-	cmd.Flags().IntVar(&unit, "unit", 0, "unit id of the device")
-	cmd.Flags().Float64Var(&within, "within", 3, "largest deviation, in percent")
-	cmd.Flags().IntVar(&most, "most", 10, "how many to print for each value")
+	cmd.Flags().IntVar(&unit, "unit", 0, "unit id of the device: 0 to 255")
+	cmd.Flags().Float64Var(&within, "within", 3, "how far off a value may be, in percent")
+	cmd.Flags().IntVar(&most, "most", 10, "print at most so many for each value")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print all that fits as JSON")
 	return cmd
 }

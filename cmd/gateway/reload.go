@@ -176,8 +176,7 @@ func compare(start, old, now map[string]string) *changes {
 			c.tables = differs(old, part)
 		case part == "homeassistant":
 			c.announce = c.announce || differs(old, part)
-		case part == config.UsersPart: // always read again: it names files
-		case differs(start, part):
+		case !config.TakesReload(part) && differs(start, part): // the users are always read again: they name files
 			c.restart = append(c.restart, part)
 		}
 		if kind == "bus" && differs(old, part) {

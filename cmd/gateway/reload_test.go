@@ -107,5 +107,4 @@ func TestSecurityTellsTheTruth(t *testing.T) {
 	if cfg == nil || len(cfg.Access.Rules) != 2 || !cfg.Access.Passwords.Has("panel") || cfg.Access.Anonymous {
 		t.Errorf("%d of two users: %v", strings.Count(text, "[broker.user."), report.Err())
 	}
-	checkCommands(t, "docs/security.md", string(read))
 }

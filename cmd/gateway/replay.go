@@ -35,10 +35,9 @@ Otherwise it plays the devices: a gateway that asks what was asked when the
 capture was made is answered what was answered then, after the same time. A
 capture of a serial line is played on a pseudo-terminal, or with --listen, as one
 of TCP is, on a TCP port. Devices that speak by themselves are heard again and
-again.
-
-  gateway replay hall.capture --decode
-  gateway replay hall.capture --pty /tmp/hall --speed max`,
+again.`,
+		Example: `  gateway replay rs485-20261120-230600.capture --decode
+  gateway replay rs485-20261120-230600.capture --pty /tmp/rs485 --speed max`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, stop := withSignals(cmd.Context())

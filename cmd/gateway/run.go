@@ -35,6 +35,8 @@ On SIGHUP it reads the configuration again. Buses and bridges that changed begin
 anew, all others go on undisturbed; one with an error changes nothing. What needs a
 restart, such as the broker's listeners, is told. ` + "`gateway check --diff`" + ` shows
 beforehand what a reload would do.`,
+		Example: `  gateway run
+  gateway run --read-only --log-level info,modbus=debug`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			l, err := parseLevels(level)
@@ -45,7 +47,7 @@ beforehand what a reload would do.`,
 		},
 	}
 	cmd.Flags().BoolVar(&readOnly, "read-only", false, "poll and publish, write nothing to any device")
-	cmd.Flags().StringVar(&level, "log-level", "info", "debug, info, warn or error, also of a part: info,bridge=debug")
+	cmd.Flags().StringVar(&level, "log-level", "info", "from which level on: debug, info, warn or error; also for one part: info,bridge=debug")
 	return cmd
 }
 

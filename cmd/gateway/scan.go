@@ -85,9 +85,9 @@ that are named are asked.`,
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&units, "units", "", "unit ids to ask, such as 1-20,100 (default: 1-247 on serial lines; 1, 255 and 0 on the network)")
+	cmd.Flags().StringVar(&units, "units", "", "unit ids to ask, such as 1-20,100 (without it: 1-247 on serial lines; 1, 255 and 0 on the network)")
 	cmd.Flags().StringVar(&speeds, "speeds", "", "speeds of a serial line to try, such as 9600,19200/8E1, or all")
-	cmd.Flags().DurationVar(&s.timeout, "timeout", 300*time.Millisecond, "how long to wait for each answer")
+	cmd.Flags().DurationVar(&s.timeout, "timeout", 300*time.Millisecond, "how long to wait for each answer, from 1ms")
 	cmd.Flags().BoolVarP(&s.yes, "yes", "y", false, "do not ask before the running gateway stops asking the bus for other speeds")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print what was found as JSON")
 	return cmd

@@ -36,15 +36,12 @@ of its framings, sensors that speak by themselves, meters that are called. Value
 move plausibly and writes have an effect. Other programs can read it as well.
 
 A bus whose address is on this machine is served there. For any other, simulate
-chooses an address and says what to put into site.toml, which --site writes:
-
-  gateway simulate --config DIR --site DIR/site.toml
+chooses an address and says what to put into site.toml, which --site writes.
 
 For tls:// it makes certificates and says where they are; with --role a client
-whose certificate does not carry that role is refused everything (exception 1).
-
-A plant that misbehaves shows what the gateway makes of it:
-
+whose certificate does not carry that role is refused everything (exception 1). With --fault the plant misbehaves, to show what
+a gateway makes of it.`,
+		Example: `  gateway simulate --config plant --site plant/site.toml
   gateway simulate --fault rs485/7:silent --fault boiler:latency=2s,every=10`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -65,7 +62,7 @@ A plant that misbehaves shows what the gateway makes of it:
 	cmd.Flags().StringArrayVar(&faults, "fault", nil, faultHelp)
 	cmd.Flags().StringVar(&site, "site", "", "write the addresses to this file, and remove it at the end")
 	cmd.Flags().StringVar(&role, "role", "", "tls:// only: what the client's certificate must say (Modbus/TCP Security)")
-	cmd.Flags().Uint64Var(&seed, "seed", 1, "another seed, another plant")
+	cmd.Flags().Uint64Var(&seed, "seed", 1, "another number, other values")
 	return cmd
 }
 

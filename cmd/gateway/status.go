@@ -164,7 +164,12 @@ func newStatus(opts *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show buses, devices, bridges and buffers of the running gateway",
-		Args:  cobra.NoArgs,
+		Long: `status shows once what there is: each bus with its load and errors, each device with
+its state and last answer, each bridge, each buffer. The last column says what is
+wrong and what to do. It fails, with exit code 1, if no gateway is running.`,
+		Example: `  gateway status
+  gateway status --json`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var s Status
 			socket := controlPath(opts.state)

@@ -368,7 +368,6 @@ func TestWatchingPageTellsTheTruth(t *testing.T) {
 	if !strings.Contains(text, "\n\n"+metrics.Markdown()) {
 		t.Errorf("the table of the metrics is not this:\n%s", metrics.Markdown())
 	}
-	checkCommands(t, "docs/watching.md", text)
 	blocks := make(map[string]string)
 	for _, b := range regexp.MustCompile("(?s)```([a-z]+)\n(.*?)```").FindAllStringSubmatch(text, -1) {
 		blocks[b[1]] += b[2]

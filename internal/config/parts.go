@@ -22,6 +22,13 @@ const (
 	UsersPart   = "users"   // of the broker
 )
 
+// TakesReload reports whether a change of a part counts with the next reload, not
+// only with the next start.
+func TakesReload(part string) bool {
+	kind, _, named := strings.Cut(part, " ")
+	return named && (kind == "bus" || kind == "bridge") || part == UsersPart || part == "publish" || part == "homeassistant"
+}
+
 func BusPart(id string) string      { return "bus " + id }
 func BridgePart(name string) string { return "bridge " + name }
 

@@ -16,6 +16,30 @@ import (
 // TestReferenceExplainsEveryKey parses reference.toml, which holds no key
 // that is not known, and looks for each key that is.
 func TestReferenceExplainsEveryKey(t *testing.T) {
+	dir := referenceFolder(t)
+	opts := testOptions(nil)
+	opts.Profiles = nil // those that come with the program
+	cfg, report := Load(filepath.Join(dir, "reference.toml"), opts)
+	if cfg == nil {
+		report.WriteTo(t.Output())
+		t.Fatal(report.Summary())
+	}
+	root, ok := parse(&source{data: string(configs.Reference)}, new(Report))
+	if !ok {
+		t.Fatal("reference.toml does not parse")
+	}
+	explained := make(map[string]bool)
+	collect(root, reflect.TypeFor[rawGateway](), explained)
+	for key := range knownKeys(reflect.TypeFor[rawGateway](), make(map[string]bool)) {
+		if !explained[key] {
+			t.Errorf("reference.toml does not hold %s", key)
+		}
+	}
+}
+
+// referenceFolder holds reference.toml and the files that it names.
+func referenceFolder(t *testing.T) string {
+	t.Helper()
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, "reference.toml"), string(configs.Reference))
 	list, err := fs.ReadFile(configs.Examples, "examples/plc-list/plc.csv")
@@ -36,24 +60,7 @@ func TestReferenceExplainsEveryKey(t *testing.T) {
 	} {
 		write(t, filepath.Join(dir, name), data)
 	}
-	opts := testOptions(nil)
-	opts.Profiles = nil // those that come with the program
-	cfg, report := Load(filepath.Join(dir, "reference.toml"), opts)
-	if cfg == nil {
-		report.WriteTo(t.Output())
-		t.Fatal(report.Summary())
-	}
-	root, ok := parse(&source{data: string(configs.Reference)}, new(Report))
-	if !ok {
-		t.Fatal("reference.toml does not parse")
-	}
-	explained := make(map[string]bool)
-	collect(root, reflect.TypeFor[rawGateway](), explained)
-	for key := range knownKeys(reflect.TypeFor[rawGateway](), make(map[string]bool)) {
-		if !explained[key] {
-			t.Errorf("reference.toml does not hold %s", key)
-		}
-	}
+	return dir
 }
 
 // below returns the raw types of what a field of type f holds under names, or
