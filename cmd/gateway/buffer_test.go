@@ -78,6 +78,7 @@ func ids(list []BufferMessage) (s []string) {
 // TestBuffer looks into the buffers of a gateway whose cloud is away: while it
 // runs, and after it was killed.
 func TestBuffer(t *testing.T) {
+	t.Parallel()
 	bridge := func(name string) string {
 		return fmt.Sprintf("[spool]\nsync = \"20ms\"\ncompress = \"zstd\"\n[bridge.%s]\nurl = \"tcp://127.0.0.1:%s\"\nsend = { \"meter/#\" = \"up/#\" }\n", name, freePort(t))
 	}

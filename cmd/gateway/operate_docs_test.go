@@ -14,6 +14,7 @@ import (
 // gateway and prints what stands below it, and the words it explains are those of
 // the program.
 func TestOperatingTellsTheTruth(t *testing.T) {
+	t.Parallel()
 	read, err := os.ReadFile("../../docs/operating.md")
 	if err != nil {
 		t.Fatal(err)
