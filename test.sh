@@ -82,29 +82,56 @@ for target in arm/6 arm64/ amd64/; do
 done
 
 # --- the tests ----------------------------------------------------------------
-# The race detector needs cgo, and so gcc; the product never does.
-step tests
-export CGO_ENABLED=1
-if [ -n "$long" ]; then
-	# Their figures go into docs/testing.md.
-	GATEWAY_LONG=1 go test -race -count=1 -v -timeout 80m ./... |
-		grep -E '^(ok|FAIL|panic|WARNING)|^ *--- FAIL|^ +[a-z0-9_]+_test\.go:[0-9]+: '
-else
-	go test -race -count=1 -timeout 9m ./...
-fi
-step packages
-# The long run boots Debians with them where this is root, and says so where not.
-(
+packages() {
+	step packages
+	# The long run boots Debians with them where this is root, and says so where not.
 	export CGO_ENABLED=0 GATEWAY_LONG=${long:+1}
-	cd packaging
-	unformatted=$(gofmt -l .)
-	[ -z "$unformatted" ] || { echo "not formatted: $unformatted" >&2; exit 1; }
-	go vet ./... && go test -count=1 ${long:+-v} -timeout 60m ./...
-)
-step "tests with parsers and clients of others"
+	cd packaging || return
+	unformatted=$(gofmt -l .) || return
+	[ -z "$unformatted" ] || { echo "not formatted: $unformatted" >&2; return 1; }
+	go vet ./... && go test -vet=off -count=1 ${long:+-v} -timeout 60m ./...
+}
+
+others() {
+	step "tests with parsers and clients of others"
+	cd tools/interop || return
+	# They mostly wait for programs: more at once than there are cores.
+	go vet ./... && go test -vet=off -count=1 -parallel 8 ./...
+}
+
 (
 	cd tools/interop/clients/testdata/mqttjs
 	[ node_modules/.package-lock.json -nt package-lock.json ] || npm ci --ignore-scripts --no-audit --no-fund
 )
-# They mostly wait for programs: more at once than there are cores.
-(cd tools/interop && go vet ./... && go test -count=1 -parallel 8 ./...)
+
+# Beside the tests of the product, which often wait; the figures of the long run
+# are measured alone. What it says is shown when those are through.
+beside=
+if [ -z "$long" ]; then
+	set -m # a process group of its own, so that nothing of it is left behind
+	(
+		failed=
+		(packages) || failed=1
+		(others) || failed=1
+		[ -z "$failed" ]
+	) >"$out/beside" 2>&1 </dev/null &
+	beside=$!
+	set +m
+	trap 'kill -- "-$beside" 2>/dev/null || true; rm -rf "$out"' EXIT
+fi
+
+# The race detector needs cgo, and so gcc; the product never does.
+step tests
+failed=
+if [ -n "$long" ]; then
+	# Their figures go into docs/testing.md.
+	CGO_ENABLED=1 GATEWAY_LONG=1 go test -race -vet=off -count=1 -v -timeout 80m ./... |
+		grep -E '^(ok|FAIL|panic|WARNING)|^ *--- FAIL|^ +[a-z0-9_]+_test\.go:[0-9]+: ' || failed=1
+	(packages) || failed=1
+	(others) || failed=1
+else
+	CGO_ENABLED=1 go test -race -vet=off -count=1 -p 3 -parallel 6 -timeout 9m ./... || failed=1
+	wait "$beside" || failed=1
+	cat "$out/beside"
+fi
+[ -z "$failed" ] || { echo "test.sh: failed, see above" >&2; exit 1; }

@@ -100,7 +100,7 @@ func TestWholePathAcrossOutageAndRestart(t *testing.T) {
 		t.Run(replay.String(), func(t *testing.T) {
 			m := newMosquitto(t, "")
 			m.start()
-			w := m.watch()
+			w := m.session()
 			dir := t.TempDir()
 			g := startGateway(t, m, dir, replay)
 			g.publish(0, 1000)
@@ -113,7 +113,7 @@ func TestWholePathAcrossOutageAndRestart(t *testing.T) {
 			m.start()
 			g.publish(3000, 4000)
 			await(t, "all is acknowledged", func() bool { return g.bridge.backlogRecords() == 0 })
-			m.attach(w) // see testOutage
+			m.attach(w)
 			var got []string
 			var again int
 			await(t, "all have arrived", func() bool { got, again = w.distinct(); return len(got) >= 4000 })

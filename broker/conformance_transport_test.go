@@ -21,7 +21,7 @@ import (
 func specTCP(t *testing.T, v packet.Version) {
 	_, addr := start(t, Config{})
 	p := dial(t, addr, v, "p")
-	p.conn.SetDeadline(time.Now().Add(10 * time.Second))
+	p.conn.SetDeadline(time.Now().Add(time.Minute))
 	p.subscribe(qos(1, "t"))
 	for _, b := range encode(&packet.Publish{QoS: 1, ID: 1, Topic: "t", Payload: []byte("in single bytes")}, v) {
 		p.push([]byte{b})
@@ -76,7 +76,7 @@ func dialWebSocket(t *testing.T) *webSocket {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	conn.SetDeadline(time.Now().Add(time.Minute))
 	fmt.Fprintf(conn, "GET /mqtt HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
 		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: mqttv3.1, mqtt\r\n\r\n", addr)
 	ws := &webSocket{t: t, Conn: conn, r: bufio.NewReader(conn)}

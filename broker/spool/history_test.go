@@ -41,9 +41,11 @@ func usual() int {
 // middle of any operation, power cuts, failing writes and syncs, a full disk.
 // A model keeps what must be true of each record.
 func TestHistories(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []SyncMode{Always, Interval, Off} {
 		for _, faults := range []bool{false, true} {
 			t.Run(fmt.Sprintf("mode=%d/faults=%t", mode, faults), func(t *testing.T) {
+				t.Parallel()
 				var sum tally
 				for i := range uint64(*histories) {
 					synctest.Test(t, func(t *testing.T) {

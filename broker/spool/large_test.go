@@ -117,6 +117,7 @@ func sizes(list []string) string {
 // large record: then that is there as a whole or not at all, and what was safe
 // before stays.
 func TestLargeRecordIsWholeOrNotAtAll(t *testing.T) {
+	t.Parallel()
 	for _, power := range []bool{false, true} {
 		whole, torn := 0, 0
 		for at := 1; ; at++ {

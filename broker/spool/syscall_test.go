@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -29,6 +30,7 @@ var callFaults = []string{"error=EIO", "error=ENOSPC", "error=EROFS", "signal=KI
 const mostCalls = 40
 
 func TestFailingSystemCallsLoseNothing(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("strace"); err != nil {
 		t.Fatalf("%v; ./test.sh installs what the tests need", err)
 	}
@@ -54,38 +56,42 @@ func TestFailingSystemCallsLoseNothing(t *testing.T) {
 		all = all[:24]
 	}
 	t.Logf("%d faults, seed %d", len(all), seed)
-	safe, hit := 0, 0
-	for _, f := range all {
-		dir := t.TempDir()
-		said, injected := faultyRun(t, dir, f.mode, fmt.Sprintf("inject=%s:%s:when=%d", f.call, f.what, f.n))
-		got, dropped := allOf(t, dir, f.mode)
-		for i, n := range got {
-			if i > 0 && n <= got[i-1] {
-				t.Errorf("%v: %d after %d", f, n, got[i-1])
-			}
+	var safe, hit atomic.Int64
+	t.Run("each", func(t *testing.T) {
+		for _, f := range all {
+			t.Run(fmt.Sprintf("%s %s %d", f.call, f.what, f.n), func(t *testing.T) {
+				t.Parallel() // mostly waits for strace
+				dir := memoryDir(t)
+				said, injected := faultyRun(t, dir, f.mode, fmt.Sprintf("inject=%s:%s:when=%d", f.call, f.what, f.n))
+				got, dropped := allOf(t, dir, f.mode)
+				for i, n := range got {
+					if i > 0 && n <= got[i-1] {
+						t.Errorf("%d after %d", n, got[i-1])
+					}
+				}
+				there := make(map[uint64]bool)
+				for _, n := range got {
+					there[n] = true
+				}
+				missing := uint64(0)
+				for _, n := range said {
+					if !there[n] {
+						missing++
+					}
+				}
+				// A full disk costs the oldest records, which is told.
+				if missing > dropped || dropped > 0 && f.what != "error=ENOSPC" {
+					t.Errorf("%d were safe and are not there, %d were told to be lost", missing, dropped)
+				}
+				safe.Add(int64(len(said)))
+				if injected {
+					hit.Add(1)
+				}
+			})
 		}
-		there := make(map[uint64]bool)
-		for _, n := range got {
-			there[n] = true
-		}
-		missing := uint64(0)
-		for _, n := range said {
-			if !there[n] {
-				missing++
-			}
-		}
-		// A full disk costs the oldest records, which is told.
-		if missing > dropped || dropped > 0 && f.what != "error=ENOSPC" {
-			t.Errorf("%v: %d were safe and are not there, %d were told to be lost", f, missing, dropped)
-		}
-		safe += len(said)
-		if injected {
-			hit++
-		}
-		os.RemoveAll(dir)
-	}
-	t.Logf("%d of them happened; %d records were safe, none is missing that was not told to be dropped", hit, safe)
-	if hit == 0 {
+	})
+	t.Logf("%d of them happened; %d records were safe, none is missing that was not told to be dropped", hit.Load(), safe.Load())
+	if hit.Load() == 0 {
 		t.Error("no fault happened")
 	}
 }

@@ -148,6 +148,7 @@ func archive(t *testing.T, name, dir, before string) string {
 // With a running gateway: a good bundle stays, one whose bridge does not come
 // up is taken back by itself, also when the terminal is lost meanwhile.
 func TestApplyGoesBackByItself(t *testing.T) {
+	t.Parallel()
 	c := newCloud(t)
 	c.start()
 	const device = "[device.a]\nbus = \"tcp://127.0.0.1:1\"\nunit_id = 1\npoints.x = { input = 1 }\n"

@@ -16,6 +16,7 @@ const oneBoiler = "\n[device.boiler]\nbus = \"tcp://127.0.0.1:1\"\nunit_id = 1\n
 // TestBridgeTestExplains tries a bridge out as a user does, while a gateway
 // runs with it, and with all that is commonly wrong.
 func TestBridgeTestExplains(t *testing.T) {
+	t.Parallel()
 	c := newCloud(t)
 	writeFile(t, filepath.Join(c.dir, "acl"), "user gateway\ntopic readwrite sites/#\ntopic read cmd/#\n")
 	conf, _ := os.ReadFile(filepath.Join(c.dir, "mosquitto.conf"))
@@ -109,6 +110,7 @@ func TestBridgeTestExplains(t *testing.T) {
 // TestOldAndWrappedUplinks bridges to mosquitto by MQTT 3.1.1 and to another
 // gateway's broker over wss, through an outage, and shows what is refused.
 func TestOldAndWrappedUplinks(t *testing.T) {
+	t.Parallel()
 	c := newCloud(t)
 	writeFile(t, filepath.Join(c.dir, "acl"), "user gateway\ntopic readwrite sites/#\nuser watcher\ntopic readwrite #\n")
 	conf, _ := os.ReadFile(filepath.Join(c.dir, "mosquitto.conf"))

@@ -17,6 +17,7 @@ import (
 // TestBrokerPageTellsTheTruth makes the certificates as docs/broker.md tells,
 // takes its configurations, and connects as it does.
 func TestBrokerPageTellsTheTruth(t *testing.T) {
+	t.Parallel()
 	text, err := os.ReadFile("../../docs/broker.md")
 	if err != nil {
 		t.Fatal(err)

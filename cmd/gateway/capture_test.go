@@ -56,6 +56,7 @@ func values(out, topic string) (list []string) {
 // What passes the buses of a running gateway is recorded, while it goes on, and
 // a second gateway that has only the captures publishes the same values.
 func TestCaptureIsPlayedToAnotherGateway(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
 	s := newSite(t, captureBuses(at("tty"), "tcp://127.0.0.1:"+freePort(t), at("mast")), map[string]string{"all": captureDevices})
@@ -228,6 +229,7 @@ func (*chatter) SetReadDeadline(time.Time) error { return nil }
 
 // Without a gateway a bus that speaks by itself is recorded, and any other not.
 func TestCaptureWithoutAGateway(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	s := newSite(t, captureBuses(filepath.Join(dir, "tty"), "tcp://127.0.0.1:"+freePort(t), filepath.Join(dir, "mast")), map[string]string{"all": captureDevices})
 	sim := start(t, binary, s.args("simulate")...)

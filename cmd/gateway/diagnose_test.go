@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"log/slog"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -136,7 +137,8 @@ func TestDiagnosisJudgesWhatThePortCountedSince(t *testing.T) {
 }
 
 func TestStatusTellsTheSilentFromTheBroken(t *testing.T) {
-	s := newSite(t, "[bus.rs485]\naddress = \"/dev/serial/by-id/none\"\nbaud = 38400\ntimeout = \"100ms\"\n[bus.dead]\naddress = \"/dev/serial/by-id/nor\"\nbaud = 38400\ntimeout = \"100ms\"\n", map[string]string{
+	t.Parallel()
+	s := newSite(t, "[bus.rs485]\naddress = \"/dev/serial/by-id/none\"\nbaud = 38400\ntimeout = \"250ms\"\n[bus.dead]\naddress = \"/dev/serial/by-id/nor\"\nbaud = 38400\ntimeout = \"250ms\"\n", map[string]string{
 		"a": `
 [devices.m]
 bus = "rs485"
@@ -157,13 +159,13 @@ points.a = { holding = 0 }
 	} {
 		eventually(t, "the log says "+want, func() bool { return strings.Contains(s.out.String(), want) })
 	}
-	out, _ := s.command("status")
 	for _, want := range []string{"port, speed and adapter are right", "two devices share its unit id", "not a byte comes"} {
-		if !strings.Contains(out, want) {
-			t.Errorf("status does not say %q:\n%s", want, out)
-		}
+		eventually(t, "status says "+want, func() bool {
+			out, _ := s.command("status")
+			return strings.Contains(out, want)
+		})
 	}
-	if strings.Contains(s.out.String(), "device=m-1") {
+	if regexp.MustCompile(`trouble with.* device=m-1 `).MatchString(s.out.String()) { // it may be late on a busy machine
 		t.Error("there is trouble with the one that is well")
 	}
 }

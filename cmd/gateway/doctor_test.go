@@ -181,6 +181,7 @@ const bridgeTOML = "[bridge.far]\nurl = \"tls://far\"\nclient_id = \"a\"\nsend =
 // TestDoctor makes one thing wrong at a time. What is said of each is in
 // testdata/doctor.txt; what is well says nothing but that.
 func TestDoctor(t *testing.T) {
+	t.Parallel()
 	ports := func(p *patient) { p.load(); p.doctor.ports() }
 	disk := func(p *patient) { p.load(); p.doctor.disk() }
 	clock := func(p *patient) { p.load(); p.doctor.time() }

@@ -23,6 +23,7 @@ import (
 // cloud. A program that is missing fails them.
 
 func TestFirstLight(t *testing.T) {
+	t.Parallel()
 	far := newCloud(t)
 	far.start()
 	w := far.watch()
@@ -146,6 +147,7 @@ func checkCounts(t *testing.T, payloads []string) {
 }
 
 func TestStartsWithoutItsNeighbours(t *testing.T) {
+	t.Parallel()
 	far := newCloud(t)
 	plcPort := freePort(t)
 	s := newSite(t, far.bridge(`send = { "{name}/+/+" = "dt/{name}/+/+" }`), map[string]string{
@@ -269,6 +271,7 @@ func TestCheckNamesEveryMistake(t *testing.T) {
 }
 
 func TestDemoLosesNothing(t *testing.T) {
+	t.Parallel()
 	length := "12s"
 	if long() {
 		length = "3m"
@@ -322,6 +325,7 @@ func TestSimulateServesAConfiguration(t *testing.T) {
 
 // A full spool drops its oldest and says so, and the rest arrives in order.
 func TestFullSpoolTellsWhatItDropped(t *testing.T) {
+	t.Parallel()
 	far := newCloud(t)
 	buffers := t.TempDir()
 	s := newSite(t, fmt.Sprintf("[spool]\nsize = \"8MiB\"\ndir = %q\n", buffers)+far.bridge("send = { \"site/#\" = \"dt/site/#\", \"{name}/_gap\" = \"dt/{name}/_gap\" }\nreplay = \"strict\""), nil)

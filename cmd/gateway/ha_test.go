@@ -116,6 +116,7 @@ func TestAnnouncerNotesBeforeItPublishes(t *testing.T) {
 // place: devices are announced retained, again upon its birth, commands made by
 // the templates are carried out, and what is gone is taken back.
 func TestHomeAssistant(t *testing.T) {
+	t.Parallel()
 	plcPort := freePort(t)
 	pymodbus(t, "tcp", "127.0.0.1", plcPort)
 	device := func(points string) map[string]string {

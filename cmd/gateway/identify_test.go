@@ -59,6 +59,7 @@ func simulatedUnit(t *testing.T, p *config.Profile, extra map[modbus.Register]st
 // A device is found by its own profile, or by one whose registers are a larger
 // or the same map; those without a voltage or frequency of the grid need not.
 func TestProfilesKnowTheirDevices(t *testing.T) {
+	t.Parallel()
 	profiles := config.Profiles(t.TempDir(), config.Options{})
 	for _, p := range profiles {
 		if !p.RegistersOnly() {
@@ -82,6 +83,7 @@ func TestProfilesKnowTheirDevices(t *testing.T) {
 // What a unit says of itself decides between profiles whose registers it has
 // both; what it says wrongly only casts doubt.
 func TestFingerprintsDecide(t *testing.T) {
+	t.Parallel()
 	profiles := config.Profiles(t.TempDir(), config.Options{})
 	profile := func(name string) *config.Profile {
 		i := slices.IndexFunc(profiles, func(p *config.Profile) bool { return p.Name == name })

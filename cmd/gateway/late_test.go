@@ -23,6 +23,7 @@ import (
 // value of another register: in the simulator's check mode no two registers
 // ever hold the same number, and each published one is looked up.
 func TestLateRepliesNeverBecomeAnotherValue(t *testing.T) {
+	t.Parallel()
 	link := filepath.Join(t.TempDir(), "rs485")
 	points := ""
 	for i := range 12 { // apart from each other, so that each has a request of its own, all of the same length

@@ -51,6 +51,7 @@ func (s *site) deviceIs(id string, state devices.State) bool {
 // A scan at another speed gets the bus of a running gateway, which takes it back
 // when the scan ends, and also when it is killed.
 func TestScanBorrowsTheBusForOtherSpeeds(t *testing.T) {
+	t.Parallel()
 	s := lentSite(t)
 	out, talk, code := s.talk("scan", "rs485", "--units", "1,2", "--speeds", "38400", "--timeout", "250ms", "--json", "--yes")
 	var found []foundUnit

@@ -136,6 +136,7 @@ func TestFloodsAreBounded(t *testing.T) {
 
 // The running gateway logs more of one part when asked to.
 func TestLogLevelAtRunTime(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, "[bridge.far]\nurl = \"tcp://127.0.0.1:1\"\nclient_id = \"x\"\nsend = { \"{name}/#\" = \"x/#\" }\n", nil)
 	s.run()
 	if out, code := s.command("log"); code != 0 || out != "info\n" {

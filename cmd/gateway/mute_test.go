@@ -159,6 +159,7 @@ func TestStatusSaysWhoMutedIt(t *testing.T) {
 // The real thing: who subscribes is told, a reload of the bus and a kill -9 do not
 // end a mute, its time does.
 func TestMuteOfARunningGateway(t *testing.T) {
+	t.Parallel()
 	s := lentSite(t)
 	retained := func() string {
 		t.Helper()

@@ -36,6 +36,7 @@ func (nameplate) Identity(unit byte) (map[byte]string, error) {
 }
 
 func TestUnitsSayWhoTheyAre(t *testing.T) {
+	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

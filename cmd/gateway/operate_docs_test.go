@@ -9,6 +9,7 @@ import (
 
 // The words that docs/operating.md explains are those of the program.
 func TestOperatingTellsTheTruth(t *testing.T) {
+	t.Parallel()
 	read, err := os.ReadFile("../../docs/operating.md")
 	if err != nil {
 		t.Fatal(err)

@@ -164,6 +164,7 @@ func (p *panel) answered(id string) []string {
 // commands are under way. No value is written twice, and each command has one
 // answer, which tells the truth.
 func TestKilledGatewayNeverRepeatsAWrite(t *testing.T) {
+	t.Parallel()
 	kills := 5
 	if long() {
 		kills = 50
@@ -262,6 +263,7 @@ c = { holding = 2, write = { verify = false } }
 // counts the writes of the simulated device: those that are allowed, and no
 // other.
 func TestNothingIsWrittenThatIsNotAllowed(t *testing.T) {
+	t.Parallel()
 	address := "127.0.0.1:" + freePort(t)
 	s := newSite(t, "", map[string]string{"plc": fmt.Sprintf(`
 [device.plc]

@@ -290,6 +290,7 @@ type outagePlan struct {
 // broker, which forgets nothing either, proves the whole way to a subscriber;
 // mosquitto loses with SIGKILL what it has acknowledged since it last saved.
 func TestOutage(t *testing.T) {
+	t.Parallel()
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))

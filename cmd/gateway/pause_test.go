@@ -125,6 +125,7 @@ func TestPauseNobodyWaitsFor(t *testing.T) {
 // The real thing: the port is free for another program, devices and commands say
 // so, a reload of the bus does not take it, and a bus that is gone has no pause.
 func TestPauseFreesThePort(t *testing.T) {
+	t.Parallel()
 	ports := [2]string{freePort(t), freePort(t)}
 	device := func(more string) string {
 		return "[device.tank]\nbus = \"plc\"\nunit_id = 1\nevery = \"100ms\"\npoints.level = { holding = 10 }\npoints.pump = { coil = 0, write = true }\n" + more

@@ -50,6 +50,7 @@ Nem      = { holding = 0, type = "u16", scale = 0.1, unit = "%%" }
 
 // Topics of any script, with spaces and as deep as one likes, come from tags.
 func TestTopicsOfAnyScript(t *testing.T) {
+	t.Parallel()
 	plcPort := freePort(t)
 	pymodbus(t, "tcp", "127.0.0.1", plcPort)
 	s := newSite(t, "[publish.yer]\ntopic = \"{yer}/{device}/{point}\"\n", map[string]string{"nem": fmt.Sprintf(kabin, plcPort)})
@@ -75,6 +76,7 @@ func TestTopicsOfAnyScript(t *testing.T) {
 // All formats at once, through the broker; what waits for its time comes when
 // the gateway stops, and nobody else can publish where values are.
 func TestAllFormatsThroughTheBroker(t *testing.T) {
+	t.Parallel()
 	plcPort := freePort(t)
 	pymodbus(t, "tcp", "127.0.0.1", plcPort)
 	s := newSite(t, `

@@ -81,6 +81,7 @@ func TestProbeUsesTwoValues(t *testing.T) {
 }
 
 func TestProbeAndAllTypesOnADevice(t *testing.T) {
+	t.Parallel()
 	port := freePort(t)
 	pymodbus(t, "tcp", "127.0.0.1", port)
 	s := newSite(t, "", map[string]string{

@@ -37,6 +37,7 @@ func ownProfiles(t *testing.T) *site {
 }
 
 func TestProfilesListAndSearch(t *testing.T) {
+	t.Parallel()
 	s := ownProfiles(t)
 	list := func(args ...string) map[string]profileInfo {
 		t.Helper()
@@ -123,6 +124,7 @@ func TestProfilesShow(t *testing.T) {
 
 // What show prints to save is a configuration without faults.
 func TestProfilesShowLinesToSave(t *testing.T) {
+	t.Parallel()
 	for _, p := range config.Profiles(t.TempDir(), config.Options{}) {
 		sheet, err := newProfileSheet(p)
 		if err != nil {

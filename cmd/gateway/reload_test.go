@@ -21,6 +21,7 @@ func loginOf(user, password string) broker.Login {
 // The binary with users: who is let in, what they may do, and what a SIGHUP
 // changes for whom.
 func TestUsersFromPasswdToReload(t *testing.T) {
+	t.Parallel()
 	dir, port := t.TempDir(), freePort(t)
 	cfg := func(rights string) {
 		writeFile(t, filepath.Join(dir, "gateway.toml"), fmt.Sprintf("name = \"plant-a\"\n[broker]\nlisten = \"tcp://127.0.0.1:%s\"\npasswords = \"passwd\"\n%s", port, rights))

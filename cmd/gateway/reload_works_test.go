@@ -108,6 +108,7 @@ func (s *reloadSite) bus(id string) BusStatus {
 // counting, clients stay connected, a bridge loses nothing, what is published no
 // more is cleared here and upstream.
 func TestReloadDisturbsNothingElse(t *testing.T) {
+	t.Parallel()
 	s := newReloadSite(t)
 	w := s.far.watch()
 	s.run()

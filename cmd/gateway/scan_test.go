@@ -122,6 +122,7 @@ func TestSunSpecSaysWhatItIs(t *testing.T) {
 // Registers that are all 0, or full of numbers that mean something else, are
 // no known device.
 func TestNoProfileFitsStrangers(t *testing.T) {
+	t.Parallel()
 	profiles := config.Profiles(t.TempDir(), config.Options{})
 	if len(profiles) < 10 {
 		t.Fatalf("%d profiles", len(profiles))
@@ -167,6 +168,7 @@ unit_id = 1
 }
 
 func TestScanFindsAndNamesUnits(t *testing.T) {
+	t.Parallel()
 	s := meterSite(t)
 	scanned := func(args ...string) (found []foundUnit) {
 		t.Helper()
@@ -209,6 +211,7 @@ func TestScanFindsAndNamesUnits(t *testing.T) {
 }
 
 func TestScanOfAnAddressNeedsNoConfiguration(t *testing.T) {
+	t.Parallel()
 	port := freePort(t)
 	pymodbus(t, "tcp", "127.0.0.1", port)
 	s := newSite(t, "this is no configuration", nil)
@@ -240,6 +243,7 @@ func TestScanOfAnAddressNeedsNoConfiguration(t *testing.T) {
 // A port that is not configured is scanned at the speeds that are named; the
 // bus is printed, too.
 func TestScanTriesSpeedsOfAPort(t *testing.T) {
+	t.Parallel()
 	s := meterSite(t)
 	cfg, report := config.Load(s.config, config.Options{})
 	if cfg == nil {

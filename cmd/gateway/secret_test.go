@@ -161,6 +161,7 @@ func refusing(t *testing.T, answer func(c net.Conn)) string {
 // TestNothingShowsSecrets plants secrets of every kind in a gateway, has it fail
 // with each of them, and looks for them in all that it says and writes.
 func TestNothingShowsSecrets(t *testing.T) {
+	t.Parallel()
 	base := t.TempDir()
 	dir, state, runtime, creds := filepath.Join(base, "etc"), filepath.Join(base, "state"), filepath.Join(base, "run"), filepath.Join(base, "creds")
 	planted := map[string]string{

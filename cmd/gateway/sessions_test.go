@@ -18,6 +18,7 @@ import (
 // while clients publish to sessions that come and go: whatever was acknowledged
 // arrives, in order, at each of them, and what is retained stays.
 func TestKilledBrokerLosesNothingForItsSessions(t *testing.T) {
+	t.Parallel()
 	rounds := 5
 	if long() {
 		rounds = 50

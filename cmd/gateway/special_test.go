@@ -12,6 +12,7 @@ import (
 // What is written with a chosen function, to one bit, and to everybody, from a
 // command over MQTT to the registers that a foreign client finds; and a queue.
 func TestSpecialPointsFromCommandToRegister(t *testing.T) {
+	t.Parallel()
 	plc, hall := freePort(t), freePort(t)
 	tty := filepath.Join(t.TempDir(), "tty")
 	s := newSite(t, fmt.Sprintf(`

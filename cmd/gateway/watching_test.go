@@ -89,6 +89,7 @@ func metricName(series string) string {
 // a device that is silent, one that refuses, a bus without a port, a bridge that
 // is down. The numbers follow what happens.
 func TestWatching(t *testing.T) {
+	t.Parallel()
 	c := newCloud(t)
 	web, plc, gone := freePort(t), freePort(t), freePort(t)
 	head := fmt.Sprintf("[bus.plc]\naddress = \"tcp://127.0.0.1:%s\"\ntimeout = \"200ms\"\n[bus.gone]\naddress = \"tcp://127.0.0.1:%s\"\n[web]\nlisten = \"127.0.0.1:%s\"\nvalues = true\n", plc, gone, web)
@@ -322,6 +323,7 @@ func watched(t *testing.T) map[string]bool {
 // Prometheus itself reads the alerts and each expression of the dashboard, and
 // each alert is fired by the unit test beside it.
 func TestAlertsAndDashboard(t *testing.T) {
+	t.Parallel()
 	promtool(t, observe, "", "check", "rules", "alerts.yml")
 	promtool(t, observe, "", "test", "rules", "alerts_test.yml")
 	alerts, err := os.ReadFile(filepath.Join(observe, "alerts.yml"))

@@ -82,13 +82,13 @@ func TestPymodbus(t *testing.T) {
 		const baud = 38400
 		pair, cfg := onPTY(t, baud)
 		pymodbus(t, "rtu", pair.B, strconv.Itoa(baud))
-		testForeignServer(t, Config{Serial: cfg, Timeout: 5 * time.Second})
+		testForeignServer(t, Config{Serial: cfg, Timeout: time.Minute})
 	})
 	t.Run("ASCII", func(t *testing.T) {
 		const baud = 38400
 		pair, cfg := onPTY(t, baud)
 		pymodbus(t, "ascii", pair.B, strconv.Itoa(baud))
-		testForeignServer(t, Config{Serial: cfg, Framing: FramingASCII, Timeout: 5 * time.Second})
+		testForeignServer(t, Config{Serial: cfg, Framing: FramingASCII, Timeout: time.Minute})
 	})
 	t.Run("UDP", func(t *testing.T) {
 		testForeignServer(t, Config{URL: "udp://127.0.0.1:" + pymodbus(t, "udp")})
@@ -112,7 +112,7 @@ func TestLibmodbus(t *testing.T) {
 		const baud = 38400
 		pair, cfg := onPTY(t, baud)
 		libmodbus(t, "rtu", pair.B, strconv.Itoa(baud), "1")
-		l := foreignLine(t, Config{Serial: cfg, Timeout: 5 * time.Second})
+		l := foreignLine(t, Config{Serial: cfg, Timeout: time.Minute})
 		testForeignReads(t, l, 1)
 		testForeignWrites(t, l)
 	})

@@ -107,7 +107,7 @@ func (c *pahoV5) publish(all ...message) (reasons []byte, err error) {
 }
 
 func (c *pahoV5) disconnect() error {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	return c.conn.Disconnect(ctx)
 }
