@@ -39,6 +39,7 @@ type census struct {
 
 	files map[string]int // open ones; counted from outside
 	rss   int64          // likewise, bytes
+	at    time.Time
 }
 
 // A setClock is the clock of this computer, set otherwise.
