@@ -48,9 +48,9 @@ func TestBadDay(t *testing.T) {
 		e.happen(d.dice)
 	}
 	d.first = d.calm()
-	events, rounds := 150, 2
+	events, rounds := 120, 2
 	if long() {
-		events, rounds = 4000, 8
+		events, rounds = 3000, 8
 	}
 	counts, files := []*census{d.first}, map[string]bool{}
 	for range rounds {
@@ -529,11 +529,13 @@ func (d *badDay) endPauseAndMute(bus, device string) {
 
 // runCommand runs what people run, and often ends it before it has.
 func (d *badDay) runCommand(dice *rand.Rand) {
-	all := [][]string{{"status"}, {"doctor"}, {"dump", "--output", filepath.Join(d.config, "dump.tar.gz")}, {"monitor", "--json"}, {"buffer", "ls"}, {"capture", "plc", "--for", "1m"}, {"buffer", "export", "cloud"}}
+	dump := filepath.Join(d.config, fmt.Sprint("dump", dice.Uint64(), ".tar.gz"))
+	defer os.Remove(dump)
+	all := [][]string{{"status"}, {"doctor"}, {"dump", dump}, {"monitor", "--json"}, {"buffer", "ls"}, {"capture", "plc", "--output", "-"}, {"buffer", "export", "cloud"}}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(dice.IntN(1500))*time.Millisecond)
 	defer cancel()
 	args := all[dice.IntN(len(all))]
-	exec.CommandContext(ctx, binary, d.args(args[0], args[1:]...)...).Run()
+	exec.CommandContext(ctx, binary, d.args(args[0], args[1:]...)...).Run() // whatever comes of it
 }
 
 // fill writes a file until there is no room, to the last byte.
