@@ -18,7 +18,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -87,7 +86,6 @@ type event struct {
 // A badDay is a gateway with all that surrounds it.
 type badDay struct {
 	*site
-	t        *testing.T
 	dice     *rand.Rand
 	door     *door
 	sim      *simulator.Simulator
@@ -111,7 +109,6 @@ type badDay struct {
 	now       knock
 	upstream  sync.Mutex
 	filling   sync.Mutex
-	badWanted atomic.Int64 // configurations that had to be refused
 }
 
 // A variant is what changes in the configuration.
@@ -133,7 +130,7 @@ var (
 func (d *badDay) text(v variant) string {
 	var b strings.Builder
 	add := func(format string, args ...any) { fmt.Fprintf(&b, format, args...) }
-	add("name = \"plant\"\n[broker]\nlisten = [\"tcp://127.0.0.1:%s\"]\n[web]\nlisten = \"127.0.0.1:%s\"\n[spool]\nsize = \"64MiB\"\nsync = \"1s\"\n[spool.critical]\nsize = \"16MiB\"\n[spool.sessions]\nsize = \"16MiB\"\nsync = \"1s\"\n[publish.point]\nper = \"point\"\ntopic = \"{name}/{device}/{point}\"\n[publish.device]\nper = \"device\"\ntopic = \"{name}/{device}\"\nclass = \"critical\"\n", d.broker, d.web)
+	add("name = \"plant\"\n[broker]\nlisten = [\"tcp://127.0.0.1:%s\"]\nmax_session_queue = 100\n[web]\nlisten = \"127.0.0.1:%s\"\n[spool]\nsize = \"64MiB\"\nsync = \"1s\"\n[spool.critical]\nsize = \"16MiB\"\n[spool.sessions]\nsize = \"16MiB\"\nsync = \"1s\"\n[publish.point]\nper = \"point\"\ntopic = \"{name}/{device}/{point}\"\n[publish.device]\nper = \"device\"\ntopic = \"{name}/{device}\"\nclass = \"critical\"\n", d.broker, d.web)
 	add("[bus.plc]\naddress = \"tcp://%s\"\ntimeout = \"%dms\"\n", d.plc, v.timeout)
 	add("[bus.rs485]\naddress = %q\nbaud = 115200\ntimeout = \"%dms\"\n", d.rs485, v.timeout)
 	add("[bus.mast]\naddress = %q\nbaud = 38400\nprotocol = \"lines\"\n", d.mast)
@@ -172,7 +169,7 @@ func (d *badDay) text(v variant) string {
 func newBadDay(t *testing.T) *badDay {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
-	d := &badDay{t: t, dice: rand.New(rand.NewPCG(seed, 0)), far: newFarSide(t), web: freePort(t), began: time.Now(), happened: make(map[string]int)}
+	d := &badDay{dice: rand.New(rand.NewPCG(seed, 0)), far: newFarSide(t), web: freePort(t), began: time.Now(), happened: make(map[string]int)}
 	ports := t.TempDir()
 	d.rs485, d.mast = filepath.Join(ports, "usb-FTDI-if00-port0"), filepath.Join(ports, "usb-Mast-if00-port0")
 	d.plc, d.crane = "127.0.0.1:"+freePort(t), "127.0.0.1:"+freePort(t)
@@ -592,15 +589,21 @@ func (d *badDay) calm() *census {
 
 // settle counts until what is on its way out has gone: until the count is no more
 // than the first one was; that one counts when it has been the same for a while.
+// What never goes is returned as the least that there was of it.
 func (d *badDay) settle() (c *census) {
 	const same = 5
 	limit := time.After(settling)
 	for last, n := d.count(), 0; ; last = c {
 		c = d.count()
-		if n++; d.first == nil && len(c.beyond(last)) > 0 {
+		more := c.beyond(last)
+		if d.first != nil {
+			c.least(last)
+			more = c.beyond(d.first)
+		}
+		if n++; len(more) > 0 {
 			n = 0
 		}
-		if d.first == nil && n == same || d.first != nil && len(c.beyond(d.first)) == 0 {
+		if n == same || d.first != nil && n > 0 {
 			return c
 		}
 		select {
@@ -648,6 +651,15 @@ func (c *census) beyond(was *census) map[string]int {
 		}
 	}
 	return more
+}
+
+// least lowers the counts of c to those of another count.
+func (c *census) least(other *census) {
+	for _, counts := range [][2]map[string]int{{c.Goroutines, other.Goroutines}, {c.files, other.files}} {
+		for what, n := range counts[0] {
+			counts[0][what] = min(n, counts[1][what])
+		}
+	}
 }
 
 // Each event may leave behind so much: far less than the least that can leak, a
