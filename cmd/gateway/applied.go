@@ -51,6 +51,7 @@ func writeApplied(at places, file *appliedFile) error {
 	}
 	path := appliedPath(at)
 	if err := os.WriteFile(path+".new", text, 0o640); err != nil {
+		os.Remove(path + ".new") // what fitted of it
 		return err
 	}
 	return os.Rename(path+".new", path)

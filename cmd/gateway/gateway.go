@@ -55,6 +55,8 @@ type gateway struct {
 	diary   *diary
 	births  map[string]bool // topics on which Home Assistant is listened to
 
+	unanswered modbus.Unanswered
+
 	readOnly bool
 	changing chan struct{} // has room for one: a reload while it is under way, and the stop for good
 }
@@ -393,7 +395,7 @@ func (g *gateway) newBus(cfg *config.Config, settings *config.Bus) (*bus, *plant
 	for _, dev := range settings.Devices {
 		poll.Devices = append(poll.Devices, dev.Device)
 	}
-	settings.Modbus.Notebook = g.learned
+	settings.Modbus.Notebook, settings.Modbus.Unanswered = g.learned, &g.unanswered
 	tap := new(capture.Tap)
 	if poll.Line, poll.Listener, err = openBus(settings, poll.Devices, tap); err != nil {
 		return nil, nil, err

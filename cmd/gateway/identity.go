@@ -34,8 +34,12 @@ func machine() string {
 // openClock follows the system clock with what earlier runs have learned of the
 // time.
 func openClock(cfg *config.Config, state string, look bool, changed func(broker.Quality), log *slog.Logger) *clock.Source {
-	return clock.Open(clock.Config{Trusted: cfg.TrustClock, OnChange: changed, BootID: bootID(), Dir: state, ReadOnly: look, Log: log})
+	return clock.Open(clock.Config{Trusted: cfg.TrustClock, OnChange: changed, BootID: bootID(), Dir: state, ReadOnly: look, Log: log, Kernel: kernel})
 }
+
+// kernel tells the time; nil: that of this computer. The clock of one process
+// cannot be set, so that a test of what a step does needs another.
+var kernel clock.Kernel
 
 // bootID names this boot of the computer; stamps of another boot cannot be
 // compared with today's.

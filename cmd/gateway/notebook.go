@@ -168,6 +168,7 @@ func writeWhole(path string, v any) error {
 	}
 	_, err = f.Write(append(text, '\n'))
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		os.Remove(f.Name()) // on a full disk it would be in the way
 		return err
 	}
 	if err := os.Rename(f.Name(), path); err != nil {

@@ -29,8 +29,10 @@ const maxOpen = 32
 // is the request sent. Requests to other units go on: their answers carry
 // another id. An open request is forgotten after the horizon.
 //
-// What remains: a unit that answers later than the horizon, and a unit that
-// answers out of order.
+// A line that takes another's place knows what that left open (Unanswered).
+//
+// What remains: a unit that answers later than the horizon, one that answers out
+// of order, and answers to what another program asked at the port just before.
 type lateReplies struct {
 	open      []openRequest
 	quiet     time.Time     // when a late answer is no longer likely

@@ -1,8 +1,11 @@
 package modbus
 
 import (
+	"context"
 	"errors"
 	"math/rand/v2"
+	"net"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -89,6 +92,90 @@ func pollRandomly(t *testing.T, l *Line, places, n int) (good, wrong int) {
 		time.Sleep(time.Duration(rnd.IntN(300)) * time.Millisecond)
 	}
 	return good, wrong
+}
+
+// A lasting port is one end of a wire to a device, which does not notice when a
+// line closes it and another opens it.
+type lastingPort struct{ Port }
+
+func (lastingPort) Close() error { return nil }
+
+// TestAnswersToALineBefore has lines take each other's places in the middle of
+// exchanges, as reloads of the configuration do: none takes for its own what was
+// asked by the one before.
+func TestAnswersToALineBefore(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		think time.Duration
+	}{
+		{"within the timeout", 60 * time.Millisecond},
+		{"later", 250 * time.Millisecond},
+	} {
+		inEachSerialFraming(t, tt.name, func(t *testing.T, url string, reply func(Store, []byte) []byte, _ func([]byte) byte) {
+			synctest.Test(t, func(t *testing.T) {
+				c, err := newCarrier(Config{URL: url})
+				if err != nil {
+					t.Fatal(err)
+				}
+				near, far := net.Pipe()
+				var running sync.WaitGroup
+				running.Go(func() {
+					runScript(far, frameLenOf(c), func(frame []byte) []piece { return []piece{{tt.think, reply(&plant{}, frame)}} })
+				})
+				defer running.Wait()
+				defer near.Close()
+				c.dial = func(context.Context) (Port, error) { return lastingPort{near}, nil }
+				cfg := Config{URL: url, Serial: at9600, Timeout: 100 * time.Millisecond, Unanswered: new(Unanswered)}
+				rnd := rand.New(rand.NewPCG(5, 6))
+				good := 0
+				for i := range 300 {
+					l := newLine(cfg, c)
+					dev := meter(Unit{ID: 1}, Register{Holding, uint16(rnd.IntN(50)), 1})
+					qs, err := l.Plan(dev, dev.Points)
+					if err != nil {
+						t.Fatal(err)
+					}
+					ctx, cancel := context.WithCancel(t.Context())
+					if i%3 > 0 { // stopped in the middle, most of all just before the answer comes
+						time.AfterFunc(time.Duration(rnd.Int64N(int64(tt.think))), cancel)
+					}
+					b := devices.NewBatch(dev)
+					if qs[0].Do(ctx, b); b.Readings[0].Err == nil {
+						good++
+					}
+					if err := verify(b); err != nil {
+						t.Fatalf("line %d: %v", i, err)
+					}
+					cancel()
+					l.Close()
+				}
+				if good < 30 {
+					t.Errorf("%d of 300 reads were good", good)
+				}
+			})
+		})
+	}
+}
+
+// What nobody waits for any more is kept for no longer than an answer may come.
+func TestUnansweredIsForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := new(Unanswered)
+		left := map[byte]*lateReplies{7: {}}
+		left[7].add(readRequest(7, Register{Holding, 5, 1}), time.Now(), time.Second, false)
+		u.leave("a", left)
+		got := map[byte]*lateReplies{}
+		if u.recall("b", got); len(got) > 0 {
+			t.Error("of another port")
+		}
+		if u.recall("a", got); !got[7].confuses(readRequest(7, Register{Holding, 6, 1})) {
+			t.Error("it is not expected")
+		}
+		time.Sleep(2 * horizon)
+		if u.leave("b", nil); len(u.ports) > 0 {
+			t.Errorf("still there: %v", u.ports)
+		}
+	})
 }
 
 // TestSlowDeviceIsLearned: after one timeout the late answer is dropped, the

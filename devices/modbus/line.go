@@ -41,7 +41,8 @@ type Config struct {
 	ConnectTimeout time.Duration // 0 means 3 s
 	ConnectDelay   time.Duration // from opening the port to the first request: some devices need it
 
-	Notebook Notebook // of what is learned about devices; nil: it lasts as long as the line
+	Notebook   Notebook    // of what is learned about devices; nil: it lasts as long as the line
+	Unanswered *Unanswered // what lines before this one left unanswered at the same port; nil: that is not known
 
 	Tap *capture.Tap // by which what passes the port can be recorded; nil: it cannot
 }
@@ -167,6 +168,9 @@ func (l *Line) Close() error {
 	}
 	err := l.port.Close()
 	l.port = nil
+	if w, ok := l.wire.(*serialWire); ok {
+		l.cfg.Unanswered.leave(l.carrier.address, w.late)
+	}
 	return err
 }
 
@@ -259,6 +263,9 @@ func (l *Line) open(ctx context.Context) error {
 	}
 	l.port, l.used = p, false
 	l.wire.reset()
+	if w, ok := l.wire.(*serialWire); ok {
+		l.cfg.Unanswered.recall(l.carrier.address, w.late)
+	}
 	l.stats.opened()
 	if !devices.Sleep(ctx, l.cfg.ConnectDelay) {
 		l.Close() // the next one waits anew
