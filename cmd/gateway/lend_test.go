@@ -53,11 +53,17 @@ func (s *site) deviceIs(id string, state devices.State) bool {
 func TestScanBorrowsTheBusForOtherSpeeds(t *testing.T) {
 	t.Parallel()
 	s := lentSite(t)
-	out, talk, code := s.talk("scan", "rs485", "--units", "1,2", "--speeds", "38400", "--timeout", "250ms", "--json", "--yes")
-	var found []foundUnit
-	if err := json.Unmarshal([]byte(out), &found); err != nil || code != exitOK || len(found) != 1 || found[0].Unit != 1 || !strings.Contains(talk, "Other speeds stop it for up to 1s, and") {
-		t.Fatalf("code %d, %v:\n%s%s", code, err, out, talk)
-	}
+	loans := 1 // the one that is killed
+
+	eventually(t, "a scan at another speed finds unit 1", func() bool { // which may be late on a busy machine
+		loans++
+		out, talk, code := s.talk("scan", "rs485", "--units", "1,2", "--speeds", "38400", "--timeout", "250ms", "--json", "--yes")
+		if !strings.Contains(talk, "Other speeds stop it for up to 1s, and") {
+			t.Fatalf("code %d:\n%s%s", code, out, talk)
+		}
+		var found []foundUnit
+		return json.Unmarshal([]byte(out), &found) == nil && code == exitOK && len(found) == 1 && found[0].Unit == 1
+	})
 	eventually(t, "the gateway has the bus again", func() bool { return s.deviceIs("tank", devices.Online) })
 
 	long := start(t, binary, s.args("scan", "rs485", "--units", "2-247", "--speeds", "38400,9600", "--timeout", "300ms", "--yes")...)
@@ -85,7 +91,7 @@ func TestScanBorrowsTheBusForOtherSpeeds(t *testing.T) {
 	}
 	long.kill()
 	eventually(t, "the gateway takes the bus back", func() bool { return s.deviceIs("tank", devices.Online) })
-	if n := strings.Count(s.out.String(), "bus taken back"); n != 2 {
+	if n := strings.Count(s.out.String(), "bus taken back"); n != loans {
 		t.Errorf("taken back %d times:\n%s", n, s.out)
 	}
 	if out, code := s.command("write", "tank.pump", "true"); code != exitOK {
