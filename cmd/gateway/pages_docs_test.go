@@ -328,7 +328,7 @@ func TestPagesQuoteTheProgram(t *testing.T) {
 	source, n := goSource(t), 0
 	for _, page := range []string{"docs/plc.md", "docs/sensors.md"} {
 		text := pages(t)[page]
-		for _, row := range regexp.MustCompile("(?m)^\\| .* \\|$").FindAllString(text, -1) {
+		for _, row := range regexp.MustCompile(`(?m)^\| .* \|$`).FindAllString(text, -1) {
 			said := strings.Contains(row, "null with")
 			if _, table, _ := strings.Cut(text, "| Refused |"); !said && !strings.Contains(table, row) {
 				continue
