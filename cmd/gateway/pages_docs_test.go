@@ -464,7 +464,7 @@ listen = ["tcp://127.0.0.1:%s"]
 listen = "127.0.0.1:%s"
 [bus.rs485]
 address = "/dev/ttyUSB0"
-baud = 115200
+baud = 1000000
 [bus.plc]
 address = "tcp://127.0.0.1:%s"
 [bus.mast]
