@@ -437,7 +437,7 @@ func (d *badDay) clients(dice *rand.Rand) {
 	var all sync.WaitGroup
 	for i := range 12 {
 		own := rand.New(rand.NewPCG(dice.Uint64(), 0))
-		all.Go(func() { d.client(fmt.Sprint("client", dice.IntN(1000), i), true, own) })
+		all.Go(func() { d.client(fmt.Sprint("client", own.IntN(1000), i), true, own) })
 	}
 	all.Wait()
 }
@@ -685,8 +685,8 @@ func (d *badDay) checkGrowth(was, is *census, events int) {
 		more[who] = n - was.Memory[who]
 	}
 	whos := slices.SortedFunc(maps.Keys(more), func(a, b string) int { return int(more[b] - more[a]) })
-	for _, who := range whos[:min(12, len(whos))] {
-		d.t.Logf("%8d %s", more[who], who)
+	for _, who := range whos[:min(8, len(whos))] {
+		d.t.Logf("about %d bytes more: %s", more[who], who)
 	}
 	if grown := is.rss - was.rss; grown > rssVaries+int64(heapPerEvent*events) {
 		d.t.Errorf("%d bytes more are resident after %d events", grown, events)
