@@ -667,7 +667,7 @@ func (c *census) least(other *census) {
 // buffers and maps that have their size, is of another order than thousands of
 // events.
 const (
-	heapPerEvent = 150       // bytes
+	heapPerEvent = 80       // bytes
 	heapVaries   = 256 << 10 // bytes
 	rssVaries    = 24 << 20
 )
