@@ -110,6 +110,7 @@ type badDay struct {
 	now       knock
 	upstream  sync.Mutex
 	filling   sync.Mutex
+	troubled  sync.Mutex
 }
 
 // A variant is what changes in the configuration.
@@ -338,13 +339,7 @@ func (d *badDay) kinds() []event {
 			dawdle(dice, 20*time.Millisecond)
 			d.sim.Replug(bus)
 		}},
-		{"device in trouble", 3, func(dice *rand.Rand) {
-			bus := []string{"plc", "rs485", "crane"}[dice.IntN(3)]
-			f := []simulator.Fault{{Silent: true}, {Latency: 100 * time.Millisecond}, {Exception: 6}, {Noise: 5}, {Drop: 2}}[dice.IntN(5)]
-			d.sim.SetFault(bus, 0, f)
-			dawdle(dice, 60*time.Millisecond)
-			d.sim.SetFault(bus, 0, simulator.Fault{})
-		}},
+		{"device in trouble", 3, d.trouble},
 		{"outage", 5, func(dice *rand.Rand) {
 			d.upstream.Lock()
 			defer d.upstream.Unlock()
@@ -425,6 +420,24 @@ func (d *badDay) wrongReload(dice *rand.Rand) {
 		d.t.Errorf("reload of a wrong configuration: %+v, %v", status, err)
 	}
 	d.write(good)
+}
+
+// trouble has the devices of a bus misbehave. They answer in the order in which
+// they were asked all the same, as devices do: who was late says nothing until all
+// of that is out.
+func (d *badDay) trouble(dice *rand.Rand) {
+	bus := []string{"plc", "rs485", "crane"}[dice.IntN(3)]
+	const late = 100 * time.Millisecond
+	f := []simulator.Fault{{Silent: true}, {Latency: late}, {Exception: 6}, {Noise: 5}, {Drop: 2}}[dice.IntN(5)]
+	d.troubled.Lock()
+	defer d.troubled.Unlock()
+	d.sim.SetFault(bus, 0, f)
+	dawdle(dice, 60*time.Millisecond)
+	if f.Latency > 0 {
+		d.sim.SetFault(bus, 0, simulator.Fault{Silent: true})
+		<-time.After(2 * late)
+	}
+	d.sim.SetFault(bus, 0, simulator.Fault{})
 }
 
 func (d *badDay) setFar(m mood) {
