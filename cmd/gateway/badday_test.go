@@ -50,7 +50,7 @@ func TestBadDay(t *testing.T) {
 	d.first = d.calm()
 	events, rounds := 120, 2
 	if long() {
-		events, rounds = 3000, 8
+		events, rounds = 2500, 8
 	}
 	counts, files := []*census{d.first}, map[string]bool{}
 	for range rounds {
@@ -685,7 +685,7 @@ func (c *census) least(other *census) {
 const (
 	heapPerEvent = 80        // bytes
 	heapVaries   = 256 << 10 // bytes
-	rssVaries    = 24 << 20
+	rssVaries    = 32 << 20
 )
 
 func (d *badDay) checkGrowth(was, is *census, events int) {
