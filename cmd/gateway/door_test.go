@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"path/filepath"
@@ -94,7 +95,11 @@ func (c *census) take() {
 	records := make([]runtime.MemProfileRecord, 20000)
 	n, _ := runtime.MemProfile(records, false)
 	for _, r := range records[:n] {
-		c.Memory[strings.Join(namesOf(r.Stack(), 4), " < ")] += r.InUseBytes()
+		if n := r.InUseObjects(); n > 0 { // of which only samples are known, the more the larger they are
+			bytes := float64(r.InUseBytes())
+			known := 1 - math.Exp(-bytes/float64(n)/float64(runtime.MemProfileRate))
+			c.Memory[strings.Join(namesOf(r.Stack(), 4), " < ")] += int64(bytes / known)
+		}
 	}
 	stacks := make([]runtime.StackRecord, runtime.NumGoroutine()+100)
 	n, _ = runtime.GoroutineProfile(stacks)

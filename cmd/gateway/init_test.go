@@ -221,7 +221,7 @@ func TestInitFindsTheSpeed(t *testing.T) {
 	go io.Copy(far, end)
 	go io.Copy(end, far)
 	dir := t.TempDir()
-	cmd := exec.Command(binary, "init", "--config", dir, "--state", dir, "--name", "plant", "--bus", line.A, "--units", "7", "--point", "level = { holding = 10 }")
+	cmd := exec.Command(binary, "init", "--config", dir, "--state", dir, "--name", "plant", "--bus", line.A, "--units", "7", "--timeout", "1500ms", "--point", "level = { holding = 10 }")
 	out, err := cmd.CombinedOutput()
 	text := filesOf(t, dir)["devices.d/rs485.toml"]
 	if err != nil || !strings.HasPrefix(text, fmt.Sprintf("[bus.rs485]\naddress = %q\nbaud    = 19200\nformat  = \"8N1\"\n\n# unit 7 ", line.A)) || strings.Contains(text, "Something is there") {

@@ -95,7 +95,7 @@ func TestPayloadPageTellsTheTruth(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	bridge := regexp.MustCompile("(?m)^((?:send|receive) = \\{ .+ \\})$").FindAllStringSubmatch(strings.ReplaceAll(string(ha), "    =", " ="), -1)
+	bridge := regexp.MustCompile(`(?m)^((?:send|receive) = \{ .+ \})$`).FindAllStringSubmatch(strings.ReplaceAll(string(ha), "    =", " ="), -1)
 	if len(bridge) != 2 || !strings.Contains(string(ha), "valid for 30 seconds") {
 		t.Fatalf("%d lines of a bridge, want send and receive", len(bridge))
 	}

@@ -118,9 +118,10 @@ func TestAnswersToALineBefore(t *testing.T) {
 					t.Fatal(err)
 				}
 				near, far := net.Pipe()
+				frameLen := frameLenOf(c)
 				var running sync.WaitGroup
 				running.Go(func() {
-					runScript(far, frameLenOf(c), func(frame []byte) []piece { return []piece{{tt.think, reply(&plant{}, frame)}} })
+					runScript(far, frameLen, func(frame []byte) []piece { return []piece{{tt.think, reply(&plant{}, frame)}} })
 				})
 				defer running.Wait()
 				defer near.Close()

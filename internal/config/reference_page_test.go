@@ -454,11 +454,7 @@ func (r *refPage) probe(section string) {
 			at = k.node.val.end
 		}
 		b.WriteString(r.text[at:])
-		text := b.String()
-		if strings.HasPrefix(section, "device") { // which are read more quickly without bridges and publish tables
-			from, to := strings.Index(text, "## Broker"), strings.Index(text, "## Devices")
-			text = text[:from] + strings.Repeat("\n", to-from) + text[to:]
-		}
+		text := aloneIn(b.String(), slices.Max(slices.Collect(maps.Keys(places))))
 		_, report := r.load(text, nil)
 		for _, i := range report.Issues {
 			begin := 0
@@ -471,6 +467,37 @@ func (r *refPage) probe(section string) {
 		}
 	}
 }
+
+// aloneIn leaves of a text what the line at offset at needs around it: its chapter, of
+// the devices only its own, and the name and the buses. Offsets stay as they are.
+func aloneIn(text string, at int) string {
+	var b strings.Builder
+	begins := chunk.FindAllStringSubmatchIndex(text, -1)
+	begin, device := 0, ""
+	for i := 0; i <= len(begins); i++ {
+		end, next := len(text), ""
+		if i < len(begins) {
+			end = begins[i][0]
+			if begins[i][2] >= 0 {
+				next = text[begins[i][2]:begins[i][3]]
+			}
+			if next != "" && next == device { // another table of the same device
+				continue
+			}
+		}
+		part := text[begin:end]
+		if begin == 0 || strings.HasPrefix(part, "## Buses") || begin <= at && at < end {
+			b.WriteString(part)
+		} else {
+			b.WriteString(strings.Repeat("\n", end-begin))
+		}
+		begin, device = end, next
+	}
+	return b.String()
+}
+
+// chunk is where a chapter or a table of a device begins.
+var chunk = regexp.MustCompile(`(?m)^(?:## |\[(devices?\.[^.\]]+))`)
 
 // limitOf is what a message says is possible.
 func limitOf(message string) string {
