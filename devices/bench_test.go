@@ -35,6 +35,7 @@ type fakeLine struct {
 	asked   []string
 	active  int
 	closed  bool
+	lent    int // how often it was told so
 }
 
 func newFakeLine() *fakeLine {
@@ -80,6 +81,8 @@ func (l *fakeLine) Close() error {
 	l.set(func() { l.closed = true })
 	return nil
 }
+
+func (l *fakeLine) Lent() { l.set(func() { l.lent++ }) }
 
 type fakeQuery struct {
 	line   *fakeLine

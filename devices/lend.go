@@ -37,6 +37,13 @@ func (p *Poller) LendFirst(ctx context.Context, to string) {
 	p.first = &loan{ctx: ctx, to: to, begun: make(chan error, 1)}
 }
 
+// A Lendable is a Line that has to know when its port was in other hands: what
+// others asked there may still be answered.
+type Lendable interface {
+	// Lent tells that, after the line was closed and before it is opened again.
+	Lent()
+}
+
 // lend lends the bus, after the queries under way have ended, until the loan is
 // over or ctx is done.
 func (p *Poller) lend(ctx context.Context, l *loan) {
@@ -56,6 +63,9 @@ func (p *Poller) lend(ctx context.Context, l *loan) {
 	}
 	l.begun <- nil
 	p.refuse(ctx, l, err)
+	if line, ok := p.cfg.Line.(Lendable); ok {
+		line.Lent()
+	}
 	p.ledger.lend("")
 	p.log.Info("bus taken back; its devices are asked again", "from", l.to, "dur", p.now().Sub(from), "reason", cmp.Or(context.Cause(l.ctx), context.Cause(ctx)))
 	p.startOver()

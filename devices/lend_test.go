@@ -66,6 +66,11 @@ func TestPollerLendsItsBus(t *testing.T) {
 			b.wantState("a", Online)
 			b.wantState("c", Offline)
 			b.wantState("all", Online)
+			line.set(func() {
+				if line.lent != 1 {
+					t.Errorf("the line was told %d times that it was lent", line.lent)
+				}
+			})
 			if s := b.p.Stats(); s.Lent != "" || s.Overruns != before.Overruns {
 				t.Errorf("after the loan: %d overruns, before it %d; lent %q", s.Overruns, before.Overruns, s.Lent)
 			}

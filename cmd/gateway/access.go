@@ -153,7 +153,7 @@ func openPlant(cfg *config.Config) (*plant, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	now := clock.New(cfg.TrustClock)
+	now, ports := clock.New(cfg.TrustClock), new(modbus.Unanswered)
 	p := &plant{
 		cfg: cfg, mapper: mapper, buses: map[string]*plantBus{},
 		clock: func() broker.Clock { return now.Now() },
@@ -164,6 +164,7 @@ func openPlant(cfg *config.Config) (*plant, func(), error) {
 			p.buses[settings.ID] = &plantBus{}
 			continue
 		}
+		settings.Modbus.Unanswered = ports
 		line, _, err := openBus(settings, nil, nil)
 		if err != nil {
 			return nil, nil, err

@@ -108,8 +108,9 @@ func liveAsker(socket, bus string) *asker {
 	}}
 }
 
-// lineAsker asks on a line that nobody else uses.
+// lineAsker asks on a line that nobody else uses any more.
 func lineAsker(bus string, cfg modbus.Config) (*asker, error) {
+	cfg.Unanswered = new(modbus.Unanswered)
 	line, err := modbus.NewLine(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("bus %s: %w", bus, err)

@@ -223,9 +223,10 @@ func scanBus(ctx context.Context, place *busPlace, s scanSettings, profiles []*c
 	return found, err
 }
 
-// most is how long it takes to ask all units at all speeds of a bus of one's own.
+// most is how long it takes to ask all units at all speeds of a bus of one's own,
+// after what others may have asked there.
 func (s *scanSettings) most() time.Duration {
-	return time.Duration(len(s.units)*len(s.speeds)) * s.timeout
+	return time.Duration((1+len(s.units))*len(s.speeds)) * s.timeout
 }
 
 // scan scans a bus at each speed.

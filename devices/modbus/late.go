@@ -29,10 +29,12 @@ const maxOpen = 32
 // is the request sent. Requests to other units go on: their answers carry
 // another id. An open request is forgotten after the horizon.
 //
-// A line that takes another's place knows what that left open (Unanswered).
+// A line that takes another's place knows what that left open (Unanswered). Where
+// another program may have asked just before, nothing is sent to a unit until its
+// timeout has passed, and what comes meanwhile is thrown away.
 //
-// What remains: a unit that answers later than the horizon, one that answers out
-// of order, and answers to what another program asked at the port just before.
+// What remains: a unit that answers later than the horizon, or to another program
+// later than its timeout, and one that answers out of order.
 type lateReplies struct {
 	open      []openRequest
 	quiet     time.Time     // when a late answer is no longer likely

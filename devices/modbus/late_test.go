@@ -101,15 +101,21 @@ type lastingPort struct{ Port }
 func (lastingPort) Close() error { return nil }
 
 // TestAnswersToALineBefore has lines take each other's places in the middle of
-// exchanges, as reloads of the configuration do: none takes for its own what was
+// exchanges, as reloads of the configuration do, or a program that a port is lent
+// to, or a process that is killed and begins anew: none takes for its own what was
 // asked by the one before.
 func TestAnswersToALineBefore(t *testing.T) {
 	for _, tt := range []struct {
-		name  string
-		think time.Duration
+		name     string
+		think    time.Duration
+		strange  bool // lines know nothing of each other
+		lent     bool // there is one line, and the port is lent between
+		leastGot int
 	}{
-		{"within the timeout", 60 * time.Millisecond},
-		{"later", 250 * time.Millisecond},
+		{"of this process, within the timeout", 60 * time.Millisecond, false, false, 30},
+		{"of this process, later", 250 * time.Millisecond, false, false, 30},
+		{"of another process", 60 * time.Millisecond, true, false, 80},
+		{"lent", 60 * time.Millisecond, true, true, 30},
 	} {
 		inEachSerialFraming(t, tt.name, func(t *testing.T, url string, reply func(Store, []byte) []byte, _ func([]byte) byte) {
 			synctest.Test(t, func(t *testing.T) {
@@ -127,10 +133,18 @@ func TestAnswersToALineBefore(t *testing.T) {
 				defer near.Close()
 				c.dial = func(context.Context) (Port, error) { return lastingPort{near}, nil }
 				cfg := Config{URL: url, Serial: at9600, Timeout: 100 * time.Millisecond, Unanswered: new(Unanswered)}
+				lender := newLine(cfg, c)
 				rnd := rand.New(rand.NewPCG(5, 6))
 				good := 0
 				for i := range 300 {
+					if tt.strange {
+						cfg.Unanswered = new(Unanswered)
+					}
 					l := newLine(cfg, c)
+					if tt.lent && i%2 == 0 {
+						l = lender
+						l.Lent()
+					}
 					dev := meter(Unit{ID: 1}, Register{Holding, uint16(rnd.IntN(50)), 1})
 					qs, err := l.Plan(dev, dev.Points)
 					if err != nil {
@@ -138,7 +152,11 @@ func TestAnswersToALineBefore(t *testing.T) {
 					}
 					ctx, cancel := context.WithCancel(t.Context())
 					if i%3 > 0 { // stopped in the middle, most of all just before the answer comes
-						time.AfterFunc(time.Duration(rnd.Int64N(int64(tt.think))), cancel)
+						wait := time.Duration(rnd.Int64N(int64(tt.think)))
+						if tt.strange {
+							wait += cfg.Timeout // which it waited before it asked
+						}
+						time.AfterFunc(wait, cancel)
 					}
 					b := devices.NewBatch(dev)
 					if qs[0].Do(ctx, b); b.Readings[0].Err == nil {
@@ -150,7 +168,7 @@ func TestAnswersToALineBefore(t *testing.T) {
 					cancel()
 					l.Close()
 				}
-				if good < 30 {
+				if good < tt.leastGot {
 					t.Errorf("%d of 300 reads were good", good)
 				}
 			})

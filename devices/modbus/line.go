@@ -42,7 +42,7 @@ type Config struct {
 	ConnectDelay   time.Duration // from opening the port to the first request: some devices need it
 
 	Notebook   Notebook    // of what is learned about devices; nil: it lasts as long as the line
-	Unanswered *Unanswered // what lines before this one left unanswered at the same port; nil: that is not known
+	Unanswered *Unanswered // what lines before this one left unanswered at the same port; nil: there were none, nor other programs
 
 	Tap *capture.Tap // by which what passes the port can be recorded; nil: it cannot
 }
@@ -78,6 +78,7 @@ type Line struct {
 
 	port     Port // nil: not open
 	used     bool // the port has carried an answer
+	lent     bool // the port was in other hands since it was closed
 	notUntil time.Time
 	openErr  error // of the last attempt; holds until notUntil
 }
@@ -174,6 +175,9 @@ func (l *Line) Close() error {
 	return err
 }
 
+// Lent tells that another program may have used the port.
+func (l *Line) Lent() { l.lent = true }
+
 // ask performs one exchange. While the device is busy it is asked again, until
 // the timeout is over.
 func (l *Line) ask(ctx context.Context, u Unit, r *request) (answer, error) {
@@ -264,7 +268,12 @@ func (l *Line) open(ctx context.Context) error {
 	l.port, l.used = p, false
 	l.wire.reset()
 	if w, ok := l.wire.(*serialWire); ok {
-		l.cfg.Unanswered.recall(l.carrier.address, w.late)
+		known := l.cfg.Unanswered.recall(l.carrier.address, w.late)
+		w.strange = time.Time{}
+		if !known || l.lent {
+			w.strange = time.Now()
+		}
+		l.lent = false
 	}
 	l.stats.opened()
 	if !devices.Sleep(ctx, l.cfg.ConnectDelay) {

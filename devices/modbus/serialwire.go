@@ -33,6 +33,7 @@ type serialWire struct {
 	last    time.Time     // when the line was last in use, as far as known
 	echo    echo
 	late    map[byte]*lateReplies
+	strange time.Time // when a port was opened at which others may have asked; zero: none did
 	stats   *counters
 	chunk   [maxRTU]byte
 }
@@ -74,6 +75,9 @@ func (w *serialWire) exchange(ctx context.Context, p Port, u Unit, r *request) (
 	}
 	late := w.unit(u.ID)
 	late.expire(time.Now())
+	if err := w.letPass(ctx, p, late.wait(u.Timeout)); err != nil {
+		return answer{}, err
+	}
 	if err := w.clearWay(ctx, p, u, r); err != nil {
 		return answer{}, err
 	}
@@ -120,13 +124,9 @@ func (w *serialWire) broadcast(ctx context.Context, p Port, u Unit, r *request) 
 func (w *serialWire) clearWay(ctx context.Context, p Port, u Unit, r *request) error {
 	late := w.unit(u.ID)
 	for late.confuses(r) && time.Now().Before(late.quiet) {
-		if err := w.receive(ctx, p, nil, late.quiet); err != nil {
-			if errors.Is(err, os.ErrDeadlineExceeded) {
-				break
-			}
+		if err := w.overhear(ctx, p, late.quiet); err != nil {
 			return err
 		}
-		w.understand(nil)
 	}
 	if !late.confuses(r) {
 		return nil
@@ -146,6 +146,32 @@ func (w *serialWire) clearWay(ctx context.Context, p Port, u Unit, r *request) e
 		err = devices.ErrReply
 	}
 	return fmt.Errorf("an earlier answer is missing, and a late one could be taken for the answer to this: %w", err)
+}
+
+// letPass waits for answers to what others may have asked at a port that was
+// opened just now, for as long as a unit may take for them.
+func (w *serialWire) letPass(ctx context.Context, p Port, wait time.Duration) error {
+	if w.strange.IsZero() {
+		return nil
+	}
+	for end := w.strange.Add(wait); time.Now().Before(end); {
+		if err := w.overhear(ctx, p, end); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// overhear takes what comes unasked, if anything does until end.
+func (w *serialWire) overhear(ctx context.Context, p Port, end time.Time) error {
+	err := w.receive(ctx, p, nil, end)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil
+	}
+	if err == nil {
+		w.understand(nil)
+	}
+	return err
 }
 
 // learnEcho reads what r is going to write, because the answer to a read

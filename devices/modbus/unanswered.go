@@ -10,14 +10,14 @@ import (
 // Unanswered is what was asked at the ports of a process and may still be
 // answered. A line that takes the place of another, because the configuration of
 // its bus changed, so knows which answers may come that it did not ask for: the
-// device does not notice the change. The zero value is ready; its methods may be
-// called at once.
-//
-// What another program asked before, also an earlier run of this one, it does
-// not know.
+// device does not notice the change. And it knows at which ports none of these
+// lines was yet, so that another program may have asked there just before, or an
+// earlier run of this one. The zero value is ready; its methods may be called at
+// once.
 type Unanswered struct {
 	mu    sync.Mutex
 	ports map[string]map[byte]lateReplies // by address and unit; without what points declare
+	ours  map[string]bool                 // addresses that lines have opened
 }
 
 // leave notes what a line that closes its port leaves behind there.
@@ -46,11 +46,12 @@ func (u *Unanswered) leave(address string, late map[byte]*lateReplies) {
 	}
 }
 
-// recall has a line that opens its port expect what was left behind there. What
-// it has left itself is among that.
-func (u *Unanswered) recall(address string, late map[byte]*lateReplies) {
+// recall has a line that opens its port expect what was left behind there, and
+// reports whether that is all that was asked, as far as is known. What it has
+// left itself is among it.
+func (u *Unanswered) recall(address string, late map[byte]*lateReplies) (all bool) {
 	if u == nil {
-		return
+		return true
 	}
 	for _, l := range late {
 		l.open = nil
@@ -61,4 +62,10 @@ func (u *Unanswered) recall(address string, late map[byte]*lateReplies) {
 		l := entry(late, id)
 		l.open, l.quiet, l.raised = slices.Clone(left.open), left.quiet, max(l.raised, left.raised)
 	}
+	if u.ours == nil {
+		u.ours = make(map[string]bool)
+	}
+	all = u.ours[address]
+	u.ours[address] = true
+	return all
 }
