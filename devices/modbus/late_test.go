@@ -114,7 +114,7 @@ func TestAnswersToALineBefore(t *testing.T) {
 	}{
 		{"of this process, within the timeout", 60 * time.Millisecond, false, false, 30},
 		{"of this process, later", 250 * time.Millisecond, false, false, 30},
-		{"of another process", 60 * time.Millisecond, true, false, 80},
+		{"of another process", 60 * time.Millisecond, true, false, 50},
 		{"lent", 60 * time.Millisecond, true, true, 30},
 	} {
 		inEachSerialFraming(t, tt.name, func(t *testing.T, url string, reply func(Store, []byte) []byte, _ func([]byte) byte) {
@@ -152,11 +152,11 @@ func TestAnswersToALineBefore(t *testing.T) {
 					}
 					ctx, cancel := context.WithCancel(t.Context())
 					if i%3 > 0 { // stopped in the middle, most of all just before the answer comes
-						wait := time.Duration(rnd.Int64N(int64(tt.think)))
+						wait := tt.think
 						if tt.strange {
-							wait += cfg.Timeout // which it waited before it asked
+							wait += cfg.Timeout // which it waits before it asks
 						}
-						time.AfterFunc(wait, cancel)
+						time.AfterFunc(time.Duration(rnd.Int64N(int64(wait))), cancel)
 					}
 					b := devices.NewBatch(dev)
 					if qs[0].Do(ctx, b); b.Readings[0].Err == nil {
