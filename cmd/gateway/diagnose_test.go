@@ -2,7 +2,9 @@ package main
 
 import (
 	"bytes"
+	"io"
 	"log/slog"
+	"net"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -168,4 +170,24 @@ points.a = { holding = 0 }
 	if regexp.MustCompile(`trouble with.* device=m-1 `).MatchString(s.out.String()) { // it may be late on a busy machine
 		t.Error("there is trouble with the one that is well")
 	}
+}
+
+// A sensor of which nothing good comes has the reason beside it.
+func TestStatusSaysWhatIsHeard(t *testing.T) {
+	t.Parallel()
+	mast := refusing(t, func(c net.Conn) {
+		io.WriteString(c, "$WIMWV,214.8,R,12.6,N,A*00\r\n")
+		io.Copy(io.Discard, c)
+	})
+	s := newSite(t, "[bus.mast]\naddress = \"tcp://"+mast+"\"\nprotocol = \"lines\"\n", map[string]string{"a": `
+[device.wind]
+bus = "mast"
+checksum = "nmea"
+line.MWV.speed = { field = 3, type = "f64" }
+`})
+	s.run()
+	eventually(t, "status says why nothing comes of it", func() bool {
+		out, _ := s.command("status")
+		return strings.Contains(out, "nothing good is heard; the last time: checksum of")
+	})
 }

@@ -128,6 +128,9 @@ func (b *bus) deviceStatus(now devices.Stamp, stats devices.BusStats) []DeviceSt
 				For: now.Sub(figures.Since).Seconds(), LastAnswer: ago(now, figures.LastAnswer), LastError: figures.LastError, Hint: cmp.Or(b.doubts.length(dev.ID), b.doctor.hint(dev.ID)),
 				Broadcast: dev.WrittenOnly(), Doubts: b.doubts.of(dev.ID),
 			}
+			if stats.LastBad != "" && figures.State != devices.Online && figures.State != devices.Maintenance {
+				d.Hint = cmp.Or(d.Hint, "nothing good is heard; the last time: "+stats.LastBad)
+			}
 			for _, c := range m.Snapshot(dev.ID) {
 				d.Points = append(d.Points, PointStatus{
 					Name: c.Point.Name, Value: c.Value.AppendJSON(nil), Unit: c.Point.Unit, Error: c.Cause, Detail: c.Detail, Age: ago(now, c.At),
