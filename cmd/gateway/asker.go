@@ -192,7 +192,7 @@ func (f *busFinder) find(name string) *busPlace {
 			continue
 		}
 		p := &busPlace{bus: b.ID, cfg: b.Modbus, known: map[byte][]*mapping.Device{}, listed: true}
-		if _, ok := f.running[b.ID]; ok {
+		if now, ok := f.running[b.ID]; ok && now.Address == b.Address { // else a reload is yet to come
 			p.socket = f.socket
 		}
 		for _, dev := range b.Devices {

@@ -375,3 +375,20 @@ func TestScanTellsWhatDiffers(t *testing.T) {
 		}
 	}
 }
+
+// A bus is asked for at the running gateway only where that has it, not where a
+// reload is yet to come.
+func TestBusIsFoundWhereItIs(t *testing.T) {
+	dir := t.TempDir()
+	writeFile(t, filepath.Join(dir, "gateway.toml"), "name = \"a\"\n[bus.plc]\naddress = \"tcp://10.0.0.5\"\n")
+	cfg, report := config.Load(dir, config.Options{})
+	if cfg == nil {
+		t.Fatal(report.Summary())
+	}
+	for address, want := range map[string]string{"tcp://10.0.0.5:502": "s", "tcp://10.0.0.6:502": ""} {
+		f := &busFinder{cfg: cfg, socket: "s", running: map[string]BusStatus{"plc": {Address: address}}}
+		if got := f.find("plc"); got == nil || got.socket != want {
+			t.Errorf("the running gateway has it at %s: %+v", address, got)
+		}
+	}
+}
