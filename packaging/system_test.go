@@ -191,6 +191,7 @@ func TestPackageOnBootedSystem(t *testing.T) {
 				s.write("/root/"+filepath.Base(deb), string(data))
 			}
 			s.installs("dpkg --install /root/" + filepath.Base(first))
+			s.leadsToTheFirstValue()
 			s.isSandboxed()
 			s.reloads()
 			s.restarts()
@@ -215,6 +216,29 @@ func (s *system) installs(how string) {
 	s.expect("gateway status", "tcp://127.0.0.1:1883, 0 clients")
 	s.expect("gateway version", "gateway 1.0.0")
 	s.run("test -e /usr/share/bash-completion/completions/gateway -a -e /usr/share/man/man1/gateway.1.gz || test -e /usr/share/doc/gateway/copyright")
+}
+
+// leadsToTheFirstValue is what somebody types next: init finds a meter, writes it
+// down where the sandboxed service can read it, and has that start again with the
+// new name.
+func (s *system) leadsToTheFirstValue() {
+	s.t.Helper()
+	s.write("/root/plant/gateway.toml", "name = \"plant\"\n[bus.x]\naddress = \"tcp://127.0.0.1:1502\"\n[device.m]\nprofile = \"eastron/sdm630\"\nbus = \"x\"\nunit_id = 1\n")
+	s.run("systemd-run --quiet --unit plant gateway simulate --config /root/plant --state /root/plant")
+	s.await("the plant is up", func() bool {
+		_, code := s.try("gateway read m.voltage_l1 --config /root/plant --state /root/plant")
+		return code == 0
+	})
+	before := s.property("MainPID")
+	out := s.expect("gateway init --name plant-a --bus tcp://127.0.0.1:1502 --device main --yes", "The running gateway has taken it.")
+	if !strings.Contains(out, "voltage_l1") || !strings.Contains(out, "mosquitto_sub -t 'plant-a/#' -v") || s.property("MainPID") == before {
+		s.t.Errorf("init said:\n%s", out)
+	}
+	s.await("the meter is read", func() bool { out, _ := s.try("gateway status"); return strings.Contains(out, "online") })
+	if got := s.property("StatusText"); !strings.HasPrefix(got, "1 bus, 1 device") {
+		s.t.Errorf("the status line is %q", got)
+	}
+	s.run("systemctl stop plant && rm /etc/gateway/devices.d/*.toml")
 }
 
 // isSandboxed opens a serial port from within the sandbox, where this kernel
