@@ -33,14 +33,15 @@ func newSimulate(opts *options) *cobra.Command {
 		Long: `simulate reads a configuration and plays its devices as it says: on TCP, TLS or
 UDP on loopback, or on pseudo-terminals paced to their baud rate; Modbus in each
 of its framings, sensors that speak by themselves, meters that are called. Values
-move plausibly and writes have an effect. Other programs can read it as well.
+move plausibly and writes have an effect. Other programs can read it as well, on a
+serial line at its speed alone; parity is not played, as pseudo-terminals have none.
 
 A bus whose address is on this machine is served there. For any other, simulate
 chooses an address and says what to put into site.toml, which --site writes.
 
 For tls:// it makes certificates and says where they are; with --role a client
-whose certificate does not carry that role is refused everything (exception 1). With --fault the plant misbehaves, to show what
-a gateway makes of it.`,
+whose certificate does not carry that role is refused everything (exception 1).
+With --fault the plant misbehaves, to show what a gateway makes of it.`,
 		Example: `  gateway simulate --config plant --site plant/site.toml
   gateway simulate --fault rs485/7:silent --fault boiler:latency=2s,every=10`,
 		Args: cobra.NoArgs,

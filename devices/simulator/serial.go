@@ -18,8 +18,7 @@ import (
 // openLine makes the serial line of a bus. The devices are at its end B, at
 // port; end A is for whom they are simulated.
 func (b *bus) openLine() (*pty.Pair, *serial.Port, error) {
-	_, meter := b.Framing.(serial.Meter)
-	pair, err := pty.Open(pty.Config{Baud: b.Baud, Format: b.Format, Link: b.Link, Follow: meter && b.Baud > 0})
+	pair, err := pty.Open(pty.Config{Baud: b.Baud, Format: b.Format, Link: b.Link, Follow: b.Baud > 0})
 	if err != nil {
 		return nil, nil, fmt.Errorf("bus %s: %w", b.Name, err)
 	}
