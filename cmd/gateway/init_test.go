@@ -91,16 +91,16 @@ func packaged(t *testing.T) string {
 // before is there after it, and what is not written is said.
 func TestInitUnattended(t *testing.T) {
 	plant, line := initPlant(t, "tcp"), initPlant(t, "rtu+tcp")
-	silent, err := pty.Open(pty.Config{})
-	if err != nil {
-		t.Fatal(err)
+	var lines [3]*pty.Pair // one for each that opens one: they run at once
+	for i := range lines {
+		pair, err := pty.Open(pty.Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { pair.Close() })
+		lines[i] = pair
 	}
-	t.Cleanup(func() { silent.Close() })
-	busy, err := pty.Open(pty.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { busy.Close() })
+	silent, kept, busy := lines[0], lines[1], lines[2]
 	start(t, "flock", "--no-fork", busy.A, "sleep", "600")
 	eventually(t, "the port is held", func() bool { return len(serial.Holders(busy.A)) > 0 })
 
@@ -160,8 +160,8 @@ func TestInitUnattended(t *testing.T) {
 		{"nobody at the address", nil, []string{"--name", "plant", "--bus", "127.0.0.1:" + freePort(t)}, exitFailed, []string{"refused", "nothing was written"}, nil},
 		{"nobody on the line", nil, []string{"--name", "plant", "--bus", silent.A, "--units", "1", "--speeds", "9600", "--timeout", "20ms"}, exitFailed,
 			[]string{"1. A and B are swapped", "3. the line is not terminated", "4. another speed or parity: tried was 9600\n", "5. another unit id", "nobody answers on " + silent.A + "; nothing was written"}, nil},
-		{"the line is kept all the same", map[string]string{"gateway.toml": used}, []string{"--bus", silent.A, "--units", "1", "--speeds", "19200/8E1", "--timeout", "20ms", "--keep-bus"}, exitFailed,
-			[]string{"Written."}, map[string]string{"gateway.toml": used, "devices.d/rs485.toml": fmt.Sprintf("[bus.rs485]\naddress = %q\nbaud    = 19200\nformat  = \"8E1\"\n", silent.A)}},
+		{"the line is kept all the same", map[string]string{"gateway.toml": used}, []string{"--bus", kept.A, "--units", "1", "--speeds", "19200/8E1", "--timeout", "20ms", "--keep-bus"}, exitFailed,
+			[]string{"Written."}, map[string]string{"gateway.toml": used, "devices.d/rs485.toml": fmt.Sprintf("[bus.rs485]\naddress = %q\nbaud    = 19200\nformat  = \"8E1\"\n", kept.A)}},
 		{"the port is in use", nil, []string{"--name", "plant", "--bus", busy.A, "--units", "1"}, exitFailed, []string{"held by sleep (process ", "nothing was written"}, nil},
 		{"errors in what is there", map[string]string{"gateway.toml": "name = 7\n"}, []string{"--bus", plant}, exitConfig, []string{"gateway.toml:1:8", "1 error"}, map[string]string{"gateway.toml": "name = 7\n"}},
 	} {
