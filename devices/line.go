@@ -25,7 +25,7 @@ type Query interface {
 	// Do performs the exchange and appends to b one reading or failure for
 	// each of the query's points. The error is the same that the failures
 	// carry; it is nil if the device answered, be it with an exception for
-	// some point. It returns within the line's timeout, or soon after ctx
+	// some point. It returns within a few of the line's timeouts, or soon after ctx
 	// is done.
 	Do(ctx context.Context, b *Batch) error
 
