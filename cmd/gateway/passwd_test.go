@@ -122,22 +122,7 @@ func ownerOf(t *testing.T, file string) string {
 func TestPasswdAsksOnATerminal(t *testing.T) {
 	for _, second := range []string{"secret", "secrte"} {
 		dir := t.TempDir()
-		line, err := pty.Open(pty.Config{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer line.Close()
-		terminal, err := os.OpenFile(line.A, os.O_RDWR|unix.O_NOCTTY, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer terminal.Close()
-		keyboard, err := os.OpenFile(line.B, os.O_RDWR|unix.O_NOCTTY, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer keyboard.Close()
-		setEcho(t, terminal, true)
+		terminal, keyboard := openTerminal(t)
 		cmd := exec.Command(binary, "--config", dir, "passwd", "panel")
 		cmd.Stdin = terminal
 		talk, err := cmd.StderrPipe()
@@ -164,6 +149,28 @@ func TestPasswdAsksOnATerminal(t *testing.T) {
 			t.Errorf("%q: %v, %v: %s", second, cmd.ProcessState, missing, rest)
 		}
 	}
+}
+
+// openTerminal returns a terminal that shows what is typed, as a program has it,
+// and the keyboard and screen of who sits before it.
+func openTerminal(t *testing.T) (terminal, keyboard *os.File) {
+	t.Helper()
+	line, err := pty.Open(pty.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { line.Close() })
+	open := func(path string) *os.File {
+		f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		return f
+	}
+	terminal, keyboard = open(line.A), open(line.B)
+	setEcho(t, terminal, true)
+	return terminal, keyboard
 }
 
 func awaitText(t *testing.T, r io.Reader, text string) {

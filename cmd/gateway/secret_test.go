@@ -17,10 +17,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-
-	"golang.org/x/sys/unix"
-
-	"edgegateway/devices/serial/pty"
 )
 
 // command runs the gateway and returns what it says, and its exit code.
@@ -72,22 +68,7 @@ func TestSecret(t *testing.T) {
 // On a terminal it asks twice and shows nothing.
 func TestSecretOnATerminal(t *testing.T) {
 	dir := t.TempDir()
-	line, err := pty.Open(pty.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer line.Close()
-	terminal, err := os.OpenFile(line.A, os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer terminal.Close()
-	keyboard, err := os.OpenFile(line.B, os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer keyboard.Close()
-	setEcho(t, terminal, true)
+	terminal, keyboard := openTerminal(t)
 	out := new(buffer)
 	cmd := exec.Command(binary, "--config", dir, "secret", "set", "x")
 	cmd.Stdin, cmd.Stderr = terminal, out

@@ -106,16 +106,10 @@ func (w *serialWire) broadcast(ctx context.Context, p Port, u Unit, r *request) 
 	if err != nil {
 		return unanswered(r, portLost("send", err))
 	}
-	for end := w.last.Add(turnaround); ; {
-		err := w.receive(ctx, p, nil, end)
-		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded), err == nil && !time.Now().Before(end):
-			return nil
-		case err != nil:
-			return unanswered(r, err)
-		}
-		w.understand(nil)
+	if err := w.overhear(ctx, p, w.last.Add(turnaround)); err != nil {
+		return unanswered(r, err)
 	}
+	return nil
 }
 
 // clearWay returns when an answer to r cannot be mistaken for a late one to
@@ -124,7 +118,7 @@ func (w *serialWire) broadcast(ctx context.Context, p Port, u Unit, r *request) 
 func (w *serialWire) clearWay(ctx context.Context, p Port, u Unit, r *request) error {
 	late := w.unit(u.ID)
 	for late.confuses(r) && time.Now().Before(late.quiet) {
-		if err := w.overhear(ctx, p, late.quiet); err != nil {
+		if err := w.hear(ctx, p, late.quiet); err != nil {
 			return err
 		}
 	}
@@ -154,16 +148,21 @@ func (w *serialWire) letPass(ctx context.Context, p Port, wait time.Duration) er
 	if w.strange.IsZero() {
 		return nil
 	}
-	for end := w.strange.Add(wait); time.Now().Before(end); {
-		if err := w.overhear(ctx, p, end); err != nil {
+	return w.overhear(ctx, p, w.strange.Add(wait))
+}
+
+// overhear takes all that comes unasked until end.
+func (w *serialWire) overhear(ctx context.Context, p Port, end time.Time) error {
+	for time.Now().Before(end) {
+		if err := w.hear(ctx, p, end); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// overhear takes what comes unasked, if anything does until end.
-func (w *serialWire) overhear(ctx context.Context, p Port, end time.Time) error {
+// hear takes what comes next unasked, if anything does until end.
+func (w *serialWire) hear(ctx context.Context, p Port, end time.Time) error {
 	err := w.receive(ctx, p, nil, end)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return nil
